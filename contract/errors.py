@@ -1,0 +1,122 @@
+"""Every error that slide-screen raises on purpose.
+
+    ScreeningError
+    ├── UsageError                the user can mend it: exit 2
+    │   ├── SettingsError         a setting is unknown or has a wrong value
+    │   ├── ArchiveError          the archive is not one (no such folder, no patients, ...)
+    │   ├── BundleError           the bundle is damaged, incomplete or of another version
+    │   ├── DatabaseVersionError  the database's schema is not the one this release works with
+    │   ├── NoSuchRun             no run of that number
+    │   └── DataError             training data that cannot be trained on
+    ├── Unavailable               a service is out of reach; trying again later helps: exit 3
+    │   ├── BrokerUnavailable     Redis
+    │   ├── DatabaseUnavailable   the SQL database
+    │   ├── ArchiveUnavailable    the archive's storage is away (unmounted, I/O error): never "corrupt"
+    │   └── StorageFull           no room where something must be written
+    ├── CaptureRejected           one capture cannot be screened: a code from the closed list and a sentence
+    ├── LeaseLost                 another worker owns the chunk now: what was computed must not be written
+    ├── EngineError               the inference engine cannot open or run the bundle
+    └── ExportError               a trained network and its exported graph disagree
+
+The message carries the facts and ends with the next step. `retryable` says whether the same call can succeed later
+without anybody changing anything.
+"""
+
+from enum import IntEnum
+
+from contract.states import RejectCode
+
+
+class ExitCode(IntEnum):
+    """Exit status of every `screen` command."""
+
+    OK = 0
+    """All captures were screened."""
+    SOME_ENDED_BADLY = 1
+    """The command did its work, but some captures were rejected or quarantined, or a check failed."""
+    USAGE = 2
+    """The user can mend it: a wrong argument, setting, folder or bundle."""
+    UNAVAILABLE = 3
+    """Redis, the database, the archive's storage or disk space is out of reach; try again later."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+class ScreeningError(Exception):
+    """Root of the tree."""
+
+    retryable = False
+    exit_code = ExitCode.SOME_ENDED_BADLY
+
+
+class UsageError(ScreeningError):
+    exit_code = ExitCode.USAGE
+
+
+class SettingsError(UsageError):
+    pass
+
+
+class ArchiveError(UsageError):
+    pass
+
+
+class BundleError(UsageError):
+    pass
+
+
+class DatabaseVersionError(UsageError):
+    pass
+
+
+class NoSuchRun(UsageError):
+    pass
+
+
+class DataError(UsageError):
+    pass
+
+
+class Unavailable(ScreeningError):
+    retryable = True
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class BrokerUnavailable(Unavailable):
+    pass
+
+
+class DatabaseUnavailable(Unavailable):
+    pass
+
+
+class ArchiveUnavailable(Unavailable):
+    pass
+
+
+class StorageFull(Unavailable):
+    pass
+
+
+class CaptureRejected(ScreeningError):
+    """One capture that cannot be screened.
+
+    `code` is from the closed list `contract.states.RejectCode`; `str(error)` is the sentence beside it. The sentence
+    never holds a path or a patient: it is stored, shown and logged.
+    """
+
+    def __init__(self, code: RejectCode, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class LeaseLost(ScreeningError):
+    pass
+
+
+class EngineError(ScreeningError):
+    pass
+
+
+class ExportError(ScreeningError):
+    pass

@@ -1,0 +1,162 @@
+"""Bytes of a capture -> upright RGB uint8 [S, S, 3]: the one preprocessing that trainer and worker share.
+
+Normalisation is inside the exported graph, so what this module returns is all there is to agree about.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field
+
+from contract.errors import CaptureRejected
+from contract.states import RejectCode
+
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP")
+"""Pillow's names of the formats that are screened; all others (EPS, PDF, GIF, ...) are refused unopened."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp"})
+"""Endings, in lower case, of the names that the archive walker takes for captures."""
+MAX_BYTES = 256 * 2**20
+MAX_PIXELS = 64_000_000
+"""Above what a microscope camera writes (the largest common sensors have 20-50 megapixels)."""
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # painted-in black would look benign
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Set once for the process: catch_warnings is not safe in threads. The bomb warning is ours to act on (_check_header);
+# a warning about metadata, a malformed EXIF block say, does not concern the pixels.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+RGBImage = NDArray[np.uint8]
+
+
+class ImageSpec(BaseModel):
+    """How a capture becomes the network's input; part of the bundle, so worker and trainer cannot differ."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int = Field(ge=32, le=2048, description="side S of the square input in pixels")
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
+    fit: Literal["stretch"] = "stretch"
+    colour: Literal["RGB"] = "RGB"
+    min_side: int = Field(64, ge=1, description="a capture with a shorter side is rejected as too_small")
+
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A capture as the network sees it, uint8 [S, S, 3], and the width and height of its file in pixels."""
+
+    pixels: RGBImage
+    width: int
+    height: int
+
+
+def decode(data: bytes, spec: ImageSpec) -> Decoded:
+    """Decode one capture for the network: RGB, upright by EXIF, resized to the square of the spec.
+
+    JPEG is decoded at the smallest of its reduced scales (1/2, 1/4, 1/8) that is at least twice S on both sides, so
+    that the resize still averages over pixels.
+
+    Raises CaptureRejected, whose sentence never holds a path.
+    """
+    upright, (width, height) = _load(data, at_least=2 * spec.size, min_side=spec.min_side)
+    resized = upright.resize((spec.size, spec.size), _RESAMPLING[spec.resampling])
+    return Decoded(np.asarray(resized, dtype=np.uint8), width, height)
+
+
+def decode_full(data: bytes) -> Image.Image:
+    """Decode to an upright 8-bit RGB image of full size, for people to look at. Raises CaptureRejected."""
+    return _load(data, at_least=None, min_side=1)[0]
+
+
+def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """An upright RGB image, at reduced JPEG scale where both sides stay >= `at_least`, and the file's own size."""
+    if not data:
+        raise CaptureRejected(RejectCode.EMPTY_FILE, "the file has no bytes")
+    if len(data) > MAX_BYTES:
+        raise CaptureRejected(RejectCode.TOO_LARGE, f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_header(image, min_side)
+            size = image.size
+            if at_least is not None:
+                image.draft("RGB", (at_least, at_least))
+            image.load()
+            return _upright_rgb(image), size
+    except UnidentifiedImageError:
+        if data.startswith(_SIGNATURES):
+            raise CaptureRejected(RejectCode.CORRUPT, "begins like an image, but its header is damaged") from None
+        raise CaptureRejected(RejectCode.NOT_AN_IMAGE, "the bytes are no JPEG, PNG, TIFF or BMP") from None
+    except Image.DecompressionBombError:
+        raise CaptureRejected(RejectCode.TOO_LARGE, f"more than {MAX_PIXELS:,} pixels") from None
+    except MemoryError:
+        raise CaptureRejected(RejectCode.TOO_LARGE, "does not fit into memory when decoded") from None
+    except _DECODER_ERRORS as error:
+        raise _undecodable(error) from error
+
+
+_DECODER_ERRORS = (
+    OSError, EOFError, ValueError, SyntaxError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError,
+    AttributeError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow's decoders raise on hostile bytes, by its source and its fuzzers' findings."""
+
+
+def _check_header(image: Image.Image, min_side: int) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise CaptureRejected(RejectCode.TOO_LARGE, f"{width}x{height} pixels; at most {MAX_PIXELS:,} are decoded")
+    if min(width, height) < min_side:
+        raise CaptureRejected(
+            RejectCode.TOO_SMALL, f"{width}x{height} pixels; the shorter side must have at least {min_side}"
+        )
+    # An MPO is a photograph with previews of itself behind it: its first image is the capture.
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise CaptureRejected(RejectCode.MULTI_PAGE, f"holds {pages} images; export each as a file of its own")
+
+
+def _undecodable(error: Exception) -> CaptureRejected:
+    text = str(error).lower()
+    if "truncated" in text or isinstance(error, EOFError):
+        return CaptureRejected(RejectCode.TRUNCATED, "the file ends before its image does")
+    return CaptureRejected(RejectCode.CORRUPT, f"the image cannot be decoded ({type(error).__name__})")
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises many kinds on malformed EXIF; the pixels are sound without it
+        image = image.copy()
+    if image.mode.startswith(("I", "F")):
+        return _from_deep_grey(image).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))  # the background of a bright-field capture
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8 bits by its effective depth; Pillow's own conversion clips everything above 255 to white.
+
+    Cameras put 10, 12 or 14 bits into 16, and the white of a bright-field background shows which: the depth is the
+    least of 8, 10, 12, 14 and 16 bits that holds the largest value.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise CaptureRejected(RejectCode.CORRUPT, "pixel values are negative or not finite")
+    depth = next((bits for bits in (8, 10, 12, 14, 16) if values.max() < 2**bits), None)
+    if depth is None:
+        raise CaptureRejected(RejectCode.CORRUPT, "pixel values exceed 16 bits")
+    return Image.fromarray(np.round(values * (255 / (2**depth - 1))).astype(np.uint8), mode="L")

@@ -1,0 +1,54 @@
+"""What travels over Redis: a task's name and a chunk's id. Nothing else: no path, no patient.
+
+Producer and worker build their Celery application from the same plain settings here, so they cannot differ.
+"""
+
+from typing import Any
+
+SCREEN_CHUNK = "screen.chunk"
+"""Task: screen one chunk. Its only argument is `chunk`, the chunk's id."""
+QUEUE = "chunks"
+SOFT_TIME_LIMIT_S = 300
+HARD_TIME_LIMIT_S = 360
+
+
+def celery_config(redis_url: str) -> dict[str, Any]:
+    """Celery's settings; each line that is not obvious says what went wrong without it (docs/reliability notes)."""
+    return {
+        "broker_url": redis_url,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": QUEUE,
+        "task_ignore_result": True,  # no result backend: results are rows
+        "task_store_errors_even_if_ignored": False,
+        # A message is done when its chunk is, not when it is received; a failed task's message is done too:
+        # the sweeper sends the chunk again, because the database says that it is not done.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,  # else a killed child's message counts as done (celery #1628)
+        "task_acks_on_failure": True,  # False drops failed messages silently
+        "task_acks_on_timeout": True,
+        "task_soft_time_limit": SOFT_TIME_LIMIT_S,
+        "task_time_limit": HARD_TIME_LIMIT_S,
+        "task_track_started": False,
+        "worker_prefetch_multiplier": 1,
+        # One child per device: threads know no time limits (celery #9203), solo blocks heartbeats (#3768).
+        "worker_pool": "prefork",
+        "worker_concurrency": 1,
+        "worker_max_tasks_per_child": 500,
+        "worker_proc_alive_timeout": 120,  # opening an engine takes longer than the default of 4 s
+        "worker_soft_shutdown_timeout": 60,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,  # True ran the work twice
+        "worker_send_task_events": False,
+        "worker_hijack_root_logger": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "visibility_timeout": 900,  # above the hard time limit, else a running task is delivered again
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 15,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+    }

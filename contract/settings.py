@@ -1,0 +1,74 @@
+"""Every setting of the system: typed, read once from the environment (prefix SCREEN_), all faults named at once."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contract.errors import SettingsError
+
+PREFIX = "SCREEN_"
+NOT_SETTINGS = frozenset({"SCREEN_REAL_CAPTURES"})
+"""Variables with our prefix that are no settings: where the tests find real captures."""
+
+
+class Settings(BaseSettings):
+    """One field per environment variable: `database_url` is SCREEN_DATABASE_URL. docs/operations.md lists them."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    database_url: str = Field(
+        "sqlite:///screening.db", description="SQLAlchemy URL of the database: sqlite:///FILE or postgresql://..."
+    )
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL of the Redis that carries chunk ids")
+    bundle: Path | None = Field(None, description="the bundle that `submit` and `run` use when none is named")
+    bundle_dir: Path | None = Field(
+        None, description="folder of bundles on this machine, searched by digest when the recorded path is not here"
+    )
+    chunk_size: int = Field(256, ge=1, le=4096, description="captures in a chunk: seconds of work, never minutes")
+    lease_seconds: int = Field(
+        60, ge=3, le=3600, description="how long a chunk belongs to a worker that has stopped answering"
+    )
+    max_attempts: int = Field(3, ge=1, le=20, description="claims of a chunk before it is halved")
+    sweep_seconds: float = Field(
+        10, ge=0.2, le=3600, description="how often each worker looks for chunks whose message or lease was lost"
+    )
+    republish_seconds: float = Field(
+        60, ge=0.2, le=86400, description="age at which an unclaimed chunk's message is taken for lost and sent again"
+    )
+    engine: Literal["auto", "openvino"] = Field("auto", description="inference engine of the worker")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="arithmetic of the engine; auto: bfloat16 where the processor computes in it"
+    )
+    batch_size: int = Field(32, ge=1, le=1024, description="captures per call of the engine")
+    decoders: int | None = Field(None, ge=1, le=64, description="decoding threads; unset: one per processor core")
+    cache_dir: Path | None = Field(None, description="where compiled engines are kept; unset: the user's cache folder")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["console", "json"] = Field("console", description="log lines for people or for machines")
+
+
+def read_settings() -> Settings:
+    """Read the environment anew. Raises SettingsError naming every unknown variable and every wrong value."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    faults = [
+        f"{name} is not a setting (docs/operations.md lists them)"
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in known | NOT_SETTINGS
+    ]
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        faults += [f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("; ".join(faults)) from None
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return settings
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process."""
+    return read_settings()

@@ -1,0 +1,82 @@
+"""The closed lists: states of captures, chunks and cases, verdicts, reject codes. Stored in SQL as these strings."""
+
+from enum import StrEnum
+
+
+class CaptureState(StrEnum):
+    """Every capture of a finished run is in exactly one of the last three."""
+
+    PENDING = "pending"
+    SCREENED = "screened"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+
+
+class ChunkState(StrEnum):
+    """pending -> leased (until, worker, attempt) -> done; a lease that is over may be claimed again."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+
+
+class CaseState(StrEnum):
+    """A case is open until its last capture has ended, then aggregated: it has its result and its queue row."""
+
+    OPEN = "open"
+    AGGREGATED = "aggregated"
+
+
+class Verdict(StrEnum):
+    """What a case is proposed as, for review by a haematologist."""
+
+    BENIGN = "benign"
+    ALL = "all"
+    INDETERMINATE = "indeterminate"
+    INSUFFICIENT = "insufficient"
+
+
+class RejectCode(StrEnum):
+    """Why a capture cannot be screened. The docstring of each is what docs/data.md prints."""
+
+    EMPTY_FILE = "empty_file"
+    """The file has no bytes."""
+    NOT_AN_IMAGE = "not_an_image"
+    """The bytes are no JPEG, PNG, TIFF or BMP, whatever the file's name says."""
+    TRUNCATED = "truncated"
+    """The file ends before its image does; what is missing is never painted over."""
+    CORRUPT = "corrupt"
+    """The file claims to be an image and cannot be decoded."""
+    TOO_SMALL = "too_small"
+    """A side is shorter than the bundle's smallest side."""
+    TOO_LARGE = "too_large"
+    """More pixels or bytes than a microscope capture has: refused before decoding."""
+    MULTI_PAGE = "multi_page"
+    """The file holds several images; one capture is one image."""
+    MISSING = "missing"
+    """The file was there at submit and is gone, while its archive is there."""
+    CHANGED = "changed"
+    """Size or modification time differ from those at submit."""
+    NOT_READABLE = "not_readable"
+    """The worker's user may not read the file."""
+    OUTSIDE_ARCHIVE = "outside_archive"
+    """The path leads out of the archive, through a link for instance."""
+
+
+PASSING = frozenset({RejectCode.MISSING, RejectCode.CHANGED, RejectCode.NOT_READABLE})
+"""Codes that say something of the moment, not of the bytes: the next submit tries such a capture again."""
+
+
+class SkipReason(StrEnum):
+    """Why the archive walker passed a directory entry over. Every skipped entry is named, none is silently dropped."""
+
+    JUNK = "junk"
+    """A file that an operating system or a microscope writes beside the captures (Thumbs.db, .DS_Store, ...)."""
+    NOT_A_CAPTURE = "not_a_capture"
+    """The name's ending is not one of an image format that is screened."""
+    NO_PATIENT = "no_patient"
+    """The file lies in the archive's root, outside every patient's folder."""
+    LINK = "link"
+    """A symbolic link: not followed."""
+    NOT_A_FILE = "not_a_file"
+    """A socket, pipe or device."""

@@ -1,0 +1,178 @@
+"""Chunks change hands here: claimed with a lease, kept by heartbeats, given back, swept up, halved, quarantined.
+
+The database's state and clock decide; a message only says where to look. Every statement is conditional on what the
+row holds, so messages may be lost, doubled or late.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
+
+from contract.errors import LeaseLost
+from contract.outcomes import CaptureRef
+from contract.states import CaptureState, ChunkState
+from db.clock import db_now
+from db.engine import slices, writing
+from db.lease import Lease, held_by
+from db.models import BundleRow, Capture, Chunk, Event, Run
+from db.results import aggregate_finished_cases, lock_cases
+
+_BACK_TO_PENDING: dict[str, Any] = {
+    "state": ChunkState.PENDING,
+    "lease_token": None,
+    "lease_until": None,
+    "published_at": None,
+}
+
+
+def claim(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, max_attempts: int) -> Lease | None:
+    """Lease a chunk, if it is pending or its lease is over; None where there is nothing to do.
+
+    The attempt is counted and committed before the first byte is decoded, so a capture that kills its worker is
+    counted too. A chunk with too many attempts is halved instead; a single capture is quarantined.
+    """
+    token = secrets.token_hex(16)
+    with writing(engine) as connection:
+        row = connection.execute(
+            update(Chunk)
+            .where(Chunk.id == chunk_id, _claimable())
+            .where(Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
+            .values(
+                state=ChunkState.LEASED,
+                lease_token=token,
+                lease_until=db_now(lease_seconds),
+                attempts=Chunk.attempts + 1,
+                worker=worker,
+            )
+            .returning(Chunk.run_id, Chunk.attempts)
+        ).one_or_none()
+        if row is None:
+            return None
+        if row.attempts > max_attempts:
+            _give_up(connection, chunk_id, row.run_id, attempts=row.attempts - 1)
+            return None
+        run = connection.execute(
+            select(Run.root, Run.bundle_digest, BundleRow.path)
+            .join(BundleRow, BundleRow.digest == Run.bundle_digest)
+            .where(Run.id == row.run_id)
+        ).one()
+        captures = connection.execute(
+            select(Capture.id, Capture.path, Capture.size_bytes, Capture.modified_ns)
+            .where(Capture.chunk_id == chunk_id, Capture.state == CaptureState.PENDING)
+            .order_by(Capture.id)
+        )
+        return Lease(
+            chunk_id, row.run_id, token, row.attempts, run.root, run.bundle_digest, run.path,
+            tuple(CaptureRef(*capture) for capture in captures),
+        )  # fmt: skip
+
+
+def heartbeat(engine: Engine, lease: Lease, lease_seconds: float) -> None:
+    """Extend the lease. Raises LeaseLost where the chunk belongs to somebody else by now."""
+    with writing(engine) as connection:
+        extended = connection.execute(
+            update(Chunk).where(held_by(lease)).values(lease_until=db_now(lease_seconds))
+        ).rowcount
+    if not extended:
+        raise LeaseLost(f"chunk {lease.chunk_id} was leased to another worker")
+
+
+def release(engine: Engine, lease: Lease, *, count_attempt: bool) -> None:
+    """Give a chunk back unfinished; the sweeper sends it again. A lease that is lost already is nothing to give.
+
+    `count_attempt=False` where the chunk is not to blame (its archive is away, the worker is told to stop).
+    """
+    attempts = Chunk.attempts if count_attempt else Chunk.attempts - 1
+    with writing(engine) as connection:
+        connection.execute(update(Chunk).where(held_by(lease)).values(attempts=attempts, **_BACK_TO_PENDING))
+
+
+def mark_published(engine: Engine, chunk_ids: Sequence[int]) -> None:
+    """Note that the broker took the messages of these chunks, so the sweeper need not send them at once."""
+    with writing(engine) as connection:
+        for some in slices(chunk_ids, 500):
+            connection.execute(update(Chunk).where(Chunk.id.in_(some)).values(published_at=db_now()))
+
+
+def sweep(engine: Engine, *, waiting_messages: int, republish_seconds: float) -> list[int]:
+    """Find chunks that need a message, and return their ids for publishing after this commit.
+
+    These are: chunks never published or given back; chunks whose lease is over; and, when fewer messages wait in
+    Redis than chunks are pending (`waiting_messages`), pending chunks whose message is older than
+    `republish_seconds`. Comparing with Redis keeps a long queue from being sent again and again. Two sweepers at
+    once are harmless: what one has taken is freshly published to the other.
+    """
+    with writing(engine) as connection:
+        connection.execute(
+            update(Chunk)
+            .where(Chunk.state == ChunkState.LEASED, Chunk.lease_until < db_now())
+            .values(**_BACK_TO_PENDING)
+        )
+        live = Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None)))
+        pending = connection.execute(
+            select(func.count()).select_from(Chunk).where(Chunk.state == ChunkState.PENDING, live)
+        ).scalar_one()
+        due: ColumnElement[bool] = Chunk.published_at.is_(None)
+        if waiting_messages < pending:
+            due = due | (Chunk.published_at < db_now(-republish_seconds))
+        return list(
+            connection.execute(
+                update(Chunk)
+                .where(Chunk.state == ChunkState.PENDING, live, due)
+                .values(published_at=db_now())
+                .returning(Chunk.id)
+            ).scalars()
+        )
+
+
+def _claimable() -> ColumnElement[bool]:
+    over = (Chunk.state == ChunkState.LEASED) & (Chunk.lease_until < db_now())
+    return (Chunk.state == ChunkState.PENDING) | over
+
+
+def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: int) -> None:
+    """Halve a chunk that failed `attempts` times, so that the guilty capture ends up alone; quarantine one alone."""
+    lock_cases(connection, chunk_id)
+    rows = connection.execute(
+        select(Capture.id, Capture.case_id).where(Capture.chunk_id == chunk_id).order_by(Capture.id)
+    ).all()
+    if len(rows) > 1:
+        _halve(connection, chunk_id, run_id, [row.id for row in rows], attempts)
+        return
+    reason = f"its worker ended without a result {attempts} times"
+    connection.execute(
+        update(Capture)
+        .where(Capture.chunk_id == chunk_id, Capture.state == CaptureState.PENDING)
+        .values(state=CaptureState.QUARANTINED, reason=reason, ended_at=db_now())
+    )
+    connection.execute(
+        update(Chunk)
+        .where(Chunk.id == chunk_id)
+        .values(state=ChunkState.DONE, lease_token=None, lease_until=None, done_at=db_now())
+    )
+    for row in rows:
+        connection.execute(
+            insert(Event).values(
+                kind="quarantined", run_id=run_id, case_id=row.case_id, capture_id=row.id, actor="worker",
+                detail={"attempts": attempts},
+            )
+        )  # fmt: skip
+    aggregate_finished_cases(connection, [row.case_id for row in rows])
+
+
+def _halve(connection: Connection, chunk_id: int, run_id: int, capture_ids: list[int], attempts: int) -> None:
+    middle = len(capture_ids) // 2
+    halves = (capture_ids[:middle], capture_ids[middle:])
+    new_ids = list(
+        connection.execute(
+            insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True),
+            [{"run_id": run_id, "captures": len(half)} for half in halves],
+        ).scalars()
+    )
+    for new_id, half in zip(new_ids, halves, strict=True):
+        connection.execute(update(Capture).where(Capture.id.in_(half)).values(chunk_id=new_id))
+    connection.execute(delete(Chunk).where(Chunk.id == chunk_id))
+    detail = {"chunk": chunk_id, "halves": new_ids, "attempts": attempts}
+    connection.execute(insert(Event).values(kind="halved", run_id=run_id, actor="worker", detail=detail))

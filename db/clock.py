@@ -1,0 +1,56 @@
+"""The database's own clock, so that leases do not depend on the clocks of the workers."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A point in time, always UTC, always timezone-aware in Python.
+
+    PostgreSQL: timestamptz. SQLite: text like `2026-11-23 02:30:00.123000`, which sorts as time.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a time zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+    """Database time, `offset_s` seconds from now: `Chunk.lease_until < db_now()`."""
+
+    type = UTCDateTime()
+    inherit_cache = False
+    name = "db_now"
+
+    def __init__(self, offset_s: float = 0) -> None:
+        self.offset_s = float(offset_s)
+        super().__init__()
+
+
+@compiles(db_now, "sqlite")
+def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
+    # %f gives milliseconds; SQLAlchemy's DateTime reads and writes six digits, and text compares as text.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{element.offset_s:+.3f} seconds')"
+
+
+@compiles(db_now)
+def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(clock_timestamp() + interval '{element.offset_s:.3f} seconds')"

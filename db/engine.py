@@ -1,0 +1,114 @@
+"""Opening the database, and transactions whose failures are the system's own errors.
+
+`writing` begins at once with the right to write: a plain BEGIN on SQLite that reads first and writes later fails with
+"database is locked" under load, whatever the timeout; BEGIN IMMEDIATE waits its turn.
+"""
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from contract.errors import DatabaseUnavailable, SettingsError, StorageFull
+
+BUSY_TIMEOUT_S = 30
+CONNECT_TIMEOUT_S = 5
+_BEGIN = "sqlite_begin"
+_T = TypeVar("_T")
+
+
+def open_engine(url: str, *, pooled: bool = True) -> Engine:
+    """An engine for `sqlite:///FILE` or `postgresql://...`; nothing is connected yet.
+
+    `pooled=False` opens a connection per transaction, for a process that forks.
+
+    Raises SettingsError for a URL of another kind.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SettingsError("SCREEN_DATABASE_URL is not a database URL; sqlite:///FILE or postgresql://...") from None
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        options: dict[str, Any] = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}, "pool_pre_ping": pooled}
+    elif backend == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise SettingsError("SCREEN_DATABASE_URL: workers share the database, so SQLite needs a file")
+        options = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "isolation_level": None}}
+    else:
+        raise SettingsError(f"SCREEN_DATABASE_URL: {backend} is not supported; sqlite:///FILE or postgresql://...")
+    if not pooled:
+        options |= {"poolclass": NullPool, "pool_pre_ping": False}
+    try:
+        engine = create_engine(parsed, **options)
+    except (NoSuchModuleError, ArgumentError) as error:
+        raise SettingsError(f"SCREEN_DATABASE_URL: {error}") from None
+    if backend == "sqlite":
+        _make_sqlite_serious(engine)
+    return engine
+
+
+def _make_sqlite_serious(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _pragmas(dbapi_connection: Any, _record: Any) -> None:
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")  # a commit that was answered survives a power cut
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that writes. Raises DatabaseUnavailable or StorageFull instead of the driver's errors."""
+    immediate = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+    with _translated(), immediate.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: on SQLite it blocks no writer. Raises DatabaseUnavailable."""
+    with _translated(), engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())[:200]
+        if _is_full(error):
+            raise StorageFull(
+                f"no room left under the database ({reason}); make room, work goes on by itself"
+            ) from error
+        if isinstance(error, OperationalError | InterfaceError):
+            raise DatabaseUnavailable(
+                f"the database cannot be used ({reason}); check SCREEN_DATABASE_URL and that the server is up"
+            ) from error
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageFull("no room left on the disk; make room, work goes on by itself") from error
+        raise
+
+
+def _is_full(error: DBAPIError) -> bool:
+    sqlstate = getattr(error.orig, "sqlstate", None)  # psycopg; 53100 is disk_full
+    sqlite_code = getattr(error.orig, "sqlite_errorname", "")
+    return sqlstate == "53100" or sqlite_code == "SQLITE_FULL"
+
+
+def slices(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
+    """Cut into consecutive pieces of at most `size`: chunks, and lists that fit into one statement."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,28 @@
+"""What a worker holds while it screens a chunk, and the condition under which it may write."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement
+
+from contract.outcomes import CaptureRef
+from contract.states import ChunkState
+from db.models import Chunk
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to screen one chunk until the lease is over. `token` proves it when the results are written."""
+
+    chunk_id: int
+    run_id: int
+    token: str
+    attempt: int
+    root: bytes
+    bundle_digest: str
+    bundle_path: str
+    captures: tuple[CaptureRef, ...]
+
+
+def held_by(lease: Lease) -> ColumnElement[bool]:
+    """The chunk is still this lease's: the condition of every write under it."""
+    return (Chunk.id == lease.chunk_id) & (Chunk.state == ChunkState.LEASED) & (Chunk.lease_token == lease.token)

@@ -1,0 +1,13 @@
+"""Alembic's entry: runs the migrations on the connection that db.schema hands over, inside its transaction."""
+
+from alembic import context
+
+from db.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,
+    transactional_ddl=True,
+)
+context.run_migrations()

@@ -1,0 +1,267 @@
+"""The tables. docs/data.md describes every column; a test fails where it does not.
+
+No code creates these from the models: the migrations build the schema, on SQLite and PostgreSQL alike, and a test
+compares the two.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from contract.states import CaptureState, CaseState, ChunkState, RejectCode, Verdict
+from db.clock import UTCDateTime, db_now
+
+BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts up by itself on SQLite
+
+
+def _one_of(column: str, values: type[CaptureState | CaseState | ChunkState | Verdict | RejectCode]) -> str:
+    return f"{column} IN ({', '.join(repr(str(v)) for v in values)})"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UTCDateTime(),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+    }
+
+
+class BundleRow(Base):
+    """A bundle that a run was submitted with."""
+
+    __tablename__ = "bundle"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)
+    manifest: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
+
+
+class Run(Base):
+    """One submit of one archive with one bundle. Its captures and cases are sealed when it is written."""
+
+    __tablename__ = "run"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"))
+    root: Mapped[bytes] = mapped_column(LargeBinary)
+    root_text: Mapped[str] = mapped_column(Text)
+    submitted: Mapped[int]
+    cases: Mapped[int]
+    skipped: Mapped[int]
+    software_version: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
+    cancelled_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "root", "bundle_digest"),)
+
+
+class Patient(Base):
+    """The only place that holds a patient's external id."""
+
+    __tablename__ = "patient"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    external_id: Mapped[str] = mapped_column(Text, unique=True)
+    pseudonymous: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
+
+
+class Case(Base):
+    """One patient in one run. The result columns are empty while it is open."""
+
+    __tablename__ = "case"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
+    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
+    state: Mapped[str] = mapped_column(String(16), default=CaseState.OPEN)
+    submitted: Mapped[int]
+    screened: Mapped[int | None]
+    rejected: Mapped[int | None]
+    quarantined: Mapped[int | None]
+    verdict: Mapped[str | None] = mapped_column(String(16))
+    subtype: Mapped[str | None] = mapped_column(Text)
+    subtype_margin: Mapped[float | None]
+    score: Mapped[float | None]
+    score_low: Mapped[float | None]
+    score_high: Mapped[float | None]
+    priority: Mapped[float | None]
+    reasons: Mapped[list[Any] | None]
+    case_rule: Mapped[str | None] = mapped_column(Text)
+    aggregated_at: Mapped[datetime | None]
+    review_holder: Mapped[str | None] = mapped_column(Text)
+    review_held_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("run_id", "patient_id"),
+        Index(None, "state", "priority"),
+        CheckConstraint(_one_of("state", CaseState), name="state"),
+        CheckConstraint(_one_of("verdict", Verdict), name="verdict"),
+        CheckConstraint(
+            "state = 'open' OR (verdict IS NOT NULL AND submitted = coalesce(screened + rejected + quarantined, -1))",
+            name="aggregated_accounts_for_all",
+        ),
+    )
+
+
+class Chunk(Base):
+    """A fixed list of captures, cut across patients; what a message names and a worker leases."""
+
+    __tablename__ = "chunk"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), index=True)
+    state: Mapped[str] = mapped_column(String(16), default=ChunkState.PENDING)
+    captures: Mapped[int]
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    lease_until: Mapped[datetime | None]
+    worker: Mapped[str | None] = mapped_column(Text)
+    published_at: Mapped[datetime | None]
+    done_at: Mapped[datetime | None]
+    seconds: Mapped[dict[str, Any] | None]
+
+    __table_args__ = (
+        Index(None, "state", "lease_until"),
+        CheckConstraint(_one_of("state", ChunkState), name="state"),
+        CheckConstraint(
+            "(state = 'leased') = (lease_token IS NOT NULL AND lease_until IS NOT NULL)", name="lease_when_leased"
+        ),
+    )
+
+
+class Capture(Base):
+    """One file of the archive in one run, and what became of it."""
+
+    __tablename__ = "capture"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
+    case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), index=True)
+    chunk_id: Mapped[int | None] = mapped_column(ForeignKey("chunk.id", ondelete="SET NULL"), index=True)
+    path: Mapped[bytes] = mapped_column(LargeBinary)
+    path_text: Mapped[str] = mapped_column(Text)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    modified_ns: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), default=CaptureState.PENDING)
+    reject_code: Mapped[str | None] = mapped_column(String(32))
+    reason: Mapped[str | None] = mapped_column(Text)
+    label: Mapped[str | None] = mapped_column(Text)
+    probability: Mapped[float | None]
+    p_all: Mapped[float | None]
+    probabilities: Mapped[list[Any] | None]
+    cam: Mapped[bytes | None] = mapped_column(LargeBinary)
+    quality: Mapped[dict[str, Any] | None]
+    marks: Mapped[list[Any] | None]
+    novelty: Mapped[float | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    engine: Mapped[str | None] = mapped_column(Text)
+    reused_from: Mapped[int | None] = mapped_column(ForeignKey("capture.id", ondelete="SET NULL"), index=True)
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("run_id", "path"),
+        Index(None, "run_id", "state"),
+        CheckConstraint(_one_of("state", CaptureState), name="state"),
+        CheckConstraint(_one_of("reject_code", RejectCode), name="reject_code"),
+        CheckConstraint("(state = 'screened') = (probabilities IS NOT NULL)", name="screened_has_probabilities"),
+        CheckConstraint("(state = 'rejected') = (reject_code IS NOT NULL)", name="rejected_has_code"),
+    )
+
+
+class Review(Base):
+    """What reviewers did, append-only: nothing here is ever updated or deleted."""
+
+    __tablename__ = "review"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), index=True)
+    action: Mapped[str] = mapped_column(String(16))
+    reviewer: Mapped[str] = mapped_column(Text)
+    verdict: Mapped[str | None] = mapped_column(String(16))
+    subtype: Mapped[str | None] = mapped_column(Text)
+    comment: Mapped[str | None] = mapped_column(Text)
+    bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"))
+    software_version: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
+
+    __table_args__ = (
+        CheckConstraint("action IN ('confirm', 'override', 'defer', 'comment')", name="action"),
+        CheckConstraint(_one_of("verdict", Verdict), name="verdict"),
+        CheckConstraint(
+            "action <> 'override' OR (verdict IS NOT NULL AND comment IS NOT NULL)", name="override_says_why"
+        ),
+    )
+
+
+class ReportQueue(Base):
+    """One row per finished case for other systems: taken with SKIP LOCKED, acknowledged when delivered."""
+
+    __tablename__ = "report_queue"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
+    case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"))
+    cause: Mapped[str] = mapped_column(String(16))
+    replaces_id: Mapped[int | None] = mapped_column(ForeignKey("report_queue.id", ondelete="CASCADE"), unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
+    taken_by: Mapped[str | None] = mapped_column(Text)
+    taken_until: Mapped[datetime | None]
+    acknowledged_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(None, "run_id"),
+        Index("ix_report_queue_waiting", "acknowledged_at", "id"),
+        # A case is reported once when it is screened; whatever comes later names the row that it replaces.
+        Index(
+            "uq_report_queue_first_of_case",
+            "case_id",
+            unique=True,
+            sqlite_where=(replaces_id.is_(None)),
+            postgresql_where=(replaces_id.is_(None)),
+        ),
+        CheckConstraint("cause IN ('screened', 'override', 'recomputed')", name="cause"),
+        CheckConstraint("(cause = 'screened') = (replaces_id IS NULL)", name="correction_names_what_it_replaces"),
+    )
+
+
+class Event(Base):
+    """What happened, append-only, for the audit. `detail` holds no patient id."""
+
+    __tablename__ = "event"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=db_now())
+    kind: Mapped[str] = mapped_column(String(32))
+    run_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    case_id: Mapped[int | None] = mapped_column(BigInteger)
+    capture_id: Mapped[int | None] = mapped_column(BigInteger)
+    actor: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -1,0 +1,178 @@
+"""What `screen status`, `watch` and `report` read. Every function is one short reading transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, RowMapping, func, select, text
+
+from contract.errors import NoSuchRun
+from contract.states import CaptureState, ChunkState
+from db.clock import UTCDateTime, db_now
+from db.engine import reading
+from db.models import BundleRow, Capture, Case, Chunk, Event, Patient, Run
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. Rates count captures that ended in the last minute, by the database's clock."""
+
+    submitted: int
+    screened: int
+    rejected: int
+    quarantined: int
+    cases: int
+    cases_finished: int
+    chunks_leased: int
+    recent_per_s: float
+    cancelled: bool
+
+    @property
+    def ended(self) -> int:
+        return self.screened + self.rejected + self.quarantined
+
+    @property
+    def finished(self) -> bool:
+        return self.cases_finished == self.cases
+
+    @property
+    def accounted_for(self) -> bool:
+        """submitted = screened + rejected + quarantined."""
+        return self.ended == self.submitted
+
+
+RATE_WINDOW_S = 60
+
+
+def progress(engine: Engine, run_id: int) -> Progress:
+    """Raises NoSuchRun."""
+    with reading(engine) as connection:
+        run = connection.execute(select(Run.submitted, Run.cases, Run.cancelled_at).where(Run.id == run_id)).first()
+        if run is None:
+            raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+        states: dict[str, int] = dict(
+            connection.execute(
+                select(Capture.state, func.count()).where(Capture.run_id == run_id).group_by(Capture.state)
+            )
+            .tuples()
+            .all()
+        )
+        cases = connection.execute(
+            select(func.count()).select_from(Case).where(Case.run_id == run_id, Case.aggregated_at.is_not(None))
+        ).scalar_one()
+        leased = connection.execute(
+            select(func.count()).select_from(Chunk).where(Chunk.run_id == run_id, Chunk.state == ChunkState.LEASED)
+        ).scalar_one()
+        recent = connection.execute(
+            select(func.coalesce(func.sum(Chunk.captures), 0)).where(
+                Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, Chunk.done_at > db_now(-RATE_WINDOW_S)
+            )
+        ).scalar_one()
+        return Progress(
+            submitted=run.submitted,
+            screened=states.get(CaptureState.SCREENED, 0),
+            rejected=states.get(CaptureState.REJECTED, 0),
+            quarantined=states.get(CaptureState.QUARANTINED, 0),
+            cases=run.cases,
+            cases_finished=cases,
+            chunks_leased=leased,
+            recent_per_s=float(recent) / RATE_WINDOW_S,
+            cancelled=run.cancelled_at is not None,
+        )
+
+
+def run_summaries(engine: Engine, run_id: int | None = None) -> list[dict[str, Any]]:
+    """Rows of the view run_summary, newest first. Raises NoSuchRun where `run_id` names none."""
+    where = "" if run_id is None else "WHERE run_id = :run"
+    statement = text(f"SELECT * FROM run_summary {where} ORDER BY run_id DESC")  # noqa: S608 - no input in it
+    with reading(engine) as connection:
+        rows = [_row(one) for one in connection.execute(_typed(statement), {"run": run_id} if where else {}).mappings()]
+    if run_id is not None and not rows:
+        raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+    return rows
+
+
+def case_results(engine: Engine, run_id: int) -> list[dict[str, Any]]:
+    """Cases of a run, the most urgent first; open ones last."""
+    statement = (
+        select(
+            Case.id.label("case_id"), Patient.external_id.label("patient"), Case.state, Case.verdict, Case.subtype,
+            Case.subtype_margin, Case.score, Case.score_low, Case.score_high, Case.priority, Case.submitted,
+            Case.screened, Case.rejected, Case.quarantined, Case.reasons, Case.case_rule, Case.aggregated_at,
+        )
+        .join(Patient, Patient.id == Case.patient_id)
+        .where(Case.run_id == run_id)
+        .order_by(Case.priority.is_(None), Case.priority.desc(), Patient.external_id)
+    )  # fmt: skip
+    with reading(engine) as connection:
+        return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def ended_badly(engine: Engine, run_id: int) -> list[dict[str, Any]]:
+    """Every rejected or quarantined capture of a run, with its reason."""
+    statement = (
+        select(
+            Capture.id.label("capture_id"), Patient.external_id.label("patient"), Capture.path_text.label("path"),
+            Capture.state, Capture.reject_code, Capture.reason,
+        )
+        .join(Case, Case.id == Capture.case_id)
+        .join(Patient, Patient.id == Case.patient_id)
+        .where(Capture.run_id == run_id, Capture.state.in_((CaptureState.REJECTED, CaptureState.QUARANTINED)))
+        .order_by(Capture.path_text)
+    )  # fmt: skip
+    with reading(engine) as connection:
+        return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def captures_of(engine: Engine, case_ids: Sequence[int]) -> list[RowMapping]:
+    """The screened captures of these cases with what the engine said of each, by case and falling P(ALL)."""
+    statement = (
+        select(
+            Capture.case_id, Capture.id, Capture.path, Capture.path_text, Capture.sha256, Capture.label,
+            Capture.probability, Capture.p_all, Capture.probabilities, Capture.cam,
+        )
+        .where(Capture.case_id.in_(case_ids), Capture.state == CaptureState.SCREENED)
+        .order_by(Capture.case_id, Capture.p_all.desc(), Capture.id)
+    )  # fmt: skip
+    with reading(engine) as connection:
+        return list(connection.execute(statement).mappings())
+
+
+def run_details(engine: Engine, run_id: int) -> dict[str, Any]:
+    """What a report's head says: the archive, the bundle's manifest, what was skipped, the engines used.
+
+    Raises NoSuchRun.
+    """
+    with reading(engine) as connection:
+        run = connection.execute(
+            select(Run.root, BundleRow.manifest)
+            .join(BundleRow, BundleRow.digest == Run.bundle_digest)
+            .where(Run.id == run_id)
+        ).first()
+        if run is None:
+            raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+        submitted = connection.execute(
+            select(Event.detail).where(Event.run_id == run_id, Event.kind == "submitted").order_by(Event.id)
+        ).scalar()
+        engines = connection.execute(
+            select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
+        ).scalars()
+        return {
+            "root": run.root,
+            "manifest": run.manifest,
+            "skipped": (submitted or {}).get("skipped", {}),
+            "engines": sorted(name for name in engines if name),
+        }
+
+
+def _typed(statement: Any) -> Any:
+    """Times in a view's rows are text on SQLite; read them as times."""
+    return statement.columns(**{name: UTCDateTime() for name in ("created_at", "cancelled_at", "finished_at")})
+
+
+def _row(row: RowMapping) -> dict[str, Any]:
+    return {name: int(value) if name in _COUNTS and value is not None else value for name, value in row.items()}
+
+
+_COUNTS = frozenset({"screened", "rejected", "quarantined", "pending", "reused", "cases_finished", "cases_benign",
+                     "cases_all", "cases_indeterminate", "cases_insufficient"})  # fmt: skip

@@ -1,0 +1,121 @@
+"""Walking an archive: one folder per patient right below the root, captures anywhere below that.
+
+Every entry is either a capture or named with the reason why it was passed over. Names are bytes throughout: they need
+not be UTF-8. Errors while listing a folder stop the walk: a folder that cannot be read must not look empty.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contract.errors import ArchiveError, ArchiveUnavailable
+from contract.imaging import SUFFIXES
+from contract.names import display_name
+from contract.states import SkipReason
+from db.submission import FoundCapture
+
+JUNK_NAMES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b".ds_store", b"$recycle.bin", b".directory"})
+"""In lower case. Names that begin with a dot or with `._` (macOS resource forks) are junk as well."""
+JUNK_FOLDERS = frozenset({b"__macosx", b"@eadir", b"$recycle.bin", b"system volume information"})
+_SUFFIXES = frozenset(suffix.encode() for suffix in SUFFIXES)
+
+
+@dataclass
+class Archive:
+    """What a walk found, in the order of the paths' bytes, so that the same folder always gives the same chunks."""
+
+    root: bytes
+    captures: list[FoundCapture] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def patients(self) -> int:
+        return len({one.patient for one in self.captures})
+
+    def skip(self, reason: SkipReason, path: bytes) -> None:
+        self.skipped.setdefault(reason, []).append(display_name(path))
+
+
+def walk_archive(folder: Path) -> Archive:
+    """Find the captures below `folder`.
+
+    Raises ArchiveError (no such folder, empty, no patients) and ArchiveUnavailable (its storage does not answer).
+    """
+    root = os.path.realpath(os.fsencode(folder))
+    _check_root(folder, root)
+    archive = Archive(root)
+    for path, entry in _entries(root, b""):
+        _sort_in(archive, path, entry)
+    archive.captures.sort(key=lambda one: one.path)
+    if not archive.captures:
+        _refuse_empty(folder, archive)
+    return archive
+
+
+def _check_root(folder: Path, root: bytes) -> None:
+    if not os.path.lexists(root):
+        raise ArchiveError(f"{folder}: no such folder; name the folder that holds one folder per patient")
+    if not os.path.isdir(root):  # noqa: PTH112 - bytes
+        raise ArchiveError(f"{folder} is a file; name the folder that holds one folder per patient")
+
+
+def _entries(root: bytes, below: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+    """Every entry below `root/below` that is no real folder, with its path relative to `root`; depth first."""
+    folders = [below]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as listing:  # noqa: PTH118 - bytes
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise _cannot_list(folder, error) from None
+        for entry in entries:
+            path = os.path.join(folder, entry.name)  # noqa: PTH118 - bytes
+            if entry.is_dir(follow_symlinks=False) and entry.name.lower() not in JUNK_FOLDERS:
+                folders.append(path)
+            else:
+                yield path, entry
+
+
+def _sort_in(archive: Archive, path: bytes, entry: os.DirEntry[bytes]) -> None:
+    name = entry.name.lower()
+    if entry.is_symlink():
+        archive.skip(SkipReason.LINK, path)
+    elif name in JUNK_NAMES or name in JUNK_FOLDERS or name.startswith(b"."):
+        archive.skip(SkipReason.JUNK, path)
+    elif not entry.is_file(follow_symlinks=False):
+        archive.skip(SkipReason.NOT_A_FILE, path)
+    elif os.path.splitext(name)[1] not in _SUFFIXES:  # noqa: PTH122 - bytes
+        archive.skip(SkipReason.NOT_A_CAPTURE, path)
+    elif b"/" not in path:
+        archive.skip(SkipReason.NO_PATIENT, path)
+    else:
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:  # removed while we were walking: it is not in the archive
+            return
+        except OSError as error:
+            raise _cannot_list(path, error) from None
+        patient = path.split(b"/", 1)[0]
+        archive.captures.append(FoundCapture(path, patient, status.st_size, status.st_mtime_ns))
+
+
+def _cannot_list(path: bytes, error: OSError) -> Exception:
+    shown = display_name(path) or "the archive's root"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ArchiveError(f"{shown}: may not be read by this user; change its permissions, then submit again")
+    return ArchiveUnavailable(f"{shown}: cannot be listed ({error.strerror}); nothing was submitted")
+
+
+def _refuse_empty(folder: Path, archive: Archive) -> None:
+    loose = len(archive.skipped.get(SkipReason.NO_PATIENT, ()))
+    if loose:
+        raise ArchiveError(
+            f"{folder} holds {loose} captures but no folder of a patient; each patient needs a folder of its own. "
+            "Is this one patient's folder? Then name the folder above it"
+        )
+    found = sum(map(len, archive.skipped.values()))
+    what = f"none of its {found} files is a capture ({', '.join(sorted(SUFFIXES))})" if found else "it is empty"
+    raise ArchiveError(f"{folder} has no captures: {what}; name the folder that holds one folder per patient")

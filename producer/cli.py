@@ -1,0 +1,83 @@
+"""The `screen` command: finds subcommands by name, imports each when it is called, and turns errors into exit codes."""
+
+import importlib
+import sys
+from importlib.metadata import version
+
+import click
+
+from contract.errors import ExitCode, ScreeningError
+from contract.logs import configure_logging
+from contract.settings import get_settings
+
+COMMANDS = {
+    "submit": ("producer.commands.submit:submit", "Put an archive of captures on the queue."),
+    "run": ("producer.commands.run:run", "Screen an archive on this machine alone, start to end."),
+    "watch": ("producer.commands.watch:watch", "Follow a run until it is finished."),
+    "status": ("producer.commands.status:status", "List the runs and where they stand."),
+    "report": ("producer.commands.report:report", "Results of a run: table, JSON, CSV or HTML."),
+    "worker": ("worker.command:worker", "Start a worker on this machine."),
+    "db": ("producer.commands.database:database", "Create, upgrade or check the database."),
+    "bundle": ("producer.commands.bundle:bundle", "Show or verify a bundle."),
+    "synth": ("trainer.synth.command:synth", "Write synthetic captures: drawings of smears."),
+    "train": ("trainer.command:train", "Train a network and export its bundle."),
+}
+"""name -> (module:attribute, help). Packages that must not be imported here are named by a string."""
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand's module only when it is called, so `screen --help` is quick and needs no torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("slide-screen"), prog_name="slide-screen")
+def screen() -> None:
+    """Screen archives of blood-smear captures for acute lymphoblastic leukaemia, for review by a haematologist.
+
+    \b
+    Exit codes: 0 all captures screened, 1 some ended badly, 2 a mistake that you can mend,
+    3 Redis, database or archive out of reach.
+
+    Settings are environment variables with the prefix SCREEN_, such as SCREEN_DATABASE_URL and SCREEN_REDIS_URL.
+    """
+    settings = get_settings()
+    configure_logging(settings.log_level, settings.log_format)
+
+
+def main() -> None:
+    """Entry point of `screen`: every error of our own is one line on stderr and its exit code."""
+    try:
+        sys.exit(screen(standalone_mode=False) or ExitCode.OK)
+    except ScreeningError as error:
+        click.secho(f"screen: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.secho("screen: interrupted", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `screen report | head`
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    main()

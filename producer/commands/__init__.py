@@ -1,0 +1,1 @@
+"""One module per `screen` subcommand; each is imported when it is called."""

@@ -1,0 +1,155 @@
+"""`screen report`: results of a run as table, JSON, CSV or one self-contained HTML file."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import click
+from sqlalchemy import Engine
+
+from contract.errors import ExitCode, UsageError
+from contract.settings import get_settings
+from contract.states import Verdict
+from db import schema
+from db.engine import open_engine
+from db.queries import case_results, ended_badly, progress, run_details, run_summaries
+from producer.html_report import render_html
+from producer.output import csv_out, json_out, output_options, plain, stderr, stdout, table
+from producer.watching import accounting_line
+
+COLUMNS = (
+    "case_id", "patient", "verdict", "subtype", "subtype_margin", "score", "score_low", "score_high", "priority",
+    "submitted", "screened", "rejected", "quarantined", "reasons", "case_rule", "aggregated_at",
+)  # fmt: skip
+FOR_REVIEW = "For review by a haematologist; it supports a specialist and decides nothing by itself."
+SHOWN_VERDICT = {
+    Verdict.ALL: "[bold red]ALL[/]",
+    Verdict.INDETERMINATE: "[yellow]indeterminate[/]",
+    Verdict.INSUFFICIENT: "[yellow]insufficient[/]",
+    Verdict.BENIGN: "[green]Benign[/]",
+}
+
+
+@click.command()
+@click.argument("run", type=int)
+@output_options
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained HTML file.")
+@click.option(
+    "--truth", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A labels.csv (patient, label): shows the true label beside each result.",
+)  # fmt: skip
+def report(run: int, output: str, html: Path | None, truth: Path | None) -> ExitCode:
+    """Results of RUN by patient, the most urgent first, and every capture that ended badly with its reason."""
+    database = open_engine(get_settings().database_url)
+    schema.check(database)
+    labels = read_truth(truth) if truth else None
+    if html is not None:
+        write_html(database, run, html, labels)
+        stderr.print(f"report: {html}", highlight=False)
+        return exit_code(database, run)
+    if output == "table":
+        return print_report(database, run, labels)
+    summary = run_summaries(database, run)[0]
+    cases = case_results(database, run)
+    if output == "csv":
+        csv_out(cases, COLUMNS)
+    else:
+        details = run_details(database, run)
+        json_out(
+            {
+                "run": summary,
+                "notice": details["manifest"]["notice"],
+                "for_review": FOR_REVIEW,
+                "labels": details["manifest"]["labels"],
+                "engines": details["engines"],
+                "skipped": details["skipped"],
+                "cases": cases,
+                "ended_badly": ended_badly(database, run),
+            }
+        )
+    return exit_code(database, run)
+
+
+def exit_code(database: Engine, run_id: int) -> ExitCode:
+    """SOME_ENDED_BADLY where captures were rejected, quarantined or are unaccounted for."""
+    now = progress(database, run_id)
+    bad = now.rejected or now.quarantined or (now.finished and not now.accounted_for)
+    return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
+
+
+def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = None) -> ExitCode:
+    """The report as a table on stdout."""
+    summary = run_summaries(database, run_id)[0]
+    details = run_details(database, run_id)
+    manifest = details["manifest"]
+    if manifest["notice"]:
+        stdout.print(f"[bold yellow]{plain(manifest['notice'])}[/]")
+    stdout.print(_results_table(run_id, case_results(database, run_id), truth))
+    bad = ended_badly(database, run_id)
+    if bad:
+        shown = table("Captures that ended badly", ("path", "state", "code", "reason"))
+        for one in bad:
+            shown.add_row(plain(one["path"]), one["state"], one["reject_code"] or "", plain(one["reason"]))
+        stdout.print(shown)
+    stdout.print(accounting_line(progress(database, run_id)), highlight=False)
+    engines = ", ".join(details["engines"]) or "none yet"
+    stdout.print(
+        f"bundle {plain(summary['bundle_name'])} {summary['bundle_digest'][:12]}, engine {engines}, "
+        f"slide-screen {summary['software_version']}",
+        highlight=False,
+    )
+    stdout.print(FOR_REVIEW)
+    return exit_code(database, run_id)
+
+
+def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, str] | None) -> Any:
+    columns = ["patient", "verdict", "subtype", "score", "95 % interval", "screened", "rejected", "quarantined"]
+    if truth is not None:
+        columns += ["truth", "called right"]
+    shown = table(f"Run {run_id}", columns, right=("score", "95 % interval", "screened", "rejected", "quarantined"))
+    for case in cases:
+        cells = [
+            plain(case["patient"]),
+            SHOWN_VERDICT[Verdict(case["verdict"])] if case["verdict"] else "pending",
+            plain(case["subtype"]),
+            _number(case["score"]),
+            f"{case['score_low']:.2f}-{case['score_high']:.2f}" if case["score"] is not None else "",
+            f"{case['screened']}/{case['submitted']}" if case["verdict"] else f"?/{case['submitted']}",
+            str(case["rejected"] if case["rejected"] is not None else ""),
+            str(case["quarantined"] if case["quarantined"] is not None else ""),
+        ]
+        if truth is not None:
+            label = truth.get(case["patient"])
+            cells += [plain(label), "" if label is None else ("yes" if is_right(case, label) else "[bold red]no[/]")]
+        shown.add_row(*cells)
+    return shown
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def is_right(case: dict[str, Any], label: str) -> bool:
+    """Whether the proposal matches the true label: benign, or ALL with this very subtype."""
+    if case["verdict"] == Verdict.ALL:
+        return bool(case["subtype"] == label)
+    return bool(case["verdict"] == Verdict.BENIGN and label.lower() == "benign")
+
+
+def read_truth(path: Path) -> dict[str, str]:
+    """Patient -> label from a labels.csv. Raises UsageError where its columns are missing or a patient has two."""
+    labels: dict[str, str] = {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream)
+        if not {"patient", "label"} <= set(rows.fieldnames or ()):
+            raise UsageError(f"{path}: needs the columns patient and label")
+        for row in rows:
+            if labels.setdefault(row["patient"], row["label"]) != row["label"]:
+                raise UsageError(f"{path}: patient {row['patient']} has two labels; correct the file")
+    return labels
+
+
+def write_html(database: Engine, run_id: int, path: Path, truth: dict[str, str] | None = None) -> None:
+    """Write the report as one HTML file that needs nothing else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_html(database, run_id, truth), encoding="utf-8")

@@ -1,0 +1,78 @@
+"""`screen run`: the whole job on one machine, with nothing to start beforehand."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from sqlalchemy import Engine
+
+from contract.bundle import Bundle
+from contract.errors import ExitCode
+from contract.settings import get_settings
+from db import schema
+from db.engine import open_engine
+from db.queries import progress
+from db.submission import submit as write_run
+from producer.archive import walk_archive
+from producer.commands.report import print_report, write_html
+from producer.commands.submit import name_skipped, required_bundle, submit_request
+from producer.output import stderr
+from producer.publish import publish_chunks
+from producer.services import bundled_redis, check_alive, embedded_worker
+from producer.watching import watch_run
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), envvar="SCREEN_BUNDLE", show_envvar=True, help="Bundle to screen with."
+)
+@click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report to this file, too.")
+@click.option(
+    "--worker-log", type=click.Path(path_type=Path, dir_okay=False), default=Path("screening-worker.log"),
+    show_default=True, help="The worker's log lines.",
+)  # fmt: skip
+def run(archive: Path, bundle: Path | None, everything: bool, html: Path | None, worker_log: Path) -> ExitCode:
+    """Screen ARCHIVE on this machine: Redis, a worker, submit, watch, report, and clean up.
+
+    Results go to ./screening.db unless SCREEN_DATABASE_URL says otherwise. If SCREEN_REDIS_URL is set, that Redis is
+    used instead of a bundled one.
+    """
+    settings = get_settings()
+    opened = Bundle.open(required_bundle(bundle))
+    found = walk_archive(archive)
+    name_skipped(found)
+    database = open_engine(settings.database_url)
+    schema.upgrade(database)
+    submission = write_run(database, submit_request(found, opened, settings, everything=everything))
+    run_id = submission.run_id
+    assert run_id is not None  # noqa: S101 - the archive holds captures, so this or an earlier run has them
+    stderr.print(f"run {run_id}" if submission.created else f"nothing new since run {run_id}", highlight=False)
+    if not progress(database, run_id).finished:
+        with _services(worker_log) as (redis_url, alive):
+            publish_chunks(redis_url, database, submission.chunk_ids)
+            watch_run(database, run_id, alive)
+    return _report(database, run_id, html)
+
+
+@contextlib.contextmanager
+def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    with contextlib.ExitStack() as stack:
+        given = os.environ.get("SCREEN_REDIS_URL")
+        redis_url = given or stack.enter_context(bundled_redis())
+        environment = {"SCREEN_REDIS_URL": redis_url}
+        if not given:  # a fresh Redis holds no message of an interrupted run: send its chunks again at once
+            environment["SCREEN_REPUBLISH_SECONDS"] = "1"
+        worker = stack.enter_context(embedded_worker(environment, worker_log))
+        yield redis_url, lambda: check_alive(worker, worker_log)
+
+
+def _report(database: Engine, run_id: int, html: Path | None) -> ExitCode:
+    code = print_report(database, run_id)
+    if html is not None:
+        write_html(database, run_id, html)
+        stderr.print(f"report: {html}", highlight=False)
+    return code

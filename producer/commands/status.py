@@ -1,0 +1,71 @@
+"""`screen status`."""
+
+from typing import Any
+
+import click
+
+from contract.errors import ExitCode
+from contract.settings import get_settings
+from db import schema
+from db.engine import open_engine
+from db.queries import progress, run_summaries
+from producer.output import csv_out, json_out, output_options, plain, stdout, table
+
+COLUMNS = (
+    "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
+    "cancelled_at", "submitted", "screened", "rejected", "quarantined", "pending", "reused", "skipped", "cases",
+    "cases_finished", "cases_all", "cases_indeterminate", "cases_insufficient", "cases_benign", "captures_per_s",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("run", type=int, required=False)
+@output_options
+def status(run: int | None, output: str) -> ExitCode:
+    """List the runs, newest first, or RUN alone: how many captures ended how, and how fast it goes."""
+    database = open_engine(get_settings().database_url)
+    schema.check(database)
+    rows = run_summaries(database, run)
+    for row in rows:
+        going = row["finished_at"] is None and row["cancelled_at"] is None
+        row["captures_per_s"] = round(progress(database, row["run_id"]).recent_per_s, 1) if going else None
+    if output == "json":
+        json_out(rows)
+    elif output == "csv":
+        csv_out(rows, COLUMNS)
+    elif not rows:
+        stdout.print("no runs yet; `screen submit ARCHIVE` makes one")
+    else:
+        _print(rows)
+    return ExitCode.OK
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    right = ("run", "captures", "screened", "rejected", "quarantined", "patients", "ALL")
+    shown = table(None, ("run", "submitted", "archive", "state", *right[1:], "bundle"), right=right)
+    for row in rows:
+        shown.add_row(
+            str(row["run_id"]),
+            f"{row['created_at']:%Y-%m-%d %H:%M}",
+            plain(row["archive"]),
+            _state(row),
+            str(row["submitted"]),
+            str(row["screened"]),
+            str(row["rejected"]),
+            str(row["quarantined"]),
+            f"{row['cases_finished']}/{row['cases']}",
+            str(row["cases_all"]),
+            f"{plain(row['bundle_name'])} {row['bundle_digest'][:12]}",
+        )
+    stdout.print(shown)
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["cancelled_at"]:
+        return "cancelled"
+    if row["finished_at"]:
+        return f"finished {row['finished_at']:%H:%M}"
+    done = row["submitted"] - row["pending"]
+    rate = row["captures_per_s"]
+    left = f", {row['pending'] / rate / 60:.0f} min left" if rate else ""
+    return f"{done / max(row['submitted'], 1):.0%}, {rate or 0:.0f}/s{left}"

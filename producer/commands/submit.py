@@ -1,0 +1,126 @@
+"""`screen submit`: walk, write the rows, commit, publish."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from contract.bundle import Bundle
+from contract.errors import BrokerUnavailable, ExitCode, UsageError
+from contract.settings import Settings, get_settings
+from db import schema
+from db.engine import open_engine
+from db.submission import Submission, SubmitPlan, SubmitRequest, plan_submit
+from db.submission import submit as write_run
+from producer.archive import Archive, walk_archive
+from producer.output import json_out, plain, stderr
+from producer.publish import publish_chunks
+from producer.watching import watch_run
+
+_SHOWN = 10
+"""Skipped files of a kind that are named on the terminal; the database and `--json` have all."""
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), envvar="SCREEN_BUNDLE", show_envvar=True, help="Bundle to screen with."
+)
+@click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and do nothing.")
+@click.option("--watch", is_flag=True, help="Follow the run until it is finished.")
+@click.option("--json", "as_json", is_flag=True, help="The run and what was found, as JSON on stdout.")
+def submit(archive: Path, bundle: Path | None, everything: bool, dry_run: bool, watch: bool, as_json: bool) -> int:
+    """Put the captures of ARCHIVE, a folder with one folder per patient, on the queue.
+
+    Prints the run's id on stdout. Submitting the same folder again with the same bundle screens only the patients
+    with new or changed captures; a patient's unchanged captures keep their results.
+    """
+    settings = get_settings()
+    opened = Bundle.open(required_bundle(bundle))
+    database = open_engine(settings.database_url)
+    schema.check(database)
+    found = walk_archive(archive)
+    request = submit_request(found, opened, settings, everything=everything)
+    name_skipped(found)
+    if dry_run:
+        plan = plan_submit(database, request)
+        _tell(found, plan, None)
+        if as_json:
+            json_out(_as_json(found, plan, None))
+        return ExitCode.OK
+    submission = write_run(database, request)
+    _tell(found, submission.plan, submission)
+    if as_json:
+        json_out(_as_json(found, submission.plan, submission))
+    else:
+        click.echo(submission.run_id)
+    try:
+        publish_chunks(settings.redis_url, database, submission.chunk_ids)
+    except BrokerUnavailable as error:
+        raise BrokerUnavailable(
+            f"{error}. Run {submission.run_id} is stored: a worker sends its chunks as soon as it reaches Redis; "
+            "do not submit again"
+        ) from error
+    if watch and submission.run_id is not None:
+        return watch_run(database, submission.run_id)
+    return ExitCode.OK
+
+
+def required_bundle(bundle: Path | None) -> Path:
+    """Raises UsageError where neither --bundle nor SCREEN_BUNDLE names one."""
+    if bundle is None:
+        raise UsageError("which bundle? name one with --bundle FOLDER or SCREEN_BUNDLE")
+    return bundle
+
+
+def submit_request(found: Archive, bundle: Bundle, settings: Settings, *, everything: bool) -> SubmitRequest:
+    """What is handed to the database layer."""
+    return SubmitRequest(
+        root=found.root,
+        bundle=bundle,
+        captures=found.captures,
+        skipped=found.skipped,
+        chunk_size=settings.chunk_size,
+        software_version=version("slide-screen"),
+        everything=everything,
+    )
+
+
+def name_skipped(found: Archive) -> None:
+    """Name on stderr what the walk passed over, by reason."""
+    for reason, names in sorted(found.skipped.items()):
+        shown = ", ".join(plain(name) for name in names[:_SHOWN])
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        stderr.print(f"[yellow]skipped[/] ({reason}, {len(names)}): {shown}{more}", highlight=False)
+
+
+def _tell(found: Archive, plan: SubmitPlan, submission: Submission | None) -> None:
+    head = f"{len(found.captures)} captures of {found.patients} patients: "
+    if not plan.captures:
+        stderr.print(head + f"nothing new; all were submitted before with this bundle, last in run {plan.last_run}")
+        return
+    verb = "would screen" if submission is None else f"run {submission.run_id} screens"
+    parts = [f"{verb} {len(plan.pending)} of {plan.cases} patients"]
+    if plan.reused:
+        parts.append(f"{len(plan.reused)} unchanged captures of these patients keep their results")
+    if plan.unchanged:
+        parts.append(f"{plan.unchanged} captures belong to patients without anything new")
+    if submission is not None:
+        parts.append(f"{len(submission.chunk_ids)} chunks")
+    stderr.print(head + "; ".join(parts), highlight=False)
+
+
+def _as_json(found: Archive, plan: SubmitPlan, submission: Submission | None) -> dict[str, object]:
+    return {
+        "run": submission.run_id if submission else None,
+        "created": submission.created if submission else False,
+        "captures": len(found.captures),
+        "patients": found.patients,
+        "to_screen": len(plan.pending),
+        "cases": plan.cases,
+        "reused": len(plan.reused),
+        "unchanged": plan.unchanged,
+        "chunks": len(submission.chunk_ids) if submission else None,
+        "skipped": found.skipped,
+    }

@@ -1,0 +1,18 @@
+"""`screen watch`."""
+
+import click
+
+from contract.errors import ExitCode
+from contract.settings import get_settings
+from db import schema
+from db.engine import open_engine
+from producer.watching import watch_run
+
+
+@click.command()
+@click.argument("run", type=int)
+def watch(run: int) -> ExitCode:
+    """Follow RUN until it is finished, with rate and time left. Ctrl-C stops watching, not the run."""
+    database = open_engine(get_settings().database_url)
+    schema.check(database)
+    return watch_run(database, run)

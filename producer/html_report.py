@@ -1,0 +1,122 @@
+"""The run report as one self-contained HTML file: results by urgency, with the captures that carry them."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from math import isqrt
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sqlalchemy import Engine
+
+from contract.errors import CaptureRejected
+from contract.imaging import decode_full
+from contract.states import Verdict
+from db.queries import captures_of, case_results, ended_badly, progress, run_details, run_summaries
+from producer.watching import accounting_line
+
+EVIDENCE_CAPTURES = 3
+EVIDENCE_CASES = 40
+"""Cases, the most urgent first, whose evidence is pictured: more would make the file too large to open."""
+THUMBNAIL_PX = 320
+_LOADER = jinja2.PackageLoader("producer", "templates")
+
+
+def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None = None) -> str:
+    """The report of a run. A capture that cannot be read any more is named without its picture.
+
+    Raises NoSuchRun.
+    """
+    summary = run_summaries(database, run_id)[0]
+    details = run_details(database, run_id)
+    cases = case_results(database, run_id)
+    pictured = [case["case_id"] for case in cases if case["verdict"]][:EVIDENCE_CASES]
+    evidence = _evidence(database, pictured, details["root"], details["manifest"]["labels"])
+    environment = jinja2.Environment(loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        details=details,
+        manifest=details["manifest"],
+        cases=cases,
+        counts={verdict: sum(case["verdict"] == verdict for case in cases) for verdict in Verdict},
+        evidence=evidence,
+        pictured=len(pictured),
+        ended_badly=ended_badly(database, run_id),
+        accounting=accounting_line(progress(database, run_id)),
+        truth=truth,
+        verdict_text=VERDICT_TEXT,
+        now=datetime.now(UTC),
+    )
+
+
+VERDICT_TEXT = {
+    Verdict.ALL: "ALL",
+    Verdict.INDETERMINATE: "Indeterminate",
+    Verdict.INSUFFICIENT: "Insufficient",
+    Verdict.BENIGN: "Benign",
+}
+
+
+def _evidence(
+    database: Engine, case_ids: Sequence[int], root: bytes, labels: Sequence[str]
+) -> dict[int, list[dict[str, Any]]]:
+    """For each case the captures with the highest P(ALL): those that a reviewer wants to see first."""
+    found: dict[int, list[dict[str, Any]]] = {case_id: [] for case_id in case_ids}
+    for row in captures_of(database, case_ids):
+        if len(found[row["case_id"]]) < EVIDENCE_CAPTURES:
+            probabilities = zip(labels, row["probabilities"], strict=True)
+            picture, problem = _picture(root, row["path"], row["cam"])
+            found[row["case_id"]].append(
+                {
+                    "path": row["path_text"],
+                    "label": row["label"],
+                    "probability": row["probability"],
+                    "p_all": row["p_all"],
+                    "probabilities": list(probabilities),
+                    "picture": picture,
+                    "problem": problem,
+                }
+            )
+    return found
+
+
+def _picture(root: bytes, path: bytes, cam: bytes | None) -> tuple[str | None, str | None]:
+    """(data URI of the capture with its activation map over it, why there is none)."""
+    try:
+        with open(os.path.join(root, path), "rb") as stream:  # noqa: PTH118, PTH123 - bytes
+            image = decode_full(stream.read())
+    except OSError as error:
+        return None, f"the file cannot be read any more ({error.strerror})"
+    except CaptureRejected as error:
+        return None, f"the file has changed: {error}"
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    pixels = np.asarray(image)
+    if cam is not None:
+        pixels = overlay(pixels, cam)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), None
+
+
+def overlay(pixels: NDArray[np.uint8], cam: bytes) -> NDArray[np.uint8]:
+    """Outline on the capture, uint8 [H, W, 3], where the activation map is highest.
+
+    `cam` is float16 [h, w], h = w. Contours are drawn around its top 10 and 25 percent, and the rest is left as it
+    is: a haematologist wants to see the cell, not a heat map on top of it.
+    """
+    values = np.frombuffer(cam, dtype=np.float16).astype(np.float32)
+    side = isqrt(values.size)
+    height, width = pixels.shape[:2]
+    heat = cv2.resize(values.reshape(side, side), (width, height), interpolation=cv2.INTER_CUBIC)
+    drawn = pixels.copy()
+    for percentile, colour, thickness in ((75, (255, 196, 0), 1), (90, (220, 0, 60), 2)):
+        mask = (heat >= np.percentile(heat, percentile)).astype(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(drawn, contours, -1, colour, thickness, cv2.LINE_AA)
+    return drawn

@@ -1,0 +1,69 @@
+"""How listings look: one decorator gives each the same `--json` and `--csv`; stdout is data, stderr is talk."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+stdout = Console(soft_wrap=False)
+stderr = Console(stderr=True)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def output_options(function: Function) -> Function:
+    """Adds `--json` and `--csv`, passed on as `output`: "table", "json" or "csv"."""
+    function = click.option("--csv", "output", flag_value="csv", help="Rows as CSV on stdout.")(function)
+    function = click.option("--json", "output", flag_value="json", help="Everything as JSON on stdout.")(function)
+    return click.option("--table", "output", flag_value="table", default="table", hidden=True)(function)
+
+
+def json_out(value: Any) -> None:
+    """Print as JSON on stdout."""
+    click.echo(json.dumps(value, default=_jsonable, ensure_ascii=False, indent=2))
+
+
+def csv_out(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as CSV on stdout; lists and mappings become JSON in their cell."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row.get(column)) for column in columns])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, default=_jsonable, ensure_ascii=False)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str) and value[:1] in "=+-@\t\r":
+        return "'" + value  # a spreadsheet would run it as a formula, and a folder's name is anybody's text
+    return value
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return None
+    raise TypeError(f"{type(value).__name__} in JSON output")
+
+
+def table(title: str | None, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
+    """An empty table whose `right` columns hold numbers."""
+    made = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def plain(value: Any) -> str:
+    """Text from outside (a folder's name, say), safe to put into a table: its brackets are no markup."""
+    return escape("" if value is None else str(value))

@@ -1,0 +1,69 @@
+"""Following a run: progress on stderr until its last case has its result."""
+
+import time
+from collections.abc import Callable
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from sqlalchemy import Engine
+
+from contract.errors import DatabaseUnavailable, ExitCode
+from db.queries import Progress as RunProgress
+from db.queries import progress
+from producer.output import stderr
+
+POLL_S = 0.5
+
+
+def watch_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda: None) -> ExitCode:
+    """Show progress, rate and time left until the run is finished; Ctrl-C leaves the run going.
+
+    `alive` is called on every look and may raise. Returns SOME_ENDED_BADLY where captures were rejected or
+    quarantined. Raises NoSuchRun.
+    """
+    now = progress(database, run_id)
+    columns = (
+        SpinnerColumn(), TextColumn("run {task.fields[run]}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("captures"), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=stderr) as bar:
+        task = bar.add_task("", total=now.submitted, run=run_id, note="", completed=now.ended)
+        while not (now.finished or now.cancelled):
+            alive()
+            time.sleep(POLL_S)
+            now = _look(database, run_id, now)
+            bar.update(task, completed=now.ended, note=_note(now))
+        bar.update(task, completed=now.ended, note=_note(now))
+    stderr.print(accounting_line(now), highlight=False)
+    return ExitCode.SOME_ENDED_BADLY if now.rejected or now.quarantined or now.cancelled else ExitCode.OK
+
+
+def _look(database: Engine, run_id: int, last: RunProgress) -> RunProgress:
+    try:
+        return progress(database, run_id)
+    except DatabaseUnavailable as error:  # a restart of the server; the run does not depend on who watches
+        stderr.print(f"[yellow]{error}; still watching[/]")
+        return last
+
+
+def _note(now: RunProgress) -> str:
+    parts = [f"{now.cases_finished}/{now.cases} patients"]
+    if now.rejected or now.quarantined:
+        parts.append(f"[yellow]{now.rejected} rejected, {now.quarantined} quarantined[/]")
+    if now.recent_per_s:
+        parts.append(f"{now.recent_per_s:.0f}/s")
+        left = (now.submitted - now.ended) / now.recent_per_s
+        if left:
+            parts.append(f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left")
+    elif not now.finished and not now.chunks_leased:
+        parts.append("waiting for a worker")
+    return ", ".join(parts)
+
+
+def accounting_line(now: RunProgress) -> str:
+    """The sum that must hold for every finished run."""
+    total = f"submitted {now.submitted} = screened {now.screened} + rejected {now.rejected} + quarantined "
+    total += f"{now.quarantined}"
+    missing = now.submitted - now.ended
+    if not missing:
+        return total
+    return f"{total} + [red]{missing} unaccounted for[/]" if now.finished else f"{total} + {missing} pending"

@@ -1,0 +1,1 @@
+"""The web page where a haematologist signs off. Nothing here yet: `screen report` shows the queue."""

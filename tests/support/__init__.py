@@ -1,0 +1,1 @@
+"""What the tests share: servers, bundles, archives, waiting, running commands."""

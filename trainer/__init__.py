@@ -1,0 +1,1 @@
+"""From labelled captures to a bundle: data, splits, training, evaluation, export. Only this package imports torch."""

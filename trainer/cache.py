@@ -1,0 +1,116 @@
+"""Decoded captures, once: a uint8 array on disk that training maps into memory.
+
+    CACHE/<key>/captures.npy    uint8 [N, S, S, 3], in the order of the data's captures
+    CACHE/<key>/unreadable.json index of a capture -> why it cannot be decoded; its row is black
+
+The key is the digest of the data, the image spec and Pillow's version: another of any is another cache.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from contract.errors import CaptureRejected, DataError, StorageFull
+from contract.imaging import ImageSpec, decode
+from trainer.data import MAX_UNREADABLE, LabelledData
+
+WINDOW = 256
+"""Captures decoded at a time: what is held in memory is this many, however large the data."""
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class DecodedCaptures:
+    """`pixels` is a read-only memory map, uint8 [N, S, S, 3]; `unreadable` tells why, by index."""
+
+    pixels: NDArray[np.uint8]
+    unreadable: dict[int, str]
+
+
+def decoded(data: LabelledData, spec: ImageSpec, cache: Path, advance: Advance | None = None) -> DecodedCaptures:
+    """Open the cache of these captures, and build it first if it is not there.
+
+    `advance` is called with the number of captures just decoded. Raises DataError when more than 1 % of the captures
+    cannot be decoded, StorageFull when the cache has no room.
+    """
+    folder = cache / _key(data, spec)
+    if not (folder / "captures.npy").is_file():
+        _build(data, spec, folder, advance)
+    pixels = np.load(folder / "captures.npy", mmap_mode="r")
+    unreadable = {int(i): why for i, why in json.loads((folder / "unreadable.json").read_text()).items()}
+    _refuse_many(data, unreadable)
+    return DecodedCaptures(pixels, unreadable)
+
+
+def _key(data: LabelledData, spec: ImageSpec) -> str:
+    parts = "\0".join([data.digest, spec.model_dump_json(), PIL.__version__])
+    return hashlib.sha256(parts.encode()).hexdigest()[:24]
+
+
+def _build(data: LabelledData, spec: ImageSpec, folder: Path, advance: Advance | None) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shape = (len(data.captures), spec.size, spec.size, 3)
+    needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise StorageFull(
+            f"the cache needs {needed / 2**30:.1f} GiB and {folder.parent} has {free / 2**30:.1f}; "
+            "make room or name another folder with --cache"
+        )
+    building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+    try:
+        unreadable = _decode_all(data, spec, shape, building / "captures.npy", advance)
+        (building / "unreadable.json").write_text(json.dumps(unreadable))
+        try:
+            building.replace(folder)
+        except OSError:  # another run has built the same meanwhile
+            if not (folder / "captures.npy").is_file():
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _decode_all(
+    data: LabelledData, spec: ImageSpec, shape: tuple[int, ...], file: Path, advance: Advance | None
+) -> dict[int, str]:
+    def one(index: int) -> NDArray[np.uint8] | str:
+        try:
+            return decode((data.root / data.captures[index].path).read_bytes(), spec).pixels
+        except CaptureRejected as error:
+            return f"{error.code}: {error}"
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+
+    unreadable = {}
+    pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, shape[0], WINDOW):
+            indices = range(start, min(start + WINDOW, shape[0]))
+            for index, result in zip(indices, pool.map(one, indices), strict=True):
+                if isinstance(result, str):
+                    unreadable[index] = result
+                else:
+                    pixels[index] = result
+            if advance is not None:
+                advance(len(indices))
+    pixels.flush()
+    return unreadable
+
+
+def _refuse_many(data: LabelledData, unreadable: dict[int, str]) -> None:
+    if len(unreadable) <= MAX_UNREADABLE * len(data.captures):
+        return
+    some = "; ".join(f"{data.captures[i].path} ({why})" for i, why in sorted(unreadable.items())[:10])
+    raise DataError(
+        f"{len(unreadable)} of {len(data.captures)} images cannot be read, more than {MAX_UNREADABLE:.0%}: {some}; "
+        "copy them again or take them out"
+    )

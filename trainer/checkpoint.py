@@ -1,0 +1,67 @@
+"""What a killed training run needs to go on as if nothing had happened: one file, written whole or not at all.
+
+Randomness is not in it: every epoch seeds its generators from (seed, epoch), so an epoch begins the same either way.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contract.errors import SettingsError
+
+FILE = "last.pt"
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """State after `epochs_done` epochs. `identity` is the digest of configuration, data and split.
+
+    `model` and `averaged` are state dicts of `trainer.model.Network` (`averaged` is None without averaging); `best` is
+    the state dict of the epoch that did best on validation, averaged weights where there are any.
+    """
+
+    identity: str
+    epochs_done: int
+    model: dict[str, Any]
+    averaged: dict[str, Any] | None
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    precision: dict[str, Any]
+    best: dict[str, Any]
+    best_epoch: int
+    history: list[dict[str, Any]]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: a kill at any moment leaves the previous checkpoint or this one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{FILE}.partial"
+    with partial.open("wb") as stream:
+        torch.save({"format": FORMAT, **vars(checkpoint)}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(folder / FILE)
+
+
+def load(folder: Path, identity: str) -> Checkpoint | None:
+    """The checkpoint in `folder`, or None if there is none.
+
+    Raises SettingsError if it belongs to another configuration, data or split, or cannot be read.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    advice = "name another folder with --checkpoint, or start anew with --no-resume"
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        state_format = state.pop("format")
+        checkpoint = Checkpoint(**state)
+    except Exception as error:
+        raise SettingsError(f"checkpoint {file}: cannot be read ({type(error).__name__}); {advice}") from error
+    if state_format != FORMAT or checkpoint.identity != identity:
+        raise SettingsError(f"checkpoint {file}: is of another configuration, data or split; {advice}")
+    return checkpoint

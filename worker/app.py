@@ -1,0 +1,24 @@
+"""The Celery application: `celery -A worker.app worker`, or `screen worker`.
+
+Settings and their reasons are in contract/messages.py. Importing this module opens nothing.
+"""
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+
+from contract.logs import configure_logging
+from contract.messages import celery_config
+from contract.settings import get_settings
+from worker.sweeper import SweeperStep
+
+app = Celery("slide-screen", include=["worker.tasks"])
+app.config_from_object(celery_config(get_settings().redis_url))
+app.steps["consumer"].add(SweeperStep)
+
+
+@setup_logging.connect
+def _setup_logging(**_: Any) -> None:
+    settings = get_settings()
+    configure_logging(settings.log_level, settings.log_format)

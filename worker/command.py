@@ -1,0 +1,28 @@
+"""`screen worker`: the short way to start a worker on this machine."""
+
+import os
+import sys
+
+import click
+
+from contract.settings import get_settings
+from db import schema
+from db.engine import open_engine
+
+
+@click.command()
+@click.option("--name", default=None, help="Name of this worker in the logs; by default unique to this process.")
+def worker(name: str | None) -> None:
+    """Start a worker: it screens chunks from Redis until it is told to stop.
+
+    SIGTERM or Ctrl-C: the chunk in hand is finished, then the worker ends. It also looks after chunks that a killed
+    worker left behind. The same as `celery -A worker.app worker`.
+    """
+    settings = get_settings()
+    engine = open_engine(settings.database_url, pooled=False)
+    schema.check(engine)
+    name = name or f"screen-{os.getpid()}"
+    arguments = ["-A", "worker.app", "worker", "--without-gossip", "--without-mingle", "--hostname", f"{name}@%h"]
+    os.execv(  # noqa: S606 - our own interpreter, no shell wanted
+        sys.executable, [sys.executable, "-m", "celery", *arguments, "--loglevel", settings.log_level]
+    )

@@ -1,0 +1,1 @@
+"""One small file per inference engine, behind the protocol in base.py."""

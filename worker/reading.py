@@ -1,0 +1,89 @@
+"""Reading a capture's bytes, once, and only from below the run's archive root.
+
+The bytes that are hashed are the bytes that are decoded. What fails is told apart: a capture that is gone, changed or
+unreadable is rejected; an archive whose storage is away is no capture's fault.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+
+from contract.errors import ArchiveUnavailable, CaptureRejected
+from contract.imaging import MAX_BYTES
+from contract.states import RejectCode
+
+_AWAY = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV})
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureBytes:
+    """A capture's bytes and their sha256, hexadecimal."""
+
+    data: bytes
+    sha256: str
+
+
+def check_archive(root: bytes) -> None:
+    """Raise ArchiveUnavailable where the archive's root is not there: unmounted, most likely."""
+    try:
+        with os.scandir(root) as entries:
+            next(entries, None)
+    except OSError as error:
+        raise ArchiveUnavailable(
+            f"the archive's root cannot be opened ({error.strerror}); mount it again, work goes on by itself"
+        ) from None
+
+
+def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> CaptureBytes:
+    """Read the file `path`, relative to `root`, which had this size and modification time at submit.
+
+    Raises CaptureRejected (missing, changed, not_readable, outside_archive, too_large), whose sentence holds no path,
+    and ArchiveUnavailable.
+    """
+    full = os.path.join(root, path)  # noqa: PTH118 - bytes: names need not be UTF-8
+    try:
+        _refuse_outside(root, full)
+        handle = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise _cannot_open(root, error) from None
+    try:
+        with os.fdopen(handle, "rb") as stream:
+            _check_unchanged(os.fstat(stream.fileno()), size_bytes, modified_ns)
+            data = stream.read(size_bytes + 1)
+    except OSError as error:
+        raise _cannot_open(root, error) from None
+    if len(data) != size_bytes:
+        raise CaptureRejected(RejectCode.CHANGED, f"{size_bytes:,} bytes at submit, another length when read")
+    return CaptureBytes(data, hashlib.sha256(data).hexdigest())
+
+
+def _refuse_outside(root: bytes, full: bytes) -> None:
+    real_root = os.path.realpath(root)
+    if os.path.commonpath([real_root, os.path.realpath(full)]) != real_root:
+        raise CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "the path leads out of the archive; links are not followed")
+
+
+def _check_unchanged(status: os.stat_result, size_bytes: int, modified_ns: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise CaptureRejected(RejectCode.CHANGED, "was a file at submit and is none now; submit the folder again")
+    if status.st_size > MAX_BYTES:
+        raise CaptureRejected(RejectCode.TOO_LARGE, f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
+    if (status.st_size, status.st_mtime_ns) != (size_bytes, modified_ns):
+        raise CaptureRejected(
+            RejectCode.CHANGED, "size or modification time differ from those at submit; submit the folder again"
+        )
+
+
+def _cannot_open(root: bytes, error: OSError) -> Exception:
+    if error.errno in _AWAY:
+        return ArchiveUnavailable(f"the archive's storage does not answer ({error.strerror})")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        check_archive(root)
+        return CaptureRejected(RejectCode.MISSING, "was there at submit and is gone; submit the folder again")
+    if error.errno in (errno.ELOOP, errno.EMLINK):
+        return CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "has become a link; links are not followed")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return CaptureRejected(RejectCode.NOT_READABLE, "the worker's user may not read the file")
+    return ArchiveUnavailable(f"the archive cannot be read ({error.strerror})")
