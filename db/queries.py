@@ -53,9 +53,7 @@ def progress(engine: Engine, run_id: int) -> Progress:
         states: dict[str, int] = dict(
             connection.execute(
                 select(Capture.state, func.count()).where(Capture.run_id == run_id).group_by(Capture.state)
-            )
-            .tuples()
-            .all()
+            ).all()
         )
         cases = connection.execute(
             select(func.count()).select_from(Case).where(Case.run_id == run_id, Case.aggregated_at.is_not(None))

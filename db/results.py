@@ -148,7 +148,7 @@ def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCou
     rows = connection.execute(
         select(Capture.state, func.count()).where(Capture.case_id == case_id).group_by(Capture.state)
     )
-    by_state: dict[str, int] = dict(rows.tuples().all())
+    by_state: dict[str, int] = dict(rows.all())
     return CaseCounts(
         submitted,
         by_state.get(CaptureState.SCREENED, 0),

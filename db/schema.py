@@ -24,7 +24,7 @@ def _config() -> Config:
 def head_revision() -> str:
     """The schema version that this release works with."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None  # noqa: S101 - there is at least one migration
+    assert head is not None
     return head
 
 

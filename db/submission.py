@@ -188,7 +188,7 @@ def _ensure_patients(connection: Connection, external_ids: Sequence[str]) -> dic
             [{"external_id": one, "pseudonymous": False} for one in some],
         )
         rows = connection.execute(select(Patient.external_id, Patient.id).where(Patient.external_id.in_(some)))
-        found |= dict(rows.tuples().all())
+        found |= dict(rows.all())
     return found
 
 

@@ -40,6 +40,7 @@ from trainer.cache import DecodedCaptures
 from trainer.config import Config, to_toml
 from trainer.data import LabelledData
 from trainer.fit import Fitted
+from trainer.fold import folded
 from trainer.graph import BATCH, GraphRunner, export_graph
 from trainer.model import Exportable, Network, parameter_count, round_to_half
 from trainer.progress import bar
@@ -89,8 +90,9 @@ def export_bundle(trained: Trained, out: Path, *, force: bool = False) -> Bundle
 
 
 def _write_files(trained: Trained, folder: Path) -> None:
-    config, network = trained.config, trained.fitted.network
+    config = trained.config
     half = config.export.precision == "half"
+    network = folded(trained.fitted.network, config.image.size)
     if half:
         round_to_half(network)
     exportable = calibrated(trained, network)
@@ -98,7 +100,7 @@ def _write_files(trained: Trained, folder: Path) -> None:
     runner = GraphRunner(folder / MODEL)
     write_golden(trained, exportable, runner, folder)
     if config.export.weights:
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+        save_file({k: v.contiguous() for k, v in trained.fitted.network.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
     (folder / "split.csv").write_text(splits.to_csv(trained.data.captures, trained.split), encoding="utf-8")
     manifest = _manifest(trained, float(exportable.temperature), runner, file_digest(folder / MODEL))

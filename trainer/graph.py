@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from contract.bundle import Outputs
 from contract.errors import ExportError
-from trainer.model import Exportable
+from trainer.model import HALF_MAX, Exportable
 
 OPSET = 20
 HALF_ABOVE = 1024
-"""Elements up to which a weight stays float32 in a half-precision bundle: biases and scales, which weigh nothing."""
+"""Elements up to which a kernel stays float32 in a half-precision bundle; biases always do: they weigh nothing."""
 BATCH = 32
 
 
@@ -64,15 +64,15 @@ def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -
 
 
 def store_half(model: onnx.ModelProto) -> None:
-    """Turn every large float32 initialiser of the graph into float16 and a cast back, in place."""
+    """Turn every large float32 matrix and kernel of the graph into float16 and a cast back, in place."""
     graph = model.graph
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size <= HALF_ABOVE:
+        if tensor.data_type != TensorProto.FLOAT or values.ndim < 2 or values.size <= HALF_ABOVE:
             continue
         name = tensor.name
-        half = values.clip(-65504, 65504).astype(np.float16)
+        half = values.clip(-HALF_MAX, HALF_MAX).astype(np.float16)
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
         casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]

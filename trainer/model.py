@@ -13,6 +13,7 @@ from trainer.augment import to_unit
 from trainer.config import ModelTable
 
 SCRATCH_MEAN, SCRATCH_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+HALF_MAX = 65504.0
 
 
 class Network(nn.Module):
@@ -158,10 +159,11 @@ def _check_head(network: Network, architecture: str) -> None:
 
 
 def round_to_half(network: nn.Module) -> None:
-    """Round every weight in place to the nearest that half precision holds; arithmetic stays float32."""
+    """Round every matrix and kernel in place to the nearest that half precision holds; arithmetic stays float32."""
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(parameter.clamp(-65504, 65504).half().float())
+            if parameter.ndim >= 2:
+                parameter.copy_(parameter.clamp(-HALF_MAX, HALF_MAX).half().float())
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -1,13 +1,12 @@
 """`screen report`: results of a run as table, JSON, CSV or one self-contained HTML file."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import click
 from sqlalchemy import Engine
 
-from contract.errors import ExitCode, UsageError
+from contract.errors import ExitCode
 from contract.settings import get_settings
 from contract.states import Verdict
 from db import schema
@@ -15,6 +14,7 @@ from db.engine import open_engine
 from db.queries import case_results, ended_badly, progress, run_details, run_summaries
 from producer.html_report import render_html
 from producer.output import csv_out, json_out, output_options, plain, stderr, stdout, table
+from producer.truth import is_right, read_truth, truth_option
 from producer.watching import accounting_line
 
 COLUMNS = (
@@ -34,10 +34,7 @@ SHOWN_VERDICT = {
 @click.argument("run", type=int)
 @output_options
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained HTML file.")
-@click.option(
-    "--truth", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A labels.csv (patient, label): shows the true label beside each result.",
-)  # fmt: skip
+@truth_option
 def report(run: int, output: str, html: Path | None, truth: Path | None) -> ExitCode:
     """Results of RUN by patient, the most urgent first, and every capture that ended badly with its reason."""
     database = open_engine(get_settings().database_url)
@@ -127,26 +124,6 @@ def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, st
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def is_right(case: dict[str, Any], label: str) -> bool:
-    """Whether the proposal matches the true label: benign, or ALL with this very subtype."""
-    if case["verdict"] == Verdict.ALL:
-        return bool(case["subtype"] == label)
-    return bool(case["verdict"] == Verdict.BENIGN and label.lower() == "benign")
-
-
-def read_truth(path: Path) -> dict[str, str]:
-    """Patient -> label from a labels.csv. Raises UsageError where its columns are missing or a patient has two."""
-    labels: dict[str, str] = {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = csv.DictReader(stream)
-        if not {"patient", "label"} <= set(rows.fieldnames or ()):
-            raise UsageError(f"{path}: needs the columns patient and label")
-        for row in rows:
-            if labels.setdefault(row["patient"], row["label"]) != row["label"]:
-                raise UsageError(f"{path}: patient {row['patient']} has two labels; correct the file")
-    return labels
 
 
 def write_html(database: Engine, run_id: int, path: Path, truth: dict[str, str] | None = None) -> None:

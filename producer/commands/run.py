@@ -21,6 +21,7 @@ from producer.commands.submit import name_skipped, required_bundle, submit_reque
 from producer.output import stderr
 from producer.publish import publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
+from producer.truth import read_truth, truth_option
 from producer.watching import watch_run
 
 
@@ -35,7 +36,10 @@ from producer.watching import watch_run
     "--worker-log", type=click.Path(path_type=Path, dir_okay=False), default=Path("screening-worker.log"),
     show_default=True, help="The worker's log lines.",
 )  # fmt: skip
-def run(archive: Path, bundle: Path | None, everything: bool, html: Path | None, worker_log: Path) -> ExitCode:
+@truth_option
+def run(
+    archive: Path, bundle: Path | None, everything: bool, html: Path | None, worker_log: Path, truth: Path | None
+) -> ExitCode:
     """Screen ARCHIVE on this machine: Redis, a worker, submit, watch, report, and clean up.
 
     Results go to ./screening.db unless SCREEN_DATABASE_URL says otherwise. If SCREEN_REDIS_URL is set, that Redis is
@@ -49,13 +53,13 @@ def run(archive: Path, bundle: Path | None, everything: bool, html: Path | None,
     schema.upgrade(database)
     submission = write_run(database, submit_request(found, opened, settings, everything=everything))
     run_id = submission.run_id
-    assert run_id is not None  # noqa: S101 - the archive holds captures, so this or an earlier run has them
+    assert run_id is not None
     stderr.print(f"run {run_id}" if submission.created else f"nothing new since run {run_id}", highlight=False)
     if not progress(database, run_id).finished:
         with _services(worker_log) as (redis_url, alive):
             publish_chunks(redis_url, database, submission.chunk_ids)
             watch_run(database, run_id, alive)
-    return _report(database, run_id, html)
+    return _report(database, run_id, html, read_truth(truth) if truth else None)
 
 
 @contextlib.contextmanager
@@ -70,9 +74,9 @@ def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
         yield redis_url, lambda: check_alive(worker, worker_log)
 
 
-def _report(database: Engine, run_id: int, html: Path | None) -> ExitCode:
-    code = print_report(database, run_id)
+def _report(database: Engine, run_id: int, html: Path | None, truth: dict[str, str] | None) -> ExitCode:
+    code = print_report(database, run_id, truth)
     if html is not None:
-        write_html(database, run_id, html)
+        write_html(database, run_id, html, truth)
         stderr.print(f"report: {html}", highlight=False)
     return code

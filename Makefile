@@ -1,0 +1,63 @@
+# `make` alone lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+LIGHT := .venv
+DEV := .venv-dev
+BUNDLE := bundles/demo.bundle
+TRAINING := demo-training
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports pytest faults demo-bundle lock format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(LIGHT)/.installed ## screen synthetic captures of 12 patients with the demo bundle; needs nothing but Python 3.11
+	$(LIGHT)/bin/python -m producer.demo --bundle $(BUNDLE) --out demo-output
+
+test: lint types imports pytest ## lint, types, import contract, and all tests
+
+lint: $(DEV)/.installed
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+
+types: $(DEV)/.installed
+	$(DEV)/bin/mypy
+
+imports: $(DEV)/.installed
+	$(DEV)/bin/lint-imports
+
+pytest: $(DEV)/.installed $(LIGHT)/.installed
+	$(DEV)/bin/python -m pytest
+
+demo-bundle: $(DEV)/.installed ## train the demo bundle anew: an hour or two on 2 cores
+	$(DEV)/bin/screen synth $(TRAINING)/captures --patients 480 --captures 40 --seed 2025
+	$(DEV)/bin/screen train $(TRAINING)/captures --recipe demo --out $(BUNDLE) --force \
+		--cache $(TRAINING)/cache --checkpoint $(TRAINING)/checkpoint
+
+lock: $(DEV)/.installed ## resolve the dependencies anew into requirements/
+	$(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --upgrade pyproject.toml -o requirements/base.txt
+	$(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --upgrade --extra train --extra dev -c requirements/base.txt pyproject.toml -o requirements/dev.txt
+
+format: $(DEV)/.installed ## format the code and mend what ruff can mend
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+
+clean: ## remove environments, caches and the demo's output; the demo bundle stays
+	rm -rf $(LIGHT) $(DEV) demo-output demo-training .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+# The light environment: CLI and CPU worker, no torch. The development environment adds trainer and tests.
+$(LIGHT)/.installed: requirements/base.txt pyproject.toml
+	$(call environment,$(LIGHT),requirements/base.txt)
+
+$(DEV)/.installed: requirements/dev.txt pyproject.toml
+	$(call environment,$(DEV),requirements/dev.txt)
+
+define environment
+	@echo "making the environment $(1) from $(2)"
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r $(2)
+	@$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+endef

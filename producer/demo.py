@@ -1,0 +1,85 @@
+"""`make demo`: the main job from nothing, with the commands that a user would type, and a check of what came out."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from producer.output import stderr
+from producer.truth import is_right, read_truth
+
+PATIENTS, CAPTURES, SEED = 12, 24, 7
+"""The demo bundle was trained on captures of another seed: none of these patients is among them."""
+ENOUGH_RIGHT = 10
+
+
+@click.command()
+@click.option("--bundle", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def demo(bundle: Path, out: Path) -> None:
+    """Draw captures of 12 patients, screen them with BUNDLE, and compare the results with the truth."""
+    out.mkdir(parents=True, exist_ok=True)
+    captures, html = out / "captures", out / "report.html"
+    os.environ["SCREEN_DATABASE_URL"] = f"sqlite:///{out / 'screening.db'}"
+    os.environ.pop("SCREEN_REDIS_URL", None)
+    labels = _screen("synth", captures, "--patients", PATIENTS, "--captures", CAPTURES, "--seed", SEED).strip()
+    _screen(
+        "run", captures, "--bundle", bundle, "--truth", labels, "--html", html,
+        "--worker-log", out / "worker.log", show=True,
+    )  # fmt: skip
+    run = json.loads(_screen("status", "--json"))[0]["run_id"]
+    faults = check(json.loads(_screen("report", run, "--json")), read_truth(Path(labels)))
+    for fault in faults:
+        stderr.print(f"[bold red]{fault}[/]")
+    _say_what_next(run, html)
+    sys.exit(1 if faults else 0)
+
+
+def check(report: dict[str, Any], truth: dict[str, str]) -> list[str]:
+    """What is wrong with the demo's report: captures that are unaccounted for, patients called wrong."""
+    run = report["run"]
+    faults = []
+    if run["submitted"] != run["screened"] + run["rejected"] + run["quarantined"] or run["finished_at"] is None:
+        faults.append("not every capture is accounted for")
+    if run["submitted"] != PATIENTS * CAPTURES:
+        faults.append(f"{run['submitted']} captures submitted, {PATIENTS * CAPTURES} expected")
+    right = sum(is_right(case, truth[case["patient"]]) for case in report["cases"])
+    stderr.print(f"{right} of {len(truth)} patients called right")
+    if right < ENOUGH_RIGHT:
+        faults.append(f"at least {ENOUGH_RIGHT} should be")
+    return faults
+
+
+def _screen(*arguments: object, show: bool = False) -> str:
+    """Run `screen ARGUMENTS`, named on stderr; returns its stdout, shown as well if `show`."""
+    words = [str(argument) for argument in arguments]
+    stderr.print(f"[dim]$ screen {shlex.join(words)}[/]", highlight=False, soft_wrap=True)
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "producer.cli", *words], stdout=None if show else subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout or ""
+
+
+def _say_what_next(run: int, html: Path) -> None:
+    database = os.environ["SCREEN_DATABASE_URL"]
+    stderr.print(
+        f"\nThe report, with the captures behind each result: [bold]{html}[/]\n"
+        "Next, perhaps:\n"
+        f"  export SCREEN_DATABASE_URL={database} PATH=$PWD/.venv/bin:$PATH\n"
+        f"  screen report {run} --csv\n"
+        f"  screen status\n"
+        "  screen run FOLDER --bundle bundles/demo.bundle   # a folder of yours; this bundle knows only drawings",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,36 @@
+"""True labels beside the results, where somebody knows them: in the demo, or on a reviewed archive."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import click
+
+from contract.errors import UsageError
+from contract.states import Verdict
+
+truth_option = click.option(
+    "--truth",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A labels.csv with the columns patient and label: shows the true label beside each result.",
+)
+
+
+def is_right(case: dict[str, Any], label: str) -> bool:
+    """Whether the proposal matches the true label: benign, or ALL with this very subtype."""
+    if case["verdict"] == Verdict.ALL:
+        return bool(case["subtype"] == label)
+    return bool(case["verdict"] == Verdict.BENIGN and label.lower() == "benign")
+
+
+def read_truth(path: Path) -> dict[str, str]:
+    """Patient -> label from a labels.csv. Raises UsageError where its columns are missing or a patient has two."""
+    labels: dict[str, str] = {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream)
+        if not {"patient", "label"} <= set(rows.fieldnames or ()):
+            raise UsageError(f"{path}: needs the columns patient and label")
+        for row in rows:
+            if labels.setdefault(row["patient"], row["label"]) != row["label"]:
+                raise UsageError(f"{path}: patient {row['patient']} has two labels; correct the file")
+    return labels

@@ -1,0 +1,98 @@
+"""Servers are real processes on free ports, started once per test session and stopped at its end.
+
+`database` gives every test that asks for it a database of its own on SQLite and again on PostgreSQL, built by the
+real migrations.
+"""
+
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+
+from contract.bundle import Bundle
+from contract.settings import get_settings
+from db import schema
+from db.engine import open_engine
+from tests.support.bundles import colour_bundle
+from tests.support.commands import Environment
+from tests.support.servers import RedisServer, postgresql
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SCREEN_") and name != "SCREEN_REAL_CAPTURES"]:
+        monkeypatch.delenv(name)
+    get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of the PostgreSQL server's maintenance database."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a Unix socket's path must be short
+    try:
+        with postgresql(folder) as url:
+            yield url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> Iterator[str]:
+    """URL of an empty PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = create_engine(postgres.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield postgres.replace("/postgres?", f"/{name}?")
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database, SQLite and then PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'screening.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Engine]:
+    """A database with this release's schema, SQLite and then PostgreSQL."""
+    engine = open_engine(database_url)
+    schema.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that tells captures apart by their colour."""
+    return colour_bundle(tmp_path_factory.mktemp("bundle") / "colours.bundle")
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, that it may kill."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = RedisServer(folder, port).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, database_url: str, redis_server: RedisServer) -> Environment:
+    """For commands as processes, on either database and a Redis of the test's own."""
+    return Environment(tmp_path, database_url, redis_server.url)

@@ -1,0 +1,146 @@
+"""Leases: who may screen a chunk, until when, and what happens to one that nobody survives."""
+
+import pytest
+from sqlalchemy import Engine, select, update
+
+from contract.bundle import Bundle
+from contract.errors import LeaseLost
+from contract.states import CaptureState, CaseState, ChunkState
+from db.chunks import claim, heartbeat, mark_published, release, sweep
+from db.clock import db_now
+from db.engine import reading, writing
+from db.models import Capture, Case, Chunk, Event, ReportQueue, Run
+from db.results import finish_chunk
+from tests.support.runs import claimed, outcome, states, submitted
+
+
+def end_lease(database: Engine, chunk_id: int) -> None:
+    """As if the time had passed."""
+    with writing(database) as connection:
+        connection.execute(update(Chunk).where(Chunk.id == chunk_id).values(lease_until=db_now(-1)))
+
+
+def try_claim(database: Engine, chunk_id: int, max_attempts: int = 3) -> object:
+    return claim(database, chunk_id, worker="w2", lease_seconds=60, max_attempts=max_attempts)
+
+
+def test_a_leased_chunk_cannot_be_claimed_until_its_lease_is_over(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    claimed(database, chunk_id)
+    assert try_claim(database, chunk_id) is None
+    end_lease(database, chunk_id)
+    assert try_claim(database, chunk_id) is not None
+
+
+def test_a_done_chunk_is_never_claimed_again(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    lease = claimed(database, chunk_id)
+    finish_chunk(database, lease, outcome(lease))
+    assert try_claim(database, chunk_id) is None
+    assert try_claim(database, 999_999) is None
+
+
+def test_a_lease_carries_what_the_worker_needs(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 2).chunk_ids
+    lease = claimed(database, chunk_id)
+    assert (lease.root, lease.bundle_digest, lease.attempt) == (b"/a", bundle.digest, 1)
+    assert lease.bundle_path == str(bundle.path)
+    assert [(one.path, one.size_bytes, one.modified_ns) for one in lease.captures] == [
+        (b"P000/000.jpg", 100, 1), (b"P000/001.jpg", 100, 1),
+    ]  # fmt: skip
+
+
+def test_a_late_worker_may_not_write_after_another_has_claimed(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    late = claimed(database, chunk_id, worker="late")
+    end_lease(database, chunk_id)
+    owner = claimed(database, chunk_id, worker="owner")
+    with pytest.raises(LeaseLost):
+        heartbeat(database, late, 60)
+    with pytest.raises(LeaseLost):
+        finish_chunk(database, late, outcome(late, 0.1))
+    assert set(_capture_states(database)) == {CaptureState.PENDING}
+    finish_chunk(database, owner, outcome(owner, 0.9))
+    with pytest.raises(LeaseLost):
+        finish_chunk(database, late, outcome(late, 0.1))
+    with reading(database) as connection:
+        assert connection.execute(select(Case.score)).scalar_one() == pytest.approx(0.9)
+
+
+def test_a_heartbeat_keeps_a_lease_alive(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    lease = claimed(database, chunk_id)
+    end_lease(database, chunk_id)
+    heartbeat(database, lease, 60)
+    assert try_claim(database, chunk_id) is None
+
+
+def test_a_chunk_given_back_is_swept_up_at_once(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    mark_published(database, [chunk_id])
+    release(database, claimed(database, chunk_id), count_attempt=False)
+    assert sweep(database, waiting_messages=1, republish_seconds=600) == [chunk_id]
+    assert claimed(database, chunk_id).attempt == 1
+    assert sweep(database, waiting_messages=0, republish_seconds=0) == []
+
+
+def test_the_sweeper_takes_back_only_leases_that_are_over(database: Engine, bundle: Bundle) -> None:
+    first, second = submitted(database, bundle, 2, 4).chunk_ids
+    mark_published(database, [first, second])
+    claimed(database, first)
+    claimed(database, second)
+    end_lease(database, second)
+    assert sweep(database, waiting_messages=0, republish_seconds=600) == [second]
+    assert states(database, Chunk) == {first: ChunkState.LEASED, second: ChunkState.PENDING}
+
+
+def test_messages_lost_in_redis_are_sent_again_only_when_redis_holds_too_few(database: Engine, bundle: Bundle) -> None:
+    chunk_ids = submitted(database, bundle, 4, 4).chunk_ids
+    mark_published(database, chunk_ids)
+    with writing(database) as connection:
+        connection.execute(update(Chunk).values(published_at=db_now(-120)))
+    assert sweep(database, waiting_messages=4, republish_seconds=60) == []  # a long queue, nothing is lost
+    assert sorted(sweep(database, waiting_messages=0, republish_seconds=60)) == chunk_ids
+    assert sweep(database, waiting_messages=0, republish_seconds=60) == []  # sent just now: give it time
+
+
+def test_a_chunk_that_kills_its_workers_is_halved_until_the_guilty_capture_is_alone(
+    database: Engine, bundle: Bundle
+) -> None:
+    run = submitted(database, bundle, patients=2, captures=4, chunk_size=8)
+    with reading(database) as connection:
+        guilty = connection.execute(select(Capture.id).where(Capture.path == b"P001/002.jpg")).scalar_one()
+    deaths = 0
+    while pending := sweep(database, waiting_messages=0, republish_seconds=0):
+        for chunk_id in pending:
+            lease = claim(database, chunk_id, worker="w", lease_seconds=60, max_attempts=3)
+            if lease is None:
+                continue
+            if guilty in [one.id for one in lease.captures]:
+                deaths += 1
+                end_lease(database, chunk_id)  # the worker is gone
+            else:
+                finish_chunk(database, lease, outcome(lease))
+    assert deaths == 3 * 4  # chunks of 8, 4, 2 and 1
+    with reading(database) as connection:
+        bad = connection.execute(select(Capture.id, Capture.reason).where(Capture.state == "quarantined")).all()
+        assert [row.id for row in bad] == [guilty]
+        assert "3 times" in bad[0].reason
+        cases = connection.execute(select(Case.state, Case.screened, Case.quarantined).order_by(Case.id)).all()
+        assert [tuple(case) for case in cases] == [(CaseState.AGGREGATED, 4, 0), (CaseState.AGGREGATED, 3, 1)]
+        assert connection.execute(select(ReportQueue.run_id)).scalars().all() == [run.run_id] * 2
+        kinds = connection.execute(select(Event.kind).order_by(Event.id)).scalars().all()
+        assert kinds == ["submitted", "halved", "halved", "halved", "quarantined"]
+
+
+def test_chunks_of_a_cancelled_run_are_neither_claimed_nor_swept(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    with writing(database) as connection:
+        connection.execute(update(Run).values(cancelled_at=db_now()))
+    assert try_claim(database, chunk_id) is None
+    assert sweep(database, waiting_messages=0, republish_seconds=0) == []
+
+
+def _capture_states(database: Engine) -> list[str]:
+    with reading(database) as connection:
+        return list(connection.execute(select(Capture.state)).scalars())

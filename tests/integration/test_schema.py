@@ -1,0 +1,78 @@
+"""The migrations build what the models say, on both databases; other schema versions are refused."""
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import CheckConstraint, Engine, inspect, text
+
+from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsError
+from db import schema
+from db.engine import open_engine, reading, writing
+from db.models import Base
+
+
+def test_the_migrations_build_exactly_the_models(database: Engine) -> None:
+    with reading(database) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_check_constraints_of_the_models_are_in_the_database(database: Engine) -> None:
+    inspector = inspect(database)
+    for table in Base.metadata.tables.values():
+        wanted = {str(c.name) for c in table.constraints if isinstance(c, CheckConstraint)}
+        assert {c["name"] for c in inspector.get_check_constraints(table.name)} == wanted, table.name
+
+
+def test_the_views_for_people_exist(database: Engine) -> None:
+    assert {"run_summary", "case_results", "review_queue"} <= set(inspect(database).get_view_names())
+
+
+def test_upgrading_twice_changes_nothing(database: Engine) -> None:
+    assert schema.upgrade(database) == (schema.head_revision(), schema.head_revision())
+
+
+def test_a_database_without_tables_is_refused_with_the_next_step(database_url: str) -> None:
+    with pytest.raises(DatabaseVersionError, match="screen db upgrade"):
+        schema.check(open_engine(database_url))
+
+
+def test_a_database_of_a_newer_release_is_refused_and_left_alone(database: Engine) -> None:
+    with writing(database) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for refuse in (schema.check, schema.upgrade):
+        with pytest.raises(DatabaseVersionError, match="newer"):
+            refuse(database)
+    with reading(database) as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
+def test_a_failed_upgrade_leaves_nothing_behind(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(database_url)
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "head_revision", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            schema.upgrade(engine)
+    assert inspect(engine).get_table_names() == []
+    schema.upgrade(engine)
+    schema.check(engine)
+
+
+def test_a_database_out_of_reach_is_said_to_be(tmp_path: Path) -> None:
+    for url in (f"sqlite:///{tmp_path}/nowhere/screening.db", "postgresql://nobody@127.0.0.1:1/none"):
+        with pytest.raises(DatabaseUnavailable, match="SCREEN_DATABASE_URL"):
+            schema.check(open_engine(url))
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "sqlite:///:memory:", "not a url"])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="SCREEN_DATABASE_URL"):
+        open_engine(url)
+
+
+def test_sqlite_runs_in_wal_with_foreign_keys(tmp_path: Path) -> None:
+    with reading(open_engine(f"sqlite:///{tmp_path}/x.db")) as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1

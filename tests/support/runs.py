@@ -1,0 +1,50 @@
+"""Runs in the database without files: for tests of what the database layer does."""
+
+from sqlalchemy import Engine, select
+
+from contract.bundle import Bundle
+from contract.outcomes import ChunkOutcome, Rejected, Screened
+from contract.states import RejectCode
+from db.chunks import claim
+from db.engine import reading
+from db.lease import Lease
+from db.models import Case, Chunk
+from db.submission import FoundCapture, Submission, SubmitRequest, submit
+
+
+def found(patient: str, *names: str, size: int = 100, modified: int = 1) -> list[FoundCapture]:
+    return [FoundCapture(f"{patient}/{name}".encode(), patient.encode(), size, modified) for name in names]
+
+
+def request(
+    bundle: Bundle, captures: list[FoundCapture], *, chunk_size: int = 4, everything: bool = False, root: bytes = b"/a"
+) -> SubmitRequest:
+    return SubmitRequest(root, bundle, captures, {}, chunk_size, "test", everything)
+
+
+def submitted(database: Engine, bundle: Bundle, patients: int, captures: int, *, chunk_size: int = 4) -> Submission:
+    files = [one for p in range(patients) for one in found(f"P{p:03d}", *(f"{c:03d}.jpg" for c in range(captures)))]
+    return submit(database, request(bundle, files, chunk_size=chunk_size))
+
+
+def claimed(database: Engine, chunk_id: int, *, worker: str = "w1", lease_seconds: float = 60) -> Lease:
+    lease = claim(database, chunk_id, worker=worker, lease_seconds=lease_seconds, max_attempts=3)
+    assert lease is not None
+    return lease
+
+
+def outcome(lease: Lease, p_all: float = 0.9, *, rejected: int = 0) -> ChunkOutcome:
+    """The first `rejected` captures of the lease are rejected, the others screened as Pro with this P(ALL)."""
+    probabilities = [1 - p_all, 0.0, 0.0, p_all]
+    bad, good = lease.captures[:rejected], lease.captures[rejected:]
+    return ChunkOutcome(
+        [Screened(one.id, "0" * 64, "Pro", p_all, p_all, probabilities, None, 96, 80) for one in good],
+        [Rejected(one.id, RejectCode.TRUNCATED, "the file ends before its image does", None) for one in bad],
+        "test/float32",
+        {"total": 0.0},
+    )  # fmt: skip
+
+
+def states(database: Engine, model: type[Chunk] | type[Case]) -> dict[int, str]:
+    with reading(database) as connection:
+        return dict(connection.execute(select(model.id, model.state)).all())

@@ -1,0 +1,183 @@
+"""Nucleated cells, each drawn on its own patch as amounts of three stains."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from trainer.synth.kinds import ANATOMY, NEUTROPHIL_DIAMETER, Anatomy, Kind
+from trainer.synth.seeds import between
+from trainer.synth.shapes import Plane, around, bump, noise, outline, ridge, segment_distance, soft
+
+MARGIN = 12
+"""Room in px around a cell on its patch, for blebs and waves."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A drawn cell: amounts of eosin, chromatin stain and methylene blue, and how much it covers; each [S, S]."""
+
+    eosin: Plane
+    chromatin: Plane
+    blue: Plane
+    cover: Plane
+
+
+@dataclass(frozen=True)
+class _Nucleus:
+    """Depth inside the nuclear outline in px, its soft mask and its density; each [S, S]."""
+
+    depth: Plane
+    mask: Plane
+    density: Plane
+    nucleoli: Plane
+
+
+def cell_diameter(rng: np.random.Generator, kind: Kind) -> float:
+    """A diameter in px for a cell of that kind."""
+    return between(rng, NEUTROPHIL_DIAMETER if kind is Kind.NEUTROPHIL else ANATOMY[kind].diameter)
+
+
+def draw_cell(rng: np.random.Generator, kind: Kind, diameter: float) -> Patch:
+    """Draw a cell of that kind, `diameter` px across."""
+    if kind is Kind.NEUTROPHIL:
+        return _neutrophil(rng, diameter)
+    return _mononuclear(rng, ANATOMY[kind], diameter)
+
+
+def _patch_size(diameter: float) -> int:
+    return int(diameter * 1.12) + 2 * MARGIN
+
+
+def _mononuclear(rng: np.random.Generator, anatomy: Anatomy, diameter: float) -> Patch:
+    size, radius = _patch_size(diameter), diameter / 2
+    share = between(rng, anatomy.nucleus)
+    direction = between(rng, (0, 2 * np.pi))
+    offset = between(rng, anatomy.eccentricity) * radius * (1 - share) * 0.85
+    dx, dy = round(offset * np.cos(direction)), round(offset * np.sin(direction))
+
+    nucleus = _nucleus(rng, anatomy, size, radius * share, (dx, dy))
+    distance, angle = around(size)
+    edge = outline(rng, anatomy.cell_waviness) * np.float32(radius)
+    for _ in range(rng.integers(1, 5)):
+        edge += bump(between(rng, (0, 2 * np.pi)), between(rng, (0.15, 0.4))) * radius * between(rng, anatomy.blebs)
+    depth = np.maximum(edge[angle] - distance, nucleus.depth + 1.5)
+    cover = soft(depth, 3.0)
+    blue = _cytoplasm(rng, anatomy, depth, nucleus)
+    blue = blue * cover * _vacuoles(rng, anatomy, size, radius, share, direction)
+    return Patch(np.zeros_like(blue), nucleus.density + 0.05 * cover, blue, cover)
+
+
+def _cytoplasm(rng: np.random.Generator, anatomy: Anatomy, depth: Plane, nucleus: _Nucleus) -> Plane:
+    """Methylene blue [S, S]: deeper at the membrane, paler beside the nucleus, mottled; also tints nucleoli."""
+    size = depth.shape[0]
+    amount = between(rng, anatomy.cytoplasm)
+    mottle = 1 + 0.12 * noise(rng, (size, size), 9) + 0.06 * noise(rng, (size, size), 3)
+    zones = 1 + 0.35 * ridge(depth - 3, 5.0) - 0.25 * ridge(nucleus.depth + 4, 5.0)
+    inside = 1 - 0.6 * nucleus.mask
+    return np.asarray(amount * mottle * zones * inside + 0.22 * nucleus.nucleoli, dtype=np.float32)
+
+
+def _vacuoles(
+    rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, share: float, direction: float
+) -> Plane:
+    """Factor [S, S] that empties small round holes, most of them on the side away from the nucleus."""
+    keep = np.ones((size, size), dtype=np.float32)
+    for _ in range(rng.choice(len(anatomy.vacuoles), p=anatomy.vacuoles)):
+        way, out = direction + np.pi + rng.normal(0, 0.8), radius * (1 + share) / 2
+        distance, _angle = around(size, round(out * np.cos(way)), round(out * np.sin(way)))
+        keep *= 1 - 0.85 * soft(between(rng, (3.0, 5.0)) - distance, 2.5)
+    return keep
+
+
+def _nucleus(
+    rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, centre: tuple[int, int]
+) -> _Nucleus:
+    """A nucleus of `radius` px around `centre`, relative to the patch's."""
+    distance, angle = around(size, *centre)
+    edge = outline(rng, anatomy.nuclear_waviness)
+    folds = np.zeros((size, size), dtype=np.float32)
+    for _ in range(rng.choice(len(anatomy.clefts), p=anatomy.clefts)):
+        way, deep = between(rng, (0, 2 * np.pi)), between(rng, anatomy.cleft_depth)
+        edge -= bump(way, between(rng, (0.16, 0.34))) * np.float32(deep)
+        folds = np.maximum(folds, _fold(rng, size, radius, centre, way, deep))
+    depth = edge[angle] * np.float32(radius) - distance
+    mask = soft(depth, 2.6)
+    spots, rims = _nucleoli(rng, anatomy, size, radius, centre)
+    texture = _chromatin(rng, anatomy, size) + 0.12 * ridge(depth - 2, 3.0) + 0.22 * rims
+    texture *= (1 - spots) * (1 - 0.45 * folds)
+    density = np.clip(texture, 0.12, None) * mask * np.float32(between(rng, anatomy.chromatin))
+    return _Nucleus(depth, mask, density, spots * mask)
+
+
+def _chromatin(rng: np.random.Generator, anatomy: Anatomy, size: int) -> Plane:
+    """Relative density [S, S] around 1: clumps with rather sharp borders, and grain."""
+    clumps = np.tanh(1.6 * noise(rng, (size, size), between(rng, anatomy.clump_size)))
+    grain = noise(rng, (size, size), 3.2)
+    contrast, fine = between(rng, anatomy.clump_contrast), between(rng, anatomy.grain_contrast)
+    return np.asarray(1 + contrast * clumps + fine * grain, dtype=np.float32)
+
+
+def _fold(
+    rng: np.random.Generator, size: int, radius: float, centre: tuple[int, int], way: float, deep: float
+) -> Plane:
+    """Pale crease [S, S] that runs on from a cleft into the nucleus."""
+    outer, inner = radius * (1 - deep * 0.8), radius * between(rng, (0.1, 0.4))
+    bend = way + between(rng, (-0.5, 0.5))
+    start = (centre[0] + outer * np.cos(way), centre[1] + outer * np.sin(way))
+    end = (centre[0] + inner * np.cos(bend), centre[1] + inner * np.sin(bend))
+    return ridge(segment_distance(size, start, end), between(rng, (2.0, 3.5)))
+
+
+def _nucleoli(
+    rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, centre: tuple[int, int]
+) -> tuple[Plane, Plane]:
+    """Share of chromatin missing in nucleoli [S, S], and the rims of chromatin that surround them."""
+    spots = np.zeros((size, size), dtype=np.float32)
+    rims = np.zeros_like(spots)
+    count = int(rng.choice(len(anatomy.nucleoli), p=anatomy.nucleoli))
+    first = between(rng, (0, 2 * np.pi))
+    for index in range(count):
+        way = first + index * 2 * np.pi / count + rng.normal(0, 0.25)
+        out = radius * (between(rng, (0.05, 0.45)) if count == 1 else between(rng, (0.36, 0.55)))
+        x, y = round(centre[0] + out * np.cos(way)), round(centre[1] + out * np.sin(way))
+        distance, angle = around(size, x, y)
+        half = between(rng, anatomy.nucleolus_diameter) / 2 * (0.88 if count == 3 else 1.0)
+        depth = outline(rng, 0.05)[angle] * np.float32(half) - distance
+        clarity = between(rng, anatomy.nucleolus_clarity)
+        spots = np.maximum(spots, clarity * soft(depth, 4.0))
+        rims = np.maximum(rims, clarity * ridge(depth + 2.5, 2.5))
+    return spots, rims
+
+
+def _neutrophil(rng: np.random.Generator, diameter: float) -> Patch:
+    """A segmented nucleus in pinkish cytoplasm with fine granules."""
+    size, radius = _patch_size(diameter), diameter / 2
+    distance, angle = around(size)
+    cover = soft((outline(rng, 0.02) * np.float32(radius))[angle] - distance, 3.0)
+    depth = _lobes(rng, size, radius)
+    mask = soft(depth, 3.0)
+    chromatin = 1 + 0.2 * np.tanh(1.5 * noise(rng, (size, size), 13)) + 0.12 * ridge(depth - 2, 3.0)
+    granules = np.clip(noise(rng, (size, size), 2.6) - 0.5, 0, 1.5)
+    cytoplasm = cover * (1 - mask)
+    eosin = cytoplasm * (0.24 + 0.12 * granules + 0.03 * noise(rng, (size, size), 12))
+    purple = cytoplasm * (0.06 + 0.09 * granules) + mask * chromatin * np.float32(between(rng, (1.0, 1.15)))
+    return Patch(*(np.asarray(one, dtype=np.float32) for one in (eosin, purple, 0.03 * cover, cover)))
+
+
+def _lobes(rng: np.random.Generator, size: int, radius: float) -> Plane:
+    """Depth [S, S] in px inside three to five lobes along an arc, joined by strands."""
+    count, start = int(rng.integers(3, 6)), between(rng, (0, 2 * np.pi))
+    step = between(rng, (1.15, 1.45)) * 3.6 / count
+    depth = np.full((size, size), -99, dtype=np.float32)
+    previous: tuple[float, float] | None = None
+    for index in range(count):
+        way, out = start + index * step, radius * between(rng, (0.40, 0.54))
+        x, y = out * np.cos(way), out * np.sin(way)
+        distance, angle = around(size, round(x), round(y))
+        lobe = outline(rng, 0.09, highest=3) * np.float32(radius * between(rng, (0.25, 0.33)) * (4 / count) ** 0.35)
+        depth = np.maximum(depth, lobe[angle] - distance)
+        if previous is not None:
+            depth = np.maximum(depth, between(rng, (2.0, 5.0)) - segment_distance(size, previous, (x, y)))
+        previous = (x, y)
+    return np.asarray(cv2.GaussianBlur(depth, (0, 0), 1.5), dtype=np.float32)

@@ -1,0 +1,27 @@
+"""Where every random number comes from: a seed, a patient and a capture, never the order of the work."""
+
+import numpy as np
+
+PATIENT, LABELS = 0, 1
+"""First number of the spawn key: what the generator is for."""
+
+
+def patient_rng(seed: int, patient: int) -> np.random.Generator:
+    """Generator of the parameters that a patient's captures share."""
+    return np.random.default_rng(np.random.SeedSequence([seed, patient], spawn_key=(PATIENT,)))
+
+
+def block_rng(seed: int, block: int) -> np.random.Generator:
+    """Generator of the order of labels in one block of patients."""
+    return np.random.default_rng(np.random.SeedSequence([seed, block], spawn_key=(LABELS,)))
+
+
+def capture_rngs(seed: int, patient: int, capture: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Two generators of a capture: one for what is in it and where, one for drawing it."""
+    plan, pixels = np.random.SeedSequence([seed, patient, capture]).spawn(2)
+    return np.random.default_rng(plan), np.random.default_rng(pixels)
+
+
+def between(rng: np.random.Generator, limits: tuple[float, float]) -> float:
+    """A number drawn evenly between two limits."""
+    return float(rng.uniform(limits[0], limits[1]))

@@ -1,0 +1,64 @@
+"""Erythrocytes and platelets, the cells without a nucleus."""
+
+import cv2
+import numpy as np
+
+from trainer.synth import PIXELS_PER_UM
+from trainer.synth.cells import Patch
+from trainer.synth.seeds import between
+from trainer.synth.shapes import Plane, around, noise, outline, ridge, soft
+
+RED_DIAMETER = 7.2 * PIXELS_PER_UM
+SPRITE = 132
+"""Side of an erythrocyte's patch, px."""
+_C0, _C2, _C4, _THICKEST = 0.81, 7.83, -4.39, 2.57
+"""Thickness of an erythrocyte in µm, sqrt(1-r²)(C0 + C2 r² + C4 r⁴): Evans & Fung, Microvascular Research 4 (1972)."""
+
+
+def red_sprites(rng: np.random.Generator, count: int, pallor: float, shape: float) -> list[Plane]:
+    """Erythrocytes to draw from: each [SPRITE, SPRITE], 1 at the thickest place.
+
+    `pallor` 0 to 1 is how pale their centres are, `shape` the relative amplitude of irregular outlines.
+    """
+    return [_red_cell(rng, pallor, shape) for _ in range(count)]
+
+
+def _red_cell(rng: np.random.Generator, pallor: float, shape: float) -> Plane:
+    odd = rng.random()
+    waves = shape * (2.6 if odd < 0.10 else 1.0)
+    hollow = float(np.clip(pallor + rng.normal(0, 0.12), 0, 1)) * (0.15 if odd > 0.93 else 1.0)
+    distance, angle = around(SPRITE)
+    edge = outline(rng, waves, highest=5) * np.float32(RED_DIAMETER / 2)
+    depth = edge[angle] - distance
+    shift = rng.integers(-3, 4, size=2)
+    inner, _ = around(SPRITE, int(shift[0]), int(shift[1]))
+    r2 = np.clip(inner / edge[angle], 0, 1) ** 2
+    biconcave = np.sqrt(np.clip(1 - r2, 0, 1)) * (_C0 + _C2 * r2 + _C4 * r2 * r2) / _THICKEST
+    dome = 0.86 + 0.12 * r2
+    profile = (hollow * np.maximum(biconcave, 0.72 * (r2 > 0.6)) + (1 - hollow) * dome) * soft(depth, 3.4)
+    texture = 1 + 0.03 * noise(rng, (SPRITE, SPRITE), 14) + 0.015 * noise(rng, (SPRITE, SPRITE), 4)
+    rim = 0.10 * ridge(depth - 2.5, 2.6) - 0.07 * ridge(depth + 4, 3.0)
+    return np.asarray(profile * texture + rim, dtype=np.float32)
+
+
+def turned(rng: np.random.Generator, sprite: Plane, scale: float) -> Plane:
+    """The sprite turned by any angle, scaled and slightly squeezed."""
+    angle, squeeze = between(rng, (0, 2 * np.pi)), float(np.clip(rng.normal(1, 0.045), 0.86, 1.14))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = np.diag([scale * squeeze, scale / squeeze]) @ turn
+    middle = np.full(2, (SPRITE - 1) / 2)
+    matrix = np.column_stack([linear, middle - linear @ middle])
+    return np.asarray(cv2.warpAffine(sprite, matrix, (SPRITE, SPRITE), flags=cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def draw_platelet(rng: np.random.Generator, diameter: float) -> Patch:
+    """A platelet: pale blue-grey body, purple granules crowded in the middle."""
+    size = int(diameter * 1.4) + 14
+    distance, angle = around(size)
+    edge = outline(rng, 0.09) * np.float32(diameter / 2)
+    depth = edge[angle] - distance
+    cover = soft(depth, 4.0)
+    middle = np.clip(depth / (diameter * 0.30), 0, 1)
+    granules = np.clip(0.5 + 0.8 * noise(rng, (size, size), 4.0), 0, 1.6)
+    purple = cover * (0.13 + middle * granules * between(rng, (0.35, 0.55)))
+    return Patch(*(np.asarray(one, dtype=np.float32) for one in (0.06 * cover, purple, 0.14 * cover, cover)))

@@ -1,0 +1,145 @@
+"""What a patient's captures share: stain, light, focus, density and size of cells. None of it knows the label.
+
+Colours are optical densities: light that passes amounts c of stains with absorption vectors v is white * exp(-c·v)
+(Beer-Lambert), so cells that overlap are darker.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.synth import HEIGHT, WIDTH
+from trainer.synth.kinds import LABELS
+from trainer.synth.seeds import between, block_rng, patient_rng
+from trainer.synth.shapes import Plane, noise
+from trainer.synth.small import red_sprites
+
+METHYLENE_BLUE = np.array([0.8348, 0.5136, 0.1963])
+EOSIN = np.array([0.0928, 0.9541, 0.2831])
+"""Absorption of R, G, B in a Giemsa stain: the "Giemsa" vectors of the ImageJ plugin Colour Deconvolution (Landini)."""
+HAEMOGLOBIN = np.array([0.12, 0.58, 0.80])
+"""Absorbs blue and green; chosen by eye beside captures of the BCCD data set."""
+
+RED_SPRITES = 28
+NOISE_MARGIN = 64
+"""A capture's noise is a window of the patient's, moved by at most this many px."""
+
+
+@dataclass(frozen=True)
+class Dust:
+    """A speck on the camera or condenser: the same place in every capture of a patient."""
+
+    x: int
+    y: int
+    radius: float
+    density: float
+
+
+@dataclass(frozen=True)
+class BarStyle:
+    """How a patient's microscope burns in its scale bar."""
+
+    micrometres: int
+    corner: tuple[bool, bool]
+    """(right, bottom)"""
+    colour: tuple[int, int, int]
+    thickness: int
+    font: int
+    text_scale: float
+    ticks: bool
+    boxed: bool
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Parameters of a patient's captures."""
+
+    label: str
+    absorption: NDArray[np.float64]
+    """[3 stains, RGB]: absorption per unit of eosin (erythrocytes), chromatin stain, methylene blue."""
+    white: NDArray[np.float64]
+    """RGB of an empty place, 0 to 255."""
+    red_cells: float
+    """Mean number of erythrocytes in a field."""
+    clumping: float
+    """Share of erythrocytes that join a neighbour."""
+    platelets: float
+    magnification: float
+    blur: float
+    """Mean sigma of the focus blur, px."""
+    light: tuple[float, float, float]
+    """Vignetting at the corners, and the gradient's x and y, in optical density."""
+    bar: BarStyle | None
+    dust: tuple[Dust, ...]
+    red_sprites: list[Plane]
+    noise: NDArray[np.int8]
+    """Sensor noise [HEIGHT + margin, WIDTH + margin, 3] in grey levels."""
+
+
+def label_of(seed: int, patient: int) -> str:
+    """A patient's label (counting from 1): every block of four holds each label once, in an order of its own."""
+    block, place = divmod(patient - 1, len(LABELS))
+    return LABELS[int(block_rng(seed, block).permutation(len(LABELS))[place])]
+
+
+@lru_cache(maxsize=2)
+def patient_of(seed: int, patient: int) -> Patient:
+    """The parameters of one patient (counting from 1)."""
+    rng = patient_rng(seed, patient)
+    vignette, direction, slope = between(rng, (0.0, 0.14)), between(rng, (0, 2 * np.pi)), between(rng, (0.0, 0.06))
+    return Patient(
+        label=label_of(seed, patient),
+        absorption=_absorption(rng),
+        white=between(rng, (208, 240)) * (1 + rng.normal(0, 0.02, 3)),
+        red_cells=between(rng, (42, 78)),
+        clumping=between(rng, (0.05, 0.40)),
+        platelets=between(rng, (1.5, 7.0)),
+        magnification=float(np.clip(rng.normal(1, 0.02), 0.95, 1.05)),
+        blur=between(rng, (0.3, 1.7)),
+        light=(vignette, slope * np.cos(direction), slope * np.sin(direction)),
+        bar=_bar_style(rng) if rng.random() < 0.35 else None,
+        dust=tuple(_dust(rng) for _ in range(rng.poisson(1.2))),
+        red_sprites=red_sprites(rng, RED_SPRITES, between(rng, (0.35, 0.9)), between(rng, (0.012, 0.03))),
+        noise=_sensor_noise(rng, between(rng, (1.0, 3.2))),
+    )
+
+
+def _absorption(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Erythrocytes take eosin and hold haemoglobin; chromatin takes azure and eosin together, which makes purple."""
+    haem, purple = between(rng, (0.25, 0.62)), between(rng, (0.30, 0.46))
+    red = (1 - haem) * EOSIN + haem * HAEMOGLOBIN + between(rng, (0.06, 0.22)) * METHYLENE_BLUE
+    chromatin = (1 - purple) * METHYLENE_BLUE + purple * EOSIN
+    strengths = [between(rng, (0.36, 0.54)), between(rng, (1.25, 1.75)), between(rng, (0.75, 1.15))]
+    vectors = np.stack([red, chromatin, METHYLENE_BLUE + between(rng, (0.0, 0.25)) * EOSIN])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors * np.array(strengths)[:, None] * rng.normal(1, 0.02, (3, 3))
+
+
+def _bar_style(rng: np.random.Generator) -> BarStyle:
+    colours = ((0, 0, 0), (255, 255, 255), (30, 30, 30), (40, 150, 230), (220, 40, 40))
+    right, bottom = rng.random() < 0.7, rng.random() < 0.85
+    return BarStyle(
+        micrometres=int(rng.choice([5, 10, 10, 10, 20])),
+        corner=(right, bottom),
+        colour=colours[int(rng.integers(len(colours)))],
+        thickness=int(rng.integers(2, 8)),
+        font=int(rng.integers(0, 4)),
+        text_scale=between(rng, (0.6, 1.0)),
+        ticks=rng.random() < 0.35,
+        boxed=rng.random() < 0.2,
+    )
+
+
+def _dust(rng: np.random.Generator) -> Dust:
+    x, y = int(rng.integers(20, WIDTH - 20)), int(rng.integers(20, HEIGHT - 20))
+    return Dust(x, y, between(rng, (3, 11)), between(rng, (0.03, 0.10)))
+
+
+def _sensor_noise(rng: np.random.Generator, sigma: float) -> NDArray[np.int8]:
+    """Noise of `sigma` grey levels, partly shared by the channels and slightly smooth as after demosaicing."""
+    shape = (HEIGHT + NOISE_MARGIN, WIDTH + NOISE_MARGIN)
+    shared = noise(rng, shape, 1.0)
+    channels = np.stack([0.75 * shared + 0.7 * noise(rng, shape, 1.6) for _ in range(3)], axis=-1)
+    return np.asarray(np.clip(np.rint(channels * sigma), -127, 127), dtype=np.int8)
