@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine, RowMapping, func, select, text
@@ -15,7 +16,7 @@ from db.models import BundleRow, Capture, Case, Chunk, Event, Patient, Run
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. Rates count captures that ended in the last minute, by the database's clock."""
+    """Where a run stands. The rate is that of the last minute, by the database's clock."""
 
     submitted: int
     screened: int
@@ -44,6 +45,12 @@ class Progress:
 RATE_WINDOW_S = 60
 
 
+def _rate(done: Sequence[tuple[datetime, int]], now: datetime) -> float:
+    """Captures per second since the first of these chunks was done; its own captures came before that."""
+    elapsed = (now - done[0][0]).total_seconds()
+    return sum(captures for _, captures in done[1:]) / elapsed if elapsed > 0 else 0.0
+
+
 def progress(engine: Engine, run_id: int) -> Progress:
     """Raises NoSuchRun."""
     with reading(engine) as connection:
@@ -62,10 +69,10 @@ def progress(engine: Engine, run_id: int) -> Progress:
             select(func.count()).select_from(Chunk).where(Chunk.run_id == run_id, Chunk.state == ChunkState.LEASED)
         ).scalar_one()
         recent = connection.execute(
-            select(func.coalesce(func.sum(Chunk.captures), 0)).where(
-                Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, Chunk.done_at > db_now(-RATE_WINDOW_S)
-            )
-        ).scalar_one()
+            select(Chunk.done_at, Chunk.captures, db_now().label("now"))
+            .where(Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, Chunk.done_at > db_now(-RATE_WINDOW_S))
+            .order_by(Chunk.done_at)
+        ).all()
         return Progress(
             submitted=run.submitted,
             screened=states.get(CaptureState.SCREENED, 0),
@@ -74,7 +81,7 @@ def progress(engine: Engine, run_id: int) -> Progress:
             cases=run.cases,
             cases_finished=cases,
             chunks_leased=leased,
-            recent_per_s=float(recent) / RATE_WINDOW_S,
+            recent_per_s=_rate([(row.done_at, row.captures) for row in recent], recent[0].now) if recent else 0.0,
             cancelled=run.cancelled_at is not None,
         )
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -90,7 +91,7 @@ def start(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        preexec_fn=partial(_end_with_parent, os.getpid()) if sys.platform == "linux" else None,
     )
 
 
@@ -105,8 +106,11 @@ def stop(child: subprocess.Popen[bytes], how: signal.Signals) -> None:
             child.wait()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
+    """In the child, before its program: the kernel sends TERM when `parent` dies, which may have happened already."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _answers(client: redis.Redis) -> bool:

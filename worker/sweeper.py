@@ -9,8 +9,9 @@ from typing import Any
 import structlog
 from celery import Celery, bootsteps
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
-from contract.errors import ScreeningError
+from contract.errors import Unavailable
 from contract.messages import QUEUE, SCREEN_CHUNK
 from contract.settings import get_settings
 from db.chunks import sweep
@@ -45,11 +46,13 @@ class SweeperStep(bootsteps.StartStopStep):
     def _sweep(self, app: Celery) -> None:
         try:
             with app.connection_for_write() as connection:
-                waiting = connection.default_channel.queue_declare(QUEUE, passive=True).message_count
+                waiting = connection.default_channel.client.llen(QUEUE)
             chunk_ids = sweep(self._database, waiting_messages=waiting, republish_seconds=self._republish_seconds)
             for chunk_id in chunk_ids:
                 app.send_task(SCREEN_CHUNK, kwargs={"chunk": chunk_id}, queue=QUEUE)
             if chunk_ids:
                 log.info("chunks sent again", chunks=len(chunk_ids))
-        except (ScreeningError, OperationalError, OSError) as error:  # the next sweep tries again
+        except (Unavailable, OperationalError, RedisError, OSError) as error:  # the next sweep tries again
             log.warning("sweep failed", error=str(error))
+        except Exception:  # a fault of ours must not end the worker, which screens all the same
+            log.exception("sweep failed")

@@ -90,9 +90,7 @@ def _vacuoles(
     return keep
 
 
-def _nucleus(
-    rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, centre: tuple[int, int]
-) -> _Nucleus:
+def _nucleus(rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, centre: tuple[int, int]) -> _Nucleus:
     """A nucleus of `radius` px around `centre`, relative to the patch's."""
     distance, angle = around(size, *centre)
     edge = outline(rng, anatomy.nuclear_waviness)
@@ -100,12 +98,12 @@ def _nucleus(
     for _ in range(rng.choice(len(anatomy.clefts), p=anatomy.clefts)):
         way, deep = between(rng, (0, 2 * np.pi)), between(rng, anatomy.cleft_depth)
         edge -= bump(way, between(rng, (0.16, 0.34))) * np.float32(deep)
-        folds = np.maximum(folds, _fold(rng, size, radius, centre, way, deep))
+        folds = np.maximum(folds, _fold(rng, size, radius, centre, way, deep) * np.float32(min(1.0, deep * 2.5)))
     depth = edge[angle] * np.float32(radius) - distance
     mask = soft(depth, 2.6)
     spots, rims = _nucleoli(rng, anatomy, size, radius, centre)
     texture = _chromatin(rng, anatomy, size) + 0.12 * ridge(depth - 2, 3.0) + 0.22 * rims
-    texture *= (1 - spots) * (1 - 0.45 * folds)
+    texture *= (1 - spots) * (1 - 0.36 * folds)
     density = np.clip(texture, 0.12, None) * mask * np.float32(between(rng, anatomy.chromatin))
     return _Nucleus(depth, mask, density, spots * mask)
 
@@ -113,7 +111,7 @@ def _nucleus(
 def _chromatin(rng: np.random.Generator, anatomy: Anatomy, size: int) -> Plane:
     """Relative density [S, S] around 1: clumps with rather sharp borders, and grain."""
     clumps = np.tanh(1.6 * noise(rng, (size, size), between(rng, anatomy.clump_size)))
-    grain = noise(rng, (size, size), 3.2)
+    grain = noise(rng, (size, size), 3.6)
     contrast, fine = between(rng, anatomy.clump_contrast), between(rng, anatomy.grain_contrast)
     return np.asarray(1 + contrast * clumps + fine * grain, dtype=np.float32)
 
@@ -122,11 +120,13 @@ def _fold(
     rng: np.random.Generator, size: int, radius: float, centre: tuple[int, int], way: float, deep: float
 ) -> Plane:
     """Pale crease [S, S] that runs on from a cleft into the nucleus."""
-    outer, inner = radius * (1 - deep * 0.8), radius * between(rng, (0.1, 0.4))
-    bend = way + between(rng, (-0.5, 0.5))
+    outer, inner = radius * (1 - deep * 0.8), radius * between(rng, (0.15, 0.45))
+    bend = way + between(rng, (-0.6, 0.6))
     start = (centre[0] + outer * np.cos(way), centre[1] + outer * np.sin(way))
     end = (centre[0] + inner * np.cos(bend), centre[1] + inner * np.sin(bend))
-    return ridge(segment_distance(size, start, end), between(rng, (2.0, 3.5)))
+    distance = segment_distance(size, start, end) + 2.2 * noise(rng, (size, size), 14)
+    fading = np.clip(1.15 - segment_distance(size, start, start) / (radius * 0.9), 0, 1)
+    return ridge(distance, between(rng, (3.0, 4.5))) * fading
 
 
 def _nucleoli(

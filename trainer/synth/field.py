@@ -17,7 +17,7 @@ RGB = NDArray[np.uint8]
 
 MARGIN = 112
 """The canvas reaches this many px beyond the capture, so no patch needs clipping."""
-_MOTTLE = 0.012
+_MOTTLE = 0.008
 """Amplitude in optical density of the film of plasma."""
 
 
@@ -72,12 +72,12 @@ def _lit(rng: np.random.Generator, patient: Patient, plan: CapturePlan, stains: 
         target = light[top : top + size, left : left + size]
         spot = speck.density * soft(speck.radius - around(size)[0], speck.radius * 1.5)
         target += spot[: target.shape[0], : target.shape[1]]
-    matrix = np.zeros((3, 5))
-    matrix[:, :3] = -patient.absorption.T
-    matrix[:, 3] = -1
-    matrix[:, 4] = np.log(patient.white * plan.gain)
-    grey = cv2.exp(cv2.transform(cv2.merge([*stains, light]), matrix.astype(np.float32)))
-    pixels = cv2.convertScaleAbs(grey)
+    channels = []
+    for absorbed, white in zip(patient.absorption.T, patient.white * plan.gain, strict=True):
+        passed = cv2.addWeighted(stains[0], -absorbed[0], stains[1], -absorbed[1], float(np.log(white)))
+        passed = cv2.subtract(cv2.scaleAdd(stains[2], -absorbed[2], passed), light)
+        channels.append(cv2.convertScaleAbs(cv2.exp(passed)))
+    pixels = cv2.merge(channels)
     if plan.blur > 0.25:
         pixels = cv2.GaussianBlur(pixels, (0, 0), plan.blur, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(pixels, dtype=np.uint8)
@@ -86,9 +86,9 @@ def _lit(rng: np.random.Generator, patient: Patient, plan: CapturePlan, stains: 
 def _light(rng: np.random.Generator, patient: Patient) -> Plane:
     """Optical density [HEIGHT, WIDTH] of what is everywhere: vignetting, a gradient, plasma."""
     vignette, slope_x, slope_y = patient.light
-    x, y = np.linspace(-1, 1, 32, dtype=np.float32)[None, :], np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
+    x, y = np.linspace(-1, 1, 16, dtype=np.float32)[None, :], np.linspace(-1, 1, 12, dtype=np.float32)[:, None]
     coarse = vignette * (x * x + y * y) / 2 + slope_x * x + slope_y * y
-    coarse = coarse + _MOTTLE * rng.standard_normal((24, 32), dtype=np.float32)
+    coarse = coarse + _MOTTLE * rng.standard_normal((12, 16), dtype=np.float32)
     return np.asarray(cv2.resize(coarse.astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
 
 

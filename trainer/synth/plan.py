@@ -122,9 +122,7 @@ def _place_red_cells(
     return tuple((float(x), float(y)) for x, y in centres)
 
 
-def _room(
-    candidates: np.ndarray, centres: np.ndarray, blocked: np.ndarray, wide: float
-) -> np.ndarray:
+def _room(candidates: np.ndarray, centres: np.ndarray, blocked: np.ndarray, wide: float) -> np.ndarray:
     """How good each candidate [N, 2] is: room to the other cells up to one diameter, less what it hides."""
     apart = np.hypot(*(candidates[:, None] - centres[None]).transpose(2, 0, 1)) if len(centres) else None
     room = np.minimum(apart.min(axis=1), wide * 1.02) if apart is not None else np.zeros(len(candidates))

@@ -25,10 +25,10 @@ def red_sprites(rng: np.random.Generator, count: int, pallor: float, shape: floa
 
 def _red_cell(rng: np.random.Generator, pallor: float, shape: float) -> Plane:
     odd = rng.random()
-    waves = shape * (2.6 if odd < 0.10 else 1.0)
+    waves = shape * (1.8 if odd < 0.10 else 1.0)
     hollow = float(np.clip(pallor + rng.normal(0, 0.12), 0, 1)) * (0.15 if odd > 0.93 else 1.0)
     distance, angle = around(SPRITE)
-    edge = outline(rng, waves, highest=5) * np.float32(RED_DIAMETER / 2)
+    edge = outline(rng, waves, highest=3 if odd < 0.7 else 4) * np.float32(RED_DIAMETER / 2)
     depth = edge[angle] - distance
     shift = rng.integers(-3, 4, size=2)
     inner, _ = around(SPRITE, int(shift[0]), int(shift[1]))
@@ -55,10 +55,10 @@ def draw_platelet(rng: np.random.Generator, diameter: float) -> Patch:
     """A platelet: pale blue-grey body, purple granules crowded in the middle."""
     size = int(diameter * 1.4) + 14
     distance, angle = around(size)
-    edge = outline(rng, 0.09) * np.float32(diameter / 2)
+    edge = outline(rng, 0.05, highest=4) * np.float32(diameter / 2)
     depth = edge[angle] - distance
     cover = soft(depth, 4.0)
-    middle = np.clip(depth / (diameter * 0.30), 0, 1)
-    granules = np.clip(0.5 + 0.8 * noise(rng, (size, size), 4.0), 0, 1.6)
-    purple = cover * (0.13 + middle * granules * between(rng, (0.35, 0.55)))
-    return Patch(*(np.asarray(one, dtype=np.float32) for one in (0.06 * cover, purple, 0.14 * cover, cover)))
+    middle = np.clip(depth / (diameter * 0.35), 0, 1)
+    granules = np.clip(0.75 + 0.5 * noise(rng, (size, size), 3.2), 0.1, 1.6)
+    purple = cover * (0.10 + 0.04 * granules + middle * granules * between(rng, (0.26, 0.42)))
+    return Patch(*(np.asarray(one, dtype=np.float32) for one in (0.10 * cover, purple, 0.10 * cover, cover)))

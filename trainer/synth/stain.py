@@ -101,17 +101,17 @@ def patient_of(seed: int, patient: int) -> Patient:
         light=(vignette, slope * np.cos(direction), slope * np.sin(direction)),
         bar=_bar_style(rng) if rng.random() < 0.35 else None,
         dust=tuple(_dust(rng) for _ in range(rng.poisson(1.2))),
-        red_sprites=red_sprites(rng, RED_SPRITES, between(rng, (0.35, 0.9)), between(rng, (0.012, 0.03))),
+        red_sprites=red_sprites(rng, RED_SPRITES, between(rng, (0.45, 1.0)), between(rng, (0.012, 0.026))),
         noise=_sensor_noise(rng, between(rng, (1.0, 3.2))),
     )
 
 
 def _absorption(rng: np.random.Generator) -> NDArray[np.float64]:
     """Erythrocytes take eosin and hold haemoglobin; chromatin takes azure and eosin together, which makes purple."""
-    haem, purple = between(rng, (0.25, 0.62)), between(rng, (0.30, 0.46))
-    red = (1 - haem) * EOSIN + haem * HAEMOGLOBIN + between(rng, (0.06, 0.22)) * METHYLENE_BLUE
+    haem, purple = between(rng, (0.35, 0.75)), between(rng, (0.30, 0.46))
+    red = (1 - haem) * EOSIN + haem * HAEMOGLOBIN + between(rng, (0.18, 0.36)) * METHYLENE_BLUE
     chromatin = (1 - purple) * METHYLENE_BLUE + purple * EOSIN
-    strengths = [between(rng, (0.36, 0.54)), between(rng, (1.25, 1.75)), between(rng, (0.75, 1.15))]
+    strengths = [between(rng, (0.34, 0.52)), between(rng, (1.10, 1.50)), between(rng, (0.75, 1.15))]
     vectors = np.stack([red, chromatin, METHYLENE_BLUE + between(rng, (0.0, 0.25)) * EOSIN])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors * np.array(strengths)[:, None] * rng.normal(1, 0.02, (3, 3))

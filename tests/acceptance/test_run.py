@@ -1,0 +1,136 @@
+"""`screen run`: the whole job on one machine, and what it leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract.bundle import Bundle
+from db.engine import open_engine
+from db.queries import progress, run_summaries
+from tests.support.archives import write_archive
+from tests.support.commands import REPOSITORY, Environment
+from tests.support.waiting import wait_until
+
+PATIENTS = {"P-ben": "Benign", "P-pro": "Pro", "Müller, Jörg": "Early"}
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Environment:
+    """No Redis and no database are named: `screen run` brings its own."""
+    light = REPOSITORY / ".venv" / "bin" / "python"
+    return Environment(tmp_path, "sqlite:///screening.db", "", python=str(light) if light.exists() else sys.executable)
+
+
+def run(alone: Environment, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    variables = alone.variables
+    for name in ("SCREEN_DATABASE_URL", "SCREEN_REDIS_URL"):
+        del variables[name]
+    return subprocess.run(
+        [alone.python, "-m", "producer.cli", "run", *map(str, arguments)],
+        cwd=alone.folder, env=variables, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def children_of(folder: Path) -> list[str]:
+    """Command lines of living processes that work in `folder` or have a Redis socket from it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve() == folder.resolve():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def test_it_screens_reports_and_leaves_no_process_behind(alone: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", PATIENTS, captures=12)
+    done = run(alone, archive, "--bundle", bundle.path, "--html", tmp_path / "report.html")
+    assert done.returncode == 0, done.stderr
+    assert "submitted 36 = screened 36 + rejected 0 + quarantined 0" in done.stdout
+    assert "Müller, Jörg" in done.stdout
+    assert bundle.manifest.notice is not None
+    assert bundle.manifest.notice in done.stdout
+    html = (tmp_path / "report.html").read_text()
+    assert bundle.manifest.notice in html
+    assert "data:image/jpeg;base64," in html
+    assert "http" not in html.replace("https://", "http").split("</style>")[0]
+    wait_until(lambda: not children_of(tmp_path), 10, what="all processes to be gone")
+
+
+def test_a_second_run_of_the_same_folder_screens_nothing_again(
+    alone: Environment, bundle: Bundle, tmp_path: Path
+) -> None:
+    archive = write_archive(tmp_path / "archive", PATIENTS, captures=3)
+    assert run(alone, archive, "--bundle", bundle.path).returncode == 0
+    again = run(alone, archive, "--bundle", bundle.path)
+    assert again.returncode == 0
+    assert "nothing new since run 1" in again.stderr
+    database = open_engine(f"sqlite:///{tmp_path / 'screening.db'}")
+    assert len(run_summaries(database)) == 1
+
+
+def test_ctrl_c_cleans_up_and_the_next_call_goes_on(alone: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", {f"P{i:02d}": "Pre" for i in range(20)}, captures=40)
+    environment = {k: v for k, v in alone.variables.items() if k not in ("SCREEN_DATABASE_URL", "SCREEN_REDIS_URL")}
+    process = subprocess.Popen(
+        [alone.python, "-m", "producer.cli", "run", str(archive), "--bundle", str(bundle.path)],
+        cwd=tmp_path, env={**environment, "SCREEN_CHUNK_SIZE": "16"}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    database = open_engine(f"sqlite:///{tmp_path / 'screening.db'}")
+
+    def has_begun() -> bool:
+        return (tmp_path / "screening-worker.log").exists() and progress(database, 1).ended > 0
+
+    wait_until(has_begun, 60, what="a first chunk")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(90) == 130
+    wait_until(lambda: not children_of(tmp_path), 10, what="all processes to be gone")
+    done = run(alone, archive, "--bundle", bundle.path)
+    assert done.returncode == 0, done.stderr
+    assert "screened 800 + rejected 0" in done.stdout
+    assert progress(database, 1).accounted_for
+
+
+def test_the_worker_ends_with_a_killed_run(alone: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", {f"P{i:02d}": "Pre" for i in range(20)}, captures=40)
+    environment = {k: v for k, v in alone.variables.items() if k not in ("SCREEN_DATABASE_URL", "SCREEN_REDIS_URL")}
+    process = subprocess.Popen(
+        [alone.python, "-m", "producer.cli", "run", str(archive), "--bundle", str(bundle.path)],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: (tmp_path / "screening-worker.log").exists(), 60, what="the worker to start")
+    process.kill()
+    process.wait()
+    wait_until(lambda: not children_of(tmp_path), 60, what="worker and Redis to be gone")
+
+
+def test_some_rejected_captures_make_the_exit_code_1(alone: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", PATIENTS, captures=3)
+    (archive / "P-pro" / "000.jpg").write_bytes(b"")
+    done = run(alone, archive, "--bundle", bundle.path)
+    assert done.returncode == 1
+    assert "empty_file" in done.stdout
+    assert "submitted 9 = screened 8 + rejected 1 + quarantined 0" in done.stdout
+
+
+def test_the_worker_runs_where_there_is_no_torch(alone: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    """In the light environment of `make demo`, made by `make test` as well."""
+    assert Path(alone.python) == (REPOSITORY / ".venv" / "bin" / "python"), "run `make test`: it makes .venv"
+    no_torch = subprocess.run([alone.python, "-c", "import torch"], capture_output=True, text=True)
+    assert "ModuleNotFoundError" in no_torch.stderr
+    archive = write_archive(tmp_path / "archive", PATIENTS, captures=3)
+    assert run(alone, archive, "--bundle", bundle.path).returncode == 0
+
+
+@pytest.mark.skipif("SCREEN_REAL_CAPTURES" not in os.environ, reason="SCREEN_REAL_CAPTURES names no folder")
+def test_every_real_capture_is_screened(alone: Environment, bundle: Bundle) -> None:
+    archive = Path(os.environ["SCREEN_REAL_CAPTURES"])
+    done = run(alone, archive, "--bundle", bundle.path)
+    assert done.returncode == 0, done.stderr
+    assert "+ rejected 0 + quarantined 0" in done.stdout

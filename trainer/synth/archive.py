@@ -1,0 +1,152 @@
+"""Writes an archive of synthetic captures: a folder per patient and labels.csv."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from io import StringIO
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+
+from contract.errors import UsageError
+from trainer.synth import GENERATOR_VERSION
+from trainer.synth.field import draw_capture
+from trainer.synth.stain import label_of
+
+LABELS_FILE = "labels.csv"
+RECORD_FILE = ".synth.json"
+JPEG_QUALITY = 90
+_CHUNK = 8
+"""Captures drawn in one go by a process; they share the patient's parameters."""
+
+
+class ForeignFolder(UsageError, ValueError):
+    """The folder to write to holds something other than this archive."""
+
+
+def patient_name(patient: int) -> str:
+    """Folder of a patient, counting from 1."""
+    return f"patient-{patient:04d}"
+
+
+def capture_path(patient: int, capture: int) -> str:
+    """Path of a capture relative to the archive, posix."""
+    return f"{patient_name(patient)}/{capture:03d}.jpg"
+
+
+def write_archive(
+    out: Path,
+    patients: int,
+    captures: int,
+    seed: int,
+    *,
+    processes: int | None = None,
+    first_patient: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write `captures` captures of each of `patients` patients to `out`; returns the path of labels.csv.
+
+    Captures that are there already are kept, so a run that was killed goes on and an archive can grow. The bytes do
+    not depend on `processes` (default: one for each core). `progress` is called with the number of captures that
+    were just finished. Raises ForeignFolder where `out` holds anything else.
+    """
+    _claim(out, seed)
+    numbers = range(first_patient, first_patient + patients)
+    chunks = []
+    for patient in numbers:
+        (out / patient_name(patient)).mkdir(exist_ok=True)
+        missing = [one for one in range(1, captures + 1) if not (out / capture_path(patient, one)).exists()]
+        if progress is not None and len(missing) < captures:
+            progress(captures - len(missing))
+        chunks += [(out, seed, patient, missing[at : at + _CHUNK]) for at in range(0, len(missing), _CHUNK)]
+    for done in _drawn(chunks, processes or os.cpu_count() or 1):
+        if progress is not None:
+            progress(done)
+    return _write_labels(out, seed)
+
+
+def draw_chunk(out: Path, seed: int, patient: int, captures: list[int]) -> int:
+    """Draw and write some captures of a patient; returns how many. At top level, for other processes to import."""
+    for capture in captures:
+        pixels = cv2.cvtColor(draw_capture(seed, patient, capture), cv2.COLOR_RGB2BGR)
+        _done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        _write(out / capture_path(patient, capture), data.tobytes())
+    return len(captures)
+
+
+def _drawn(chunks: list[tuple[Path, int, int, list[int]]], processes: int) -> Iterator[int]:
+    """Draw all chunks, here or in a pool; yields the number of captures in each as it is finished."""
+    processes = min(processes, len(chunks))
+    if processes <= 1:
+        yield from (draw_chunk(*chunk) for chunk in chunks)
+        return
+    with _single_threaded(), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(draw_chunk, *chunk) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started within use one BLAS thread each: there are as many of them as cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _claim(out: Path, seed: int) -> None:
+    """Make `out` this archive's folder, or see that it is already. Raises ForeignFolder."""
+    record = {"generator": GENERATOR_VERSION, "seed": seed}
+    path = out / RECORD_FILE
+    if path.exists():
+        found = _read_record(path)
+        if found != record:
+            raise ForeignFolder(f"{out}: holds synthetic captures of {found}, not {record}; name another folder")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ForeignFolder(f"{out}: holds files that `screen synth` did not write; name a new or empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    _write(path, (json.dumps(record) + "\n").encode())
+
+
+def _read_record(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return "an unreadable record"
+
+
+def _write_labels(out: Path, seed: int) -> Path:
+    """List every capture that the archive holds by now, earlier runs' included."""
+    text = StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("path", "patient", "label"))
+    for file in sorted(out.glob("patient-*/*.jpg")):
+        name = file.parent.name
+        table.writerow((f"{name}/{file.name}", name, label_of(seed, int(name.removeprefix("patient-")))))
+    path = out / LABELS_FILE
+    _write(path, text.getvalue().encode())
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)

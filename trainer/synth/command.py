@@ -1,0 +1,32 @@
+"""`screen synth`: synthetic captures, for demonstrations, tests and the demo bundle."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@click.command("synth")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--patients", default=12, show_default=True, type=click.IntRange(1, 9999), help="Number of patients.")
+@click.option("--captures", default=24, show_default=True, type=click.IntRange(1, 999), help="Captures of each.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Same seed, same captures.")
+@click.option("--processes", type=click.IntRange(min=1), help="Processes to draw with.  [default: one for each core]")
+def synth(out: Path, patients: int, captures: int, seed: int, processes: int | None) -> None:
+    """Write synthetic captures to OUT: a folder per patient, and labels.csv.
+
+    They are drawings of blood smears, not biology. Captures that OUT already holds are kept. The path of labels.csv
+    is printed alone on stdout.
+    """
+    from trainer.synth.archive import write_archive
+
+    console = Console(stderr=True)
+    columns = (TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("Drawing", total=patients * captures)
+        labels = write_archive(
+            out, patients, captures, seed, processes=processes, progress=lambda done: bar.advance(task, done)
+        )
+    click.echo(labels)
