@@ -16,7 +16,7 @@ from trainer.synth.archive import write_archive
 from trainer.synth.command import synth
 from trainer.synth.field import draw_capture, plan_capture
 from trainer.synth.kinds import KIND_OF_LABEL, LABELS, Kind
-from trainer.synth.stain import label_of, patient_of
+from trainer.synth.stain import label_of, material_of, patient_of
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -48,6 +48,7 @@ def test_drawing_order_does_not_matter() -> None:
     first = draw_capture(3, 1, 1)
     draw_capture(3, 5, 2)
     patient_of.cache_clear()
+    material_of.cache_clear()
     assert np.array_equal(draw_capture(3, 1, 1), first)
 
 

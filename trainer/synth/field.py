@@ -10,7 +10,7 @@ from trainer.synth.plan import CapturePlan, plan_capture
 from trainer.synth.seeds import capture_rngs
 from trainer.synth.shapes import Plane, around, soft
 from trainer.synth.small import SPRITE, draw_platelet, turned
-from trainer.synth.stain import NOISE_MARGIN, BarStyle, Patient, patient_of
+from trainer.synth.stain import NOISE_MARGIN, BarStyle, Material, Patient, material_of, patient_of
 
 RGB = NDArray[np.uint8]
 """Pixels [HEIGHT, WIDTH, 3]."""
@@ -27,21 +27,22 @@ def draw_capture(seed: int, patient: int, capture: int) -> RGB:
     The same three numbers always give the same pixels.
     """
     cv2.setNumThreads(1)
-    shared, plan = patient_of(seed, patient), plan_capture(seed, patient, capture)
+    shared, material = patient_of(seed, patient), material_of(seed, patient)
+    plan = plan_capture(seed, patient, capture)
     _plan, rng = capture_rngs(seed, patient, capture)
-    stains = _stained(rng, shared, plan)
-    pixels = _sensed(rng, _lit(rng, shared, plan, stains), shared, plan)
+    stains = _stained(rng, material, shared.magnification, plan)
+    pixels = _sensed(rng, _lit(rng, shared, plan, stains), material)
     if plan.scale_bar and shared.bar is not None:
         _burn_in(pixels, shared.bar)
     return pixels
 
 
-def _stained(rng: np.random.Generator, patient: Patient, plan: CapturePlan) -> list[Plane]:
+def _stained(rng: np.random.Generator, material: Material, magnification: float, plan: CapturePlan) -> list[Plane]:
     """Amounts of eosin, chromatin stain and methylene blue, each [HEIGHT, WIDTH]."""
     canvas = [np.zeros((HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN), dtype=np.float32) for _ in range(3)]
     for x, y in plan.red_cells:
-        sprite = patient.red_sprites[int(rng.integers(len(patient.red_sprites)))]
-        scale = patient.magnification * float(np.clip(rng.normal(1, 0.045), 0.85, 1.15))
+        sprite = material.red_sprites[int(rng.integers(len(material.red_sprites)))]
+        scale = magnification * float(np.clip(rng.normal(1, 0.045), 0.85, 1.15))
         canvas[0][_window(round(x), round(y), SPRITE)] += turned(rng, sprite, scale)
     for x, y, diameter in plan.platelets:
         _lay(canvas, draw_platelet(rng, diameter), x, y, hides=0.3)
@@ -92,10 +93,10 @@ def _light(rng: np.random.Generator, patient: Patient) -> Plane:
     return np.asarray(cv2.resize(coarse.astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
 
 
-def _sensed(rng: np.random.Generator, pixels: RGB, patient: Patient, plan: CapturePlan) -> RGB:
+def _sensed(rng: np.random.Generator, pixels: RGB, material: Material) -> RGB:
     """Add a window of the patient's sensor noise."""
     top, left = (int(offset) for offset in rng.integers(0, NOISE_MARGIN, size=2))
-    window = patient.noise[top : top + HEIGHT, left : left + WIDTH]
+    window = material.noise[top : top + HEIGHT, left : left + WIDTH]
     return np.asarray(cv2.add(pixels, window, dtype=cv2.CV_8U), dtype=np.uint8)
 
 

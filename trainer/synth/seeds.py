@@ -2,13 +2,18 @@
 
 import numpy as np
 
-PATIENT, LABELS = 0, 1
+PATIENT, LABELS, MATERIAL = 0, 1, 2
 """First number of the spawn key: what the generator is for."""
 
 
 def patient_rng(seed: int, patient: int) -> np.random.Generator:
     """Generator of the parameters that a patient's captures share."""
     return np.random.default_rng(np.random.SeedSequence([seed, patient], spawn_key=(PATIENT,)))
+
+
+def material_rng(seed: int, patient: int) -> np.random.Generator:
+    """Generator of the erythrocytes and the sensor noise that a patient's captures are drawn from."""
+    return np.random.default_rng(np.random.SeedSequence([seed, patient], spawn_key=(MATERIAL,)))
 
 
 def block_rng(seed: int, block: int) -> np.random.Generator:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer.synth import HEIGHT, WIDTH
 from trainer.synth.kinds import LABELS
-from trainer.synth.seeds import between, block_rng, patient_rng
+from trainer.synth.seeds import between, block_rng, material_rng, patient_rng
 from trainer.synth.shapes import Plane, noise
 from trainer.synth.small import red_sprites
 
@@ -73,6 +73,18 @@ class Patient:
     """Vignetting at the corners, and the gradient's x and y, in optical density."""
     bar: BarStyle | None
     dust: tuple[Dust, ...]
+    pallor: float
+    """How pale the centres of erythrocytes are, 0 to 1."""
+    red_shape: float
+    """Relative amplitude of irregular outlines of erythrocytes."""
+    grain: float
+    """Sigma of the sensor noise, grey levels."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a patient's captures are drawn from; costlier than the parameters, and not needed to plan a capture."""
+
     red_sprites: list[Plane]
     noise: NDArray[np.int8]
     """Sensor noise [HEIGHT + margin, WIDTH + margin, 3] in grey levels."""
@@ -101,8 +113,19 @@ def patient_of(seed: int, patient: int) -> Patient:
         light=(vignette, slope * np.cos(direction), slope * np.sin(direction)),
         bar=_bar_style(rng) if rng.random() < 0.35 else None,
         dust=tuple(_dust(rng) for _ in range(rng.poisson(1.2))),
-        red_sprites=red_sprites(rng, RED_SPRITES, between(rng, (0.45, 1.0)), between(rng, (0.012, 0.026))),
-        noise=_sensor_noise(rng, between(rng, (1.0, 3.2))),
+        pallor=between(rng, (0.45, 1.0)),
+        red_shape=between(rng, (0.012, 0.026)),
+        grain=between(rng, (1.0, 3.2)),
+    )
+
+
+@lru_cache(maxsize=2)
+def material_of(seed: int, patient: int) -> Material:
+    """The erythrocytes and the sensor noise of one patient (counting from 1)."""
+    shared, rng = patient_of(seed, patient), material_rng(seed, patient)
+    return Material(
+        red_sprites=red_sprites(rng, RED_SPRITES, shared.pallor, shared.red_shape),
+        noise=_sensor_noise(rng, shared.grain),
     )
 
 
