@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from contract.errors import CaptureRejected
 from contract.states import RejectCode
 
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP")
-"""Pillow's names of the formats that are screened; all others (EPS, PDF, GIF, ...) are refused unopened."""
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
+"""Pillow's names of the formats that are screened (JPEG includes MPO); all others are refused unopened."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp"})
 """Endings, in lower case, of the names that the archive walker takes for captures."""
 MAX_BYTES = 256 * 2**20
@@ -27,6 +27,9 @@ MAX_PIXELS = 64_000_000
 """Above what a microscope camera writes (the largest common sensors have 20-50 megapixels)."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
+
+# Register all formats now: Pillow does it on the first use, and threads that come first find half of them missing.
+Image.init()
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # painted-in black would look benign
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS

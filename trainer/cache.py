@@ -3,10 +3,12 @@
     CACHE/<key>/captures.npy    uint8 [N, S, S, 3], in the order of the data's captures
     CACHE/<key>/unreadable.json index of a capture -> why it cannot be decoded; its row is black
 
-The key is the digest of the data, the image spec and Pillow's version: another of any is another cache.
+The key is the digest of the data, the image spec, Pillow's version and the decoder's source: another of any is
+another cache.
 """
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -20,6 +22,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from contract import imaging
 from contract.errors import CaptureRejected, DataError, StorageFull
 from contract.imaging import ImageSpec, decode
 from trainer.data import MAX_UNREADABLE, LabelledData
@@ -53,7 +56,8 @@ def decoded(data: LabelledData, spec: ImageSpec, cache: Path, advance: Advance |
 
 
 def _key(data: LabelledData, spec: ImageSpec) -> str:
-    parts = "\0".join([data.digest, spec.model_dump_json(), PIL.__version__])
+    source = inspect.getsource(imaging)
+    parts = "\0".join([data.digest, spec.model_dump_json(), PIL.__version__, source])
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 

@@ -32,6 +32,7 @@ from contract.bundle import (
     file_digest,
     write_manifest,
 )
+from contract.case_policy import CasePolicy
 from contract.errors import ExportError
 from contract.imaging import decode
 from trainer import evaluate, splits
@@ -46,6 +47,7 @@ from trainer.model import Exportable, Network, parameter_count, round_to_half
 from trainer.progress import bar
 from trainer.report import write_report
 
+WEIGHTS = "model.safetensors"
 TOLERANCE = 1e-4
 """Largest difference in probability between torch and the exported graph on the golden captures."""
 LIBRARIES = ("torch", "timm", "lightning", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "numpy", "pillow")
@@ -100,7 +102,9 @@ def _write_files(trained: Trained, folder: Path) -> None:
     runner = GraphRunner(folder / MODEL)
     write_golden(trained, exportable, runner, folder)
     if config.export.weights:
-        save_file({k: v.contiguous() for k, v in trained.fitted.network.state_dict().items()}, folder / "model.safetensors")
+        state = {name: value.contiguous() for name, value in trained.fitted.network.state_dict().items()}
+        save_file(state, folder / WEIGHTS)
+        (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
     (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
     (folder / "split.csv").write_text(splits.to_csv(trained.data.captures, trained.split), encoding="utf-8")
     manifest = _manifest(trained, float(exportable.temperature), runner, file_digest(folder / MODEL))
@@ -186,7 +190,8 @@ def _manifest(trained: Trained, temperature: float, runner: GraphRunner, model_d
     benign = labels.index(benign_label)
     targets = trained.data.targets()
     metrics: dict[str, Any] = {}
-    policy, basis = None, {}
+    policy: CasePolicy | None = None
+    basis: dict[str, Any] = {}
     for split in ("validation", "test"):
         rows = trained.rows(split)
         patients = trained.patients(rows)

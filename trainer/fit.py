@@ -29,6 +29,7 @@ from contract.errors import ScreeningError
 from trainer import checkpoint
 from trainer.augment import Augment, to_unit
 from trainer.config import Config
+from trainer.memory import keep_freed_memory
 from trainer.model import Network, build_network
 from trainer.progress import bar, say
 
@@ -82,6 +83,7 @@ def fit(config: Config, data: TrainingSet, folder: Path, *, resume: bool = True)
 
     Raises TrainingStopped when the loss is not finite, SettingsError when the checkpoint belongs to another run.
     """
+    keep_freed_memory()
     table = config.training
     precision = table.precision
     if precision == "auto":

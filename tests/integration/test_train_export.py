@@ -1,0 +1,242 @@
+"""train -> export -> open -> run, on drawn discs, with timm's smallest network, on the CPU."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image, ImageDraw
+
+torch = pytest.importorskip("torch")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from contract.bundle import Bundle  # noqa: E402
+from contract.errors import ExportError, SettingsError, UsageError  # noqa: E402
+from contract.imaging import decode  # noqa: E402
+from trainer import checkpoint, export, fit  # noqa: E402
+from trainer.command import train  # noqa: E402
+from trainer.config import load_config  # noqa: E402
+
+RECIPE = """
+name = "tiny"
+notice = "knows only discs"
+[model]
+architecture = "test_efficientnet"
+initial_weights = "none"
+dropout = 0.1
+[image]
+size = 64
+[training]
+stages = [{size = 48, epochs = 2}, {size = 64, epochs = 2}]
+batch_size = 16
+max_learning_rate = 5e-3
+ema_decay = 0.9
+[augment]
+scale = 0.02
+[export]
+precision = "half"
+golden = 6
+"""
+LABELS = ["Benign", "Early", "Pre", "Pro"]
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory) -> Path:
+    """Sixteen patients with ten captures each; the label is the size of the discs."""
+    root = tmp_path_factory.mktemp("discs")
+    rng = np.random.default_rng(0)
+    rows = []
+    for patient in range(16):
+        label = patient % 4
+        (root / f"p{patient:02d}").mkdir()
+        for number in range(10):
+            image = Image.new("RGB", (128, 96), tuple(int(v) for v in rng.integers(200, 250, 3)))
+            draw = ImageDraw.Draw(image)
+            radius = 4 + 5 * label
+            for x, y in rng.integers(20, 76, (4, 2)):
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(120, 60, 150))
+            path = f"p{patient:02d}/{number}.jpg"
+            image.save(root / path)
+            rows.append((path, f"p{patient:02d}", LABELS[label]))
+    with (root / "labels.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerows([("path", "patient", "label"), *rows])
+    return root
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    file.write_text(RECIPE)
+    return file
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+def run(discs: Path, out: Path, recipe: Path, work: Path, *more: str):
+    arguments = [str(discs), "--out", str(out), "--recipe", str(recipe), "--cache", str(work / "cache"), *more]
+    return CliRunner().invoke(train, arguments, catch_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def bundle(discs, recipe, work) -> Bundle:
+    result = run(discs, work / "tiny.bundle", recipe, work, "--checkpoint", str(work / "whole"))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{work / 'tiny.bundle'}\n"
+    return Bundle.open(work / "tiny.bundle")
+
+
+def test_the_bundle_is_complete(bundle):
+    manifest = bundle.manifest
+    files = set(manifest.files)
+    assert {"model.onnx", "model.safetensors", "config.toml", "split.csv", "report.html"} <= files
+    assert {"golden/expected.json", "golden/000.jpg", "golden/005.jpg"} <= files
+    assert manifest.notice == "knows only discs"
+    assert load_config(bundle.path / "config.toml").model_dump(mode="json") == manifest.provenance["config"]
+    assert len(manifest.provenance["history"]) == 4
+    assert manifest.metrics["test"]["captures"] == manifest.provenance["data"]["test"]["captures"]
+    assert manifest.metrics["test"]["per_patient"]["patients"] == manifest.provenance["data"]["test"]["patients"]
+    report = (bundle.path / "report.html").read_text()
+    assert "knows only discs" in report
+    assert "for review" in report
+    assert "http" not in report
+    assert sorted(entry.name for entry in bundle.path.parent.iterdir()) == ["cache", "tiny.bundle", "whole"]
+
+
+def test_the_graph_does_what_the_contract_says(bundle):
+    session = onnxruntime.InferenceSession(str(bundle.path / "model.onnx"), providers=["CPUExecutionProvider"])
+    names = bundle.manifest.outputs
+    (entry,) = session.get_inputs()
+    assert (entry.name, entry.type, entry.shape[1:]) == (names.input, "tensor(uint8)", [64, 64, 3])
+    assert {one.name for one in session.get_outputs()} == {names.probabilities, names.cam, names.embedding}
+    golden = bundle.golden()
+    assert len(golden) == 6
+    batch = np.stack([decode(content, bundle.manifest.image).pixels for content, _ in golden])
+    for count in (1, 6):
+        probabilities, cam, _ = session.run([names.probabilities, names.cam, names.embedding],
+                                            {names.input: batch[:count]})  # fmt: skip
+        assert np.allclose(probabilities, [expected for _, expected in golden[:count]], atol=1e-5)
+        logits = cam.mean(axis=(2, 3)) / bundle.manifest.calibration.temperature
+        softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        assert np.allclose(softmax, probabilities, atol=1e-5)
+
+
+def test_half_precision_halves_the_file(bundle):
+    from onnx import TensorProto, load
+
+    kinds = {t.data_type for t in load(bundle.path / "model.onnx").graph.initializer if np.prod(t.dims) > 1024}
+    assert kinds == {TensorProto.FLOAT16}
+    assert (bundle.path / "model.onnx").stat().st_size < 0.7 * (bundle.path / "model.safetensors").stat().st_size
+
+
+def test_no_patient_is_in_two_splits(bundle):
+    with (bundle.path / "split.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 160
+    assert len({(row["patient"], row["split"]) for row in rows}) == 16
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(bundle, discs, recipe, work, monkeypatch):
+    saves = []
+
+    def save_and_die(folder, state):
+        checkpoint_save(folder, state)
+        saves.append(state.epochs_done)
+        if state.epochs_done == 2:
+            raise KeyboardInterrupt
+
+    checkpoint_save = checkpoint.save
+    monkeypatch.setattr(fit.checkpoint, "save", save_and_die)
+    arguments = (discs, work / "again" / "tiny.bundle", recipe, work, "--checkpoint", str(work / "killed"))
+    assert run(*arguments).exit_code != 0
+    assert not (work / "again").exists()
+    monkeypatch.setattr(fit.checkpoint, "save", checkpoint_save)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert saves == [1, 2]
+    assert "continuing after epoch 2 of 4" in result.stderr
+    again = Bundle.open(work / "again" / "tiny.bundle")
+    for file in ("model.onnx", "model.safetensors", "golden/expected.json", "split.csv", "config.toml"):
+        assert again.manifest.files[file] == bundle.manifest.files[file], file
+    whole, killed = (torch.load(work / name / "last.pt", weights_only=True) for name in ("whole", "killed"))
+    assert all(torch.equal(whole["model"][key], killed["model"][key]) for key in whole["model"])
+
+
+def test_export_alone_may_change_under_a_checkpoint_but_training_may_not(bundle, discs, recipe, work, tmp_path):
+    full = tmp_path / "full.toml"
+    full.write_text(RECIPE.replace('"half"', '"full"\nweights = false'))
+    result = run(discs, tmp_path / "full.bundle", full, work, "--checkpoint", str(work / "whole"))
+    assert result.exit_code == 0, result.output
+    assert "model.safetensors" not in Bundle.open(tmp_path / "full.bundle").manifest.files
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace("5e-3", "4e-3"))
+    result = run(discs, tmp_path / "other.bundle", other, work, "--checkpoint", str(work / "whole"))
+    assert isinstance(result.exception, SettingsError)
+    assert "--no-resume" in str(result.exception)
+
+
+def test_an_existing_bundle_is_kept_without_force(bundle, discs, recipe, work):
+    result = run(discs, bundle.path, recipe, work)
+    assert isinstance(result.exception, UsageError)
+    assert "--force" in str(result.exception)
+    result = run(discs, bundle.path, recipe, work, "--checkpoint", str(work / "whole"), "--force")
+    assert result.exit_code == 0, result.output
+    assert Bundle.open(bundle.path).manifest.files["model.onnx"] == bundle.manifest.files["model.onnx"]
+
+
+def test_a_graph_that_disagrees_is_not_exported(bundle, discs, recipe, work, tmp_path, monkeypatch):
+    real = export.export_graph
+
+    def tampered(exportable, *arguments, **named):
+        with torch.no_grad():
+            exportable.network.backbone.classifier.bias[0] += 0.01
+        real(exportable, *arguments, **named)
+        with torch.no_grad():
+            exportable.network.backbone.classifier.bias[0] -= 0.01
+
+    monkeypatch.setattr(export, "export_graph", tampered)
+    result = run(discs, tmp_path / "bad.bundle", recipe, work, "--checkpoint", str(work / "whole"))
+    assert isinstance(result.exception, ExportError)
+    assert "differ by" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(bundle, discs, recipe, work, tmp_path, monkeypatch):
+    real = fit.F.cross_entropy
+    calls = []
+
+    def poisoned(*arguments, **named):
+        calls.append(1)
+        return real(*arguments, **named) * (float("nan") if len(calls) > 6 else 1.0)
+
+    monkeypatch.setattr(fit.F, "cross_entropy", poisoned)
+    result = run(discs, tmp_path / "nan.bundle", recipe, work, "--checkpoint", str(tmp_path / "nan"))
+    assert isinstance(result.exception, fit.TrainingStopped)
+    assert "epoch 2" in str(result.exception)
+    assert "max_learning_rate" in str(result.exception)
+    saved = torch.load(tmp_path / "nan" / "last.pt", weights_only=True)
+    assert saved["epochs_done"] == 1
+    assert all(torch.isfinite(value).all() for value in saved["best"].values())
+
+
+def test_folders_without_patients(discs, recipe, work, tmp_path):
+    with (discs / "labels.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            file = tmp_path / "data" / row["label"] / row["path"].replace("/", "-")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes((discs / row["path"]).read_bytes())
+    short = tmp_path / "short.toml"
+    short.write_text(RECIPE.replace("{size = 48, epochs = 2}, {size = 64, epochs = 2}", "{size = 64, epochs = 1}"))
+    result = run(tmp_path / "data", tmp_path / "b.bundle", short, work)
+    assert result.exit_code == 0, result.output
+    assert "patients are unknown" in result.stderr
+    manifest = Bundle.open(tmp_path / "b.bundle").manifest
+    assert "per_patient" not in manifest.metrics["test"]
+    assert "patients are unknown" in manifest.provenance["case_thresholds"]["unit"]
+    assert not (tmp_path / "b.bundle.checkpoint").exists()
+    json.dumps(manifest.model_dump(mode="json"), allow_nan=False)

@@ -1,0 +1,207 @@
+"""Labelled captures: both layouts, every way of being wrong, the cache and the split."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contract.errors import DataError, StorageFull
+from contract.imaging import ImageSpec
+from trainer import cache, splits
+from trainer.config import DataTable
+from trainer.data import LabelledCapture, read_data
+
+pytest.importorskip("sklearn")
+TABLE = DataTable(min_images=3)
+SPEC = ImageSpec(size=32, min_side=8)
+
+
+def write(file: Path, value: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (24, 18), (value % 256, 100, 100)).save(file)
+
+
+def write_csv(root: Path, rows: list[tuple[str, ...]], columns: tuple[str, ...] = ("path", "patient", "label")) -> None:
+    with (root / "labels.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def archive(root: Path, patients: int = 3, each: int = 3) -> list[tuple[str, ...]]:
+    """A labels.csv with so many patients of each label; its rows."""
+    rows: list[tuple[str, ...]] = []
+    for label in TABLE.labels:
+        for patient in range(patients):
+            for number in range(each):
+                path = f"{label}-{patient}/{number}.png"
+                write(root / path, len(rows))
+                rows.append((path, f"{label}-{patient}", label))
+    write_csv(root, rows)
+    return rows
+
+
+def test_labels_csv(tmp_path):
+    archive(tmp_path)
+    data = read_data(tmp_path, TABLE)
+    assert data.patients_known
+    assert not data.warnings
+    assert [one.path for one in data.captures] == sorted(one.path for one in data.captures)
+    assert np.bincount(data.targets()).tolist() == [9, 9, 9, 9]
+
+
+@pytest.mark.parametrize("level", ["", "Original"])
+def test_folder_per_class(tmp_path, level):
+    for label in TABLE.labels:
+        for number in range(3):
+            write(tmp_path / level / label / f"{number}.png", number)
+    (tmp_path / level / "Benign" / "Thumbs.db").write_bytes(b"junk")
+    if level:
+        write(tmp_path / "Segmented" / "Benign" / "0.png", 0)
+    data = read_data(tmp_path, TABLE)
+    assert len(data.captures) == 12
+    assert not data.patients_known
+    assert "patients are unknown" in data.warnings[0]
+
+
+def test_the_digest_is_of_bytes_and_labels(tmp_path):
+    rows = archive(tmp_path)
+    first = read_data(tmp_path, TABLE).digest
+    assert read_data(tmp_path, TABLE).digest == first
+    write(tmp_path / rows[0][0], 255)
+    assert read_data(tmp_path, TABLE).digest != first
+
+
+def _without(column):
+    return lambda rows: [row[:column] + row[column + 1 :] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "columns", "message"),
+    [
+        (lambda rows: [*rows, ("gone.png", "Pro-0", "Pro")], None, r"1 listed file is missing, the first is gone\.png"),
+        (lambda rows: [*rows[:-1], (*rows[-1][:2], "Late")], None, r"line 37: unknown label 'Late'.*Benign, Early"),
+        (lambda rows: [*rows[:-1], (*rows[-1][:2], "Pre")], None, r"patient Pro-2 has two labels: Pre and Pro"),
+        (lambda rows: rows[:-9], None, r"class Pro has 0 images, at least 3"),
+        (lambda rows: rows[:-3], None, r"class Pro has 2 patients; at least 3"),
+        (lambda rows: [*rows, rows[0]], None, r"Benign-0/0\.png is listed 2 times"),
+        (lambda rows: [(*rows[0][:1], "", rows[0][2]), *rows[1:]], None, r"line 2: no patient"),
+        (_without(2), ("path", "patient"), r"column label is missing"),
+        (
+            lambda rows: [(*row, "test" if i % 2 else "train") for i, row in enumerate(rows)],
+            ("path", "patient", "label", "split"),
+            r"patient Benign-0 has two splits: test and train",
+        ),
+        (
+            lambda rows: [(*row, "holdout") for row in rows],
+            ("path", "patient", "label", "split"),
+            r"line 2: unknown split 'holdout'",
+        ),
+        (
+            lambda rows: [(*row, "" if i else "train") for i, row in enumerate(rows)],
+            ("path", "patient", "label", "split"),
+            r"only 1 of 36 lines name a split",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_data_is_named(tmp_path, change, columns, message):
+    rows = archive(tmp_path)
+    write_csv(tmp_path, change(rows), columns or ("path", "patient", "label"))
+    with pytest.raises(DataError, match=message):
+        read_data(tmp_path, TABLE)
+
+
+def test_no_such_folder_and_no_data(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        read_data(tmp_path / "none", TABLE)
+    with pytest.raises(DataError, match="neither labels.csv nor a folder per class"):
+        read_data(tmp_path, TABLE)
+    write(tmp_path / "Patient 1" / "0.png", 0)
+    with pytest.raises(DataError, match="'Patient 1' is no label"):
+        read_data(tmp_path, TABLE)
+
+
+def test_the_cache_is_built_once_and_whole(tmp_path, monkeypatch):
+    archive(tmp_path)
+    data = read_data(tmp_path, TABLE)
+    steps = []
+    first = cache.decoded(data, SPEC, tmp_path / "cache", steps.append)
+    assert (first.pixels.shape, first.pixels.dtype, sum(steps)) == ((36, 32, 32, 3), np.uint8, 36)
+    assert first.pixels[5, 0, 0, 0] in range(3, 8)
+    monkeypatch.setattr(cache, "decode", None)
+    assert np.array_equal(cache.decoded(data, SPEC, tmp_path / "cache").pixels, first.pixels)
+    assert [entry.name for entry in (tmp_path / "cache").iterdir() if entry.name.startswith("building")] == []
+
+
+def test_a_killed_cache_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    archive(tmp_path)
+    data = read_data(tmp_path, TABLE)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "decode", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            cache.decoded(data, SPEC, tmp_path / "cache")
+    assert len(cache.decoded(data, SPEC, tmp_path / "cache").pixels) == 36
+
+
+def test_one_unreadable_image_in_a_hundred_is_left_out_more_are_refused(tmp_path):
+    rows = archive(tmp_path, patients=5, each=5)
+    (tmp_path / rows[0][0]).write_bytes(b"not an image")
+    data = read_data(tmp_path, TABLE)
+    unreadable = cache.decoded(data, SPEC, tmp_path / "cache").unreadable
+    assert {data.captures[i].path for i in unreadable} == {rows[0][0]}
+    (tmp_path / rows[1][0]).write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 100 images cannot be read.*Benign-0/0\.png \(not_an_image"):
+        cache.decoded(read_data(tmp_path, TABLE), SPEC, tmp_path / "cache")
+
+
+def test_a_cache_without_room_says_so(tmp_path, monkeypatch):
+    archive(tmp_path)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(StorageFull, match="--cache"):
+        cache.decoded(read_data(tmp_path, TABLE), SPEC, tmp_path / "cache")
+
+
+def captures(patients_per_label: list[int], rng: np.random.Generator) -> list[LabelledCapture]:
+    return [
+        LabelledCapture(f"{label}{p}/{n}", label, f"{label}{p}")
+        for label, patients in zip(TABLE.labels, patients_per_label, strict=True)
+        for p in range(patients)
+        for n in range(int(rng.integers(1, 30)))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_splits_never_share_a_patient_and_hold_every_label(seed):
+    rng = np.random.default_rng(seed)
+    some = captures(rng.integers(3, 40, 4).tolist(), rng)
+    names, rule = splits.assign(some, TABLE, seed)
+    assert "grouped by patient" in rule
+    of_patient: dict[str, set[str]] = {}
+    for one, name in zip(some, names, strict=True):
+        of_patient.setdefault(one.patient, set()).add(str(name))
+    assert all(len(seen) == 1 for seen in of_patient.values())
+    for name in ("train", "validation", "test"):
+        assert {one.label for one, other in zip(some, names, strict=True) if other == name} == set(TABLE.labels)
+    again, _ = splits.assign(some, TABLE, seed)
+    assert np.array_equal(names, again)
+
+
+def test_the_shares_are_about_those_asked_for():
+    some = captures([60] * 4, np.random.default_rng(0))
+    names, _ = splits.assign(some, TABLE, 0)
+    assert np.mean(names == "test") == pytest.approx(0.15, abs=0.03)
+    assert np.mean(names == "validation") == pytest.approx(0.15, abs=0.03)
+
+
+def test_a_given_split_is_kept_or_refused(tmp_path):
+    rows = [(*row, ("train", "validation", "test")[int(row[1][-1])]) for row in archive(tmp_path)]
+    write_csv(tmp_path, rows, ("path", "patient", "label", "split"))
+    data = read_data(tmp_path, TABLE)
+    names, rule = splits.assign(data.captures, TABLE, 0)
+    assert rule == "given by the data's column split"
+    assert names.tolist() == [one.split for one in data.captures]
+    write_csv(tmp_path, [(*row[:3], "train") for row in rows], ("path", "patient", "label", "split"))
+    with pytest.raises(DataError, match="the given split has no Benign in validation"):
+        splits.assign(read_data(tmp_path, TABLE).captures, TABLE, 0)
