@@ -6,7 +6,7 @@ BUNDLE := bundles/demo.bundle
 TRAINING := demo-training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports pytest faults demo-bundle lock format clean
+.PHONY: help demo test lint types imports pytest demo-bundle figures lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ demo-bundle: $(DEV)/.installed ## train the demo bundle anew: an hour or two on 
 	$(DEV)/bin/screen synth $(TRAINING)/captures --patients 480 --captures 40 --seed 2025
 	$(DEV)/bin/screen train $(TRAINING)/captures --recipe demo --out $(BUNDLE) --force \
 		--cache $(TRAINING)/cache --checkpoint $(TRAINING)/checkpoint
+
+figures: demo ## make the README's picture from the demo's report; needs chromium
+	mkdir -p docs/images
+	chromium --headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars \
+		--user-data-dir=$$(mktemp -d) --window-size=1120,1900 --screenshot=docs/images/report.png demo-output/report.html
 
 lock: $(DEV)/.installed ## resolve the dependencies anew into requirements/
 	$(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

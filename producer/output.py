@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -56,11 +57,12 @@ def _jsonable(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} in JSON output")
 
 
-def table(title: str | None, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
-    """An empty table whose `right` columns hold numbers."""
-    made = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
+    """An empty table. `right` columns hold numbers; `fold` columns give way on a narrow terminal."""
+    made = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=SIMPLE_HEAD)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column in right else "left"
+        made.add_column(column, justify=justify, no_wrap=column not in fold, overflow="fold")
     return made
 
 

@@ -1,6 +1,7 @@
 """`screen train`: labelled captures in, a bundle out. torch is imported only when the command runs."""
 
 import importlib
+import os
 from pathlib import Path
 
 import click
@@ -66,6 +67,10 @@ def train(
 
 
 def _require_train_extra() -> None:
+    # Before torch loads its OpenMP: threads that wait for each other by spinning lose their turns to whatever else
+    # runs. Beside other busy processes on two cores a short B3 run took 137 s spinning and 53 s without (tried once
+    # each; not measured on an idle machine).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         for module in NEEDED:
             importlib.import_module(module)

@@ -1,7 +1,7 @@
 """glibc gives large blocks back to the kernel at once, and a network's activations are large blocks.
 
-Every step then faults all its pages in again: EfficientNet-B3 at 128 px, batch 32, two cores took 2.1 to 2.5 s a step
-so, and 1.2 s once freed memory is kept.
+Every step then faults all its pages in again. EfficientNet-B3, batch 32, two shared cores, alternating runs: 2.8 s a
+step at 128 px so and 2.3 s once freed memory is kept; at 96 px, where the blocks are smaller, no difference.
 """
 
 import ctypes

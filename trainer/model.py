@@ -68,6 +68,11 @@ def build_network(table: ModelTable, labels: int) -> Network:
     Unavailable when ImageNet weights cannot be downloaded: never a silent fallback.
     """
     backbone = _backbone(table, labels)
+    classifier = backbone.get_classifier()
+    if isinstance(classifier, nn.Linear):  # else _check_head says so
+        # timm's is made for a thousand labels: with four, the first logits would be tens and the first loss 7.
+        nn.init.normal_(classifier.weight, std=0.01)
+        nn.init.zeros_(classifier.bias)
     if table.initial_weights == "none":
         network = Network(backbone, SCRATCH_MEAN, SCRATCH_STD)
     else:

@@ -84,7 +84,7 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
     stdout.print(_results_table(run_id, case_results(database, run_id), truth))
     bad = ended_badly(database, run_id)
     if bad:
-        shown = table("Captures that ended badly", ("path", "state", "code", "reason"))
+        shown = table("Captures that ended badly", ("path", "state", "code", "reason"), fold=("path", "reason"))
         for one in bad:
             shown.add_row(plain(one["path"]), one["state"], one["reject_code"] or "", plain(one["reason"]))
         stdout.print(shown)
@@ -100,20 +100,18 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
 
 
 def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, str] | None) -> Any:
-    columns = ["patient", "verdict", "subtype", "score", "95 % interval", "screened", "rejected", "quarantined"]
+    columns = ["patient", "verdict", "subtype", "score", "95 %", "captures screened"]
     if truth is not None:
         columns += ["truth", "called right"]
-    shown = table(f"Run {run_id}", columns, right=("score", "95 % interval", "screened", "rejected", "quarantined"))
+    shown = table(f"Run {run_id}", columns, right=("score", "95 %"), fold=("patient", "captures screened"))
     for case in cases:
         cells = [
             plain(case["patient"]),
             SHOWN_VERDICT[Verdict(case["verdict"])] if case["verdict"] else "pending",
             plain(case["subtype"]),
-            _number(case["score"]),
-            f"{case['score_low']:.2f}-{case['score_high']:.2f}" if case["score"] is not None else "",
-            f"{case['screened']}/{case['submitted']}" if case["verdict"] else f"?/{case['submitted']}",
-            str(case["rejected"] if case["rejected"] is not None else ""),
-            str(case["quarantined"] if case["quarantined"] is not None else ""),
+            "" if case["score"] is None else f"{case['score']:.2f}",
+            "" if case["score"] is None else f"{case['score_low']:.2f}-{case['score_high']:.2f}",
+            _captures(case),
         ]
         if truth is not None:
             label = truth.get(case["patient"])
@@ -122,8 +120,12 @@ def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, st
     return shown
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _captures(case: dict[str, Any]) -> str:
+    if case["verdict"] is None:
+        return f"? of {case['submitted']}"
+    parts = [f"{case['screened']} of {case['submitted']}"]
+    parts += [f"[red]{case[state]} {state}[/]" for state in ("rejected", "quarantined") if case[state]]
+    return ", ".join(parts)
 
 
 def write_html(database: Engine, run_id: int, path: Path, truth: dict[str, str] | None = None) -> None:

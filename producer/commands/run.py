@@ -1,7 +1,6 @@
 """`screen run`: the whole job on one machine, with nothing to start beforehand."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,8 +64,9 @@ def run(
 @contextlib.contextmanager
 def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     with contextlib.ExitStack() as stack:
-        given = os.environ.get("SCREEN_REDIS_URL")
-        redis_url = given or stack.enter_context(bundled_redis())
+        settings = get_settings()
+        given = "redis_url" in settings.model_fields_set
+        redis_url = settings.redis_url if given else stack.enter_context(bundled_redis())
         environment = {"SCREEN_REDIS_URL": redis_url}
         if not given:  # a fresh Redis holds no message of an interrupted run: send its chunks again at once
             environment["SCREEN_REPUBLISH_SECONDS"] = "1"

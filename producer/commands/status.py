@@ -41,23 +41,24 @@ def status(run: int | None, output: str) -> ExitCode:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    right = ("run", "captures", "screened", "rejected", "quarantined", "patients", "ALL")
-    shown = table(None, ("run", "submitted", "archive", "state", *right[1:], "bundle"), right=right)
+    right = ("run", "captures", "bad", "patients", "ALL")
+    shown = table(
+        None, ("run", "submitted", "archive", "state", *right[1:], "bundle"), right, fold=("archive", "bundle")
+    )
     for row in rows:
         shown.add_row(
             str(row["run_id"]),
             f"{row['created_at']:%Y-%m-%d %H:%M}",
             plain(row["archive"]),
             _state(row),
-            str(row["submitted"]),
-            str(row["screened"]),
-            str(row["rejected"]),
-            str(row["quarantined"]),
+            f"{row['submitted'] - row['pending']}/{row['submitted']}",
+            str(row["rejected"] + row["quarantined"]),
             f"{row['cases_finished']}/{row['cases']}",
             str(row["cases_all"]),
-            f"{plain(row['bundle_name'])} {row['bundle_digest'][:12]}",
+            f"{plain(row['bundle_name'])} {row['bundle_digest'][:8]}",
         )
     stdout.print(shown)
+    stdout.print("captures: ended/submitted; bad: rejected or quarantined; times in UTC", style="dim")
 
 
 def _state(row: dict[str, Any]) -> str:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("sklearn")
+
 from contract.errors import DataError, StorageFull
 from contract.imaging import ImageSpec
 from trainer import cache, splits
 from trainer.config import DataTable
 from trainer.data import LabelledCapture, read_data
 
-pytest.importorskip("sklearn")
 TABLE = DataTable(min_images=3)
 SPEC = ImageSpec(size=32, min_side=8)
 
@@ -116,7 +117,7 @@ def test_what_is_wrong_with_the_data_is_named(tmp_path, change, columns, message
 def test_no_such_folder_and_no_data(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         read_data(tmp_path / "none", TABLE)
-    with pytest.raises(DataError, match="neither labels.csv nor a folder per class"):
+    with pytest.raises(DataError, match=r"neither labels\.csv nor a folder per class"):
         read_data(tmp_path, TABLE)
     write(tmp_path / "Patient 1" / "0.png", 0)
     with pytest.raises(DataError, match="'Patient 1' is no label"):
