@@ -100,10 +100,10 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
 
 
 def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, str] | None) -> Any:
-    columns = ["patient", "verdict", "subtype", "score", "95 %", "captures screened"]
+    columns = ["patient", "verdict", "subtype", "score", "95 %", "screened"]
     if truth is not None:
-        columns += ["truth", "called right"]
-    shown = table(f"Run {run_id}", columns, right=("score", "95 %"), fold=("patient", "captures screened"))
+        columns += ["truth", "right?"]
+    shown = table(f"Run {run_id}", columns, right=("score", "95 %"), fold=("patient", "screened"))
     for case in cases:
         cells = [
             plain(case["patient"]),

@@ -49,13 +49,13 @@ def _print(rows: list[dict[str, Any]]) -> None:
         shown.add_row(
             str(row["run_id"]),
             f"{row['created_at']:%Y-%m-%d %H:%M}",
-            plain(row["archive"]),
+            plain(row["archive"].rstrip("/").rsplit("/", 1)[-1]),
             _state(row),
             f"{row['submitted'] - row['pending']}/{row['submitted']}",
             str(row["rejected"] + row["quarantined"]),
             f"{row['cases_finished']}/{row['cases']}",
             str(row["cases_all"]),
-            f"{plain(row['bundle_name'])} {row['bundle_digest'][:8]}",
+            plain(row["bundle_name"]),
         )
     stdout.print(shown)
     stdout.print("captures: ended/submitted; bad: rejected or quarantined; times in UTC", style="dim")
