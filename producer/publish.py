@@ -19,6 +19,8 @@ def publish_chunks(redis_url: str, database: Engine, chunk_ids: Sequence[int]) -
 
     Raises BrokerUnavailable; the chunks stay pending then, and a worker's sweeper sends them once Redis is back.
     """
+    if not chunk_ids:
+        return
     app = Celery("slide-screen", set_as_current=False)
     app.config_from_object(celery_config(redis_url))
     try:

@@ -6,7 +6,6 @@ real migrations.
 
 import os
 import shutil
-import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from db import schema
 from db.engine import open_engine
 from tests.support.bundles import colour_bundle
 from tests.support.commands import Environment
-from tests.support.servers import RedisServer, postgresql
+from tests.support.servers import RedisServer, free_port, postgresql
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +83,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own, that it may kill."""
     folder = tmp_path / "redis"
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = RedisServer(folder, port).start()
+    server = RedisServer(folder, free_port()).start()
     yield server
     server.kill()
 

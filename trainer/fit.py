@@ -93,7 +93,7 @@ def fit(config: Config, data: TrainingSet, folder: Path, *, resume: bool = True)
     steps = max(1, len(data.train) // table.batch_size)  # the rest of an epoch waits for the next shuffle
 
     torch.manual_seed(table.seed)
-    network = build_network(config.model, len(config.data.labels)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_network(config.model, len(config.data.labels)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         param_groups_weight_decay(network, table.weight_decay), lr=table.max_learning_rate, weight_decay=0.0
     )
@@ -153,7 +153,7 @@ def fit(config: Config, data: TrainingSet, folder: Path, *, resume: bool = True)
             row = Epoch(
                 epoch + 1,
                 sizes[epoch],
-                scheduler.get_last_lr()[0],
+                float(scheduler.get_last_lr()[0]),
                 float(total) / steps,
                 **score(data.targets[data.validation], probabilities),
                 captures_per_second=len(order) / seconds,

@@ -55,6 +55,6 @@ def _pairs(network: Network, size: int) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]
     return pairs
 
 
-def _rest(norm: nn.BatchNorm2d) -> nn.Module:
+def _rest(norm: Any) -> nn.Module:
     """What is left of a norm once folded: timm's also holds the activation behind it."""
     return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -19,6 +20,7 @@ HALF_MAX = 65504.0
 class Network(nn.Module):
     """float [N, 3, S, S] in 0..1 -> logits [N, labels]. Normalisation is the first step, so that it is exported."""
 
+    backbone: Any  # a timm model: its forward_features and get_classifier are not in nn.Module's type
     mean: Tensor
     std: Tensor
 
@@ -83,17 +85,16 @@ def build_network(table: ModelTable, labels: int) -> Network:
     return network
 
 
-def _backbone(table: ModelTable, labels: int) -> nn.Module:
+def _backbone(table: ModelTable, labels: int) -> Any:
     pretrained = table.initial_weights == "imagenet"
     try:
-        backbone: nn.Module = timm.create_model(
+        return timm.create_model(
             table.architecture,
             pretrained=pretrained,
             num_classes=labels,
             drop_rate=table.dropout,
             drop_path_rate=table.drop_path,
         )
-        return backbone
     except (RuntimeError, TypeError) as error:
         if pretrained and not _names_architecture(table.architecture):
             raise SettingsError(f"model.architecture: timm knows no {table.architecture!r}") from error

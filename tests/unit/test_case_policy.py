@@ -1,0 +1,244 @@
+"""The case rule: by hand, at its thresholds, and the same whatever the order of the captures."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from contract.case_policy import CaseCounts, CasePolicy, CaseResult, judge
+from contract.states import Verdict
+
+LABELS = ["Benign", "Early", "Pre", "Pro"]
+POLICY = CasePolicy(benign_at_most=0.25, all_at_least=0.75, min_captures=3)
+
+
+def counts(screened: int, *, rejected: int = 0, quarantined: int = 0) -> CaseCounts:
+    return CaseCounts(screened + rejected + quarantined, screened, rejected, quarantined)
+
+
+def case(*rows: tuple[float, float, float, float], policy: CasePolicy = POLICY, rejected: int = 0) -> CaseResult:
+    probabilities = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    return judge(policy, LABELS, "Benign", probabilities, counts(len(rows), rejected=rejected))
+
+
+def scored(score: float, *, captures: int = 4, policy: CasePolicy = POLICY, rejected: int = 0) -> CaseResult:
+    """A case whose captures all have this P(ALL)."""
+    return case(*[(1 - score, score, 0.0, 0.0)] * captures, policy=policy, rejected=rejected)
+
+
+def codes(result: CaseResult) -> list[str]:
+    return [reason.code for reason in result.reasons]
+
+
+@st.composite
+def probabilities(draw: st.DrawFn, min_size: int = 1, max_size: int = 12) -> NDArray[np.float64]:
+    rows = draw(
+        st.lists(
+            st.lists(st.floats(0.001, 1), min_size=4, max_size=4).map(lambda row: np.array(row) / sum(row)),
+            min_size=min_size,
+            max_size=max_size,
+        )
+    )
+    return np.stack(rows)
+
+
+def test_a_case_worked_out_by_hand() -> None:
+    result = case((0.1, 0.5, 0.3, 0.1), (0.2, 0.2, 0.5, 0.1), (0.0, 0.2, 0.7, 0.1), (0.1, 0.1, 0.7, 0.1))
+    assert result.score == pytest.approx((0.9 + 0.8 + 1.0 + 0.9) / 4)
+    assert result.verdict is Verdict.ALL
+    assert result.subtype == "Pre"
+    # shares of Early, Pre, Pro: 1.0, 2.2, 0.4 of 3.6
+    assert result.subtype_margin == pytest.approx((2.2 - 1.0) / 3.6)
+    assert result.score_low is not None
+    assert result.score_high is not None
+    assert 0.8 <= result.score_low < result.score < result.score_high <= 1.0
+    assert result.priority == pytest.approx(6.9)
+    assert codes(result) == ["score_high"]
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_captures() -> None:
+    p_all = np.array([0.0] * 5 + [1.0] * 5)
+    result = case(*[(1 - p, p, 0.0, 0.0) for p in p_all])
+    # the mean of ten draws of 0 or 1 is binomial(10, 1/2)/10, whose 2.5 and 97.5 percentiles are 0.2 and 0.8
+    assert result.score_low == pytest.approx(0.2, abs=0.1)
+    assert result.score_high == pytest.approx(0.8, abs=0.1)
+
+
+def test_captures_that_agree_leave_no_doubt_about_the_score() -> None:
+    result = scored(0.5)
+    assert (result.score_low, result.score, result.score_high) == (0.5, 0.5, 0.5)
+
+
+@settings(deadline=None)
+@given(probabilities(), st.randoms(use_true_random=False))
+def test_the_order_of_the_captures_changes_nothing(rows: NDArray[np.float64], dice: object) -> None:
+    order = list(range(len(rows)))
+    dice.shuffle(order)  # type: ignore[attr-defined]
+    first = judge(POLICY, LABELS, "Benign", rows, counts(len(rows)))
+    assert judge(POLICY, LABELS, "Benign", rows[order], counts(len(rows))) == first
+
+
+@settings(deadline=None)
+@given(probabilities())
+def test_a_result_can_be_computed_again_and_comes_out_the_same(rows: NDArray[np.float64]) -> None:
+    np.random.seed(1)  # the rule must not depend on anybody's random state
+    first = judge(POLICY, LABELS, "Benign", rows, counts(len(rows)))
+    np.random.seed(2)
+    assert judge(POLICY, LABELS, "Benign", rows.copy(), counts(len(rows))) == first
+
+
+@settings(deadline=None)
+@given(probabilities(), st.data())
+def test_one_capture_more_benign_never_raises_the_score(rows: NDArray[np.float64], data: st.DataObject) -> None:
+    which = data.draw(st.integers(0, len(rows) - 1))
+    towards = data.draw(st.floats(0, 1))
+    before = judge(POLICY, LABELS, "Benign", rows, counts(len(rows))).score
+    rows[which] = (1 - towards) * rows[which] + towards * np.array([1.0, 0, 0, 0])
+    after = judge(POLICY, LABELS, "Benign", rows, counts(len(rows))).score
+    assert before is not None
+    assert after is not None
+    assert after <= before + 1e-12
+
+
+@settings(deadline=None)
+@given(probabilities())
+def test_another_wholly_benign_capture_never_raises_the_score(rows: NDArray[np.float64]) -> None:
+    before = judge(POLICY, LABELS, "Benign", rows, counts(len(rows))).score
+    more = np.vstack([rows, [[1.0, 0, 0, 0]]])
+    after = judge(POLICY, LABELS, "Benign", more, counts(len(more))).score
+    assert before is not None
+    assert after is not None
+    assert after <= before + 1e-12
+
+
+@settings(deadline=None)
+@given(probabilities(min_size=3), st.floats(0, 1), st.floats(0, 1))
+def test_score_interval_and_margin_are_fractions(rows: NDArray[np.float64], one: float, other: float) -> None:
+    policy = CasePolicy(benign_at_most=min(one, other), all_at_least=max(one, other))
+    result = judge(policy, LABELS, "Benign", rows, counts(len(rows)))
+    values = [result.score_low, result.score, result.score_high, result.subtype_margin]
+    assert all(-1e-9 <= value <= 1 + 1e-9 for value in values if value is not None)
+    assert (result.subtype is None) is (result.subtype_margin is None)
+
+
+@pytest.mark.parametrize(
+    ("score", "verdict", "code"),
+    [
+        (0.0, Verdict.BENIGN, "score_low"),
+        (0.25, Verdict.BENIGN, "score_low"),
+        (0.25 + 1e-9, Verdict.INDETERMINATE, "score_between"),
+        (0.5, Verdict.INDETERMINATE, "score_between"),
+        (0.75 - 1e-9, Verdict.INDETERMINATE, "score_between"),
+        (0.75, Verdict.ALL, "score_high"),
+        (1.0, Verdict.ALL, "score_high"),
+    ],
+)
+def test_a_score_on_a_threshold_belongs_to_the_verdict_beyond_it(score: float, verdict: Verdict, code: str) -> None:
+    result = scored(score)
+    assert result.verdict is verdict
+    assert codes(result) == [code]
+    assert (result.subtype is not None) is (verdict in (Verdict.ALL, Verdict.INDETERMINATE))
+
+
+def test_where_both_thresholds_meet_the_doubt_goes_to_all() -> None:
+    policy = CasePolicy(benign_at_most=0.5, all_at_least=0.5)
+    assert scored(0.5, policy=policy).verdict is Verdict.ALL
+
+
+def test_thresholds_in_the_wrong_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="benign_at_most must not exceed all_at_least"):
+        CasePolicy(benign_at_most=0.6, all_at_least=0.5)
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
+def test_too_few_captures_are_insufficient_whatever_they_show(score: float) -> None:
+    result = scored(score, captures=2)
+    assert result.verdict is Verdict.INSUFFICIENT
+    assert result.score == score
+    assert result.subtype is None
+    assert codes(result) == ["too_few_captures"]
+    assert scored(score, captures=3).verdict is not Verdict.INSUFFICIENT
+
+
+def test_without_a_usable_capture_there_is_no_score() -> None:
+    result = case(rejected=4)
+    assert result.verdict is Verdict.INSUFFICIENT
+    assert (result.score, result.score_low, result.score_high, result.subtype, result.subtype_margin) == (None,) * 5
+    assert codes(result) == ["no_usable_capture", "incomplete"]
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
+def test_a_case_with_captures_missing_says_how_many(score: float) -> None:
+    result = judge(
+        POLICY, LABELS, "Benign", np.array([[1 - score, score, 0, 0]] * 4), counts(4, rejected=2, quarantined=1)
+    )
+    assert codes(result)[1:] == ["incomplete"]
+    assert "3 of 7" in result.reasons[1].sentence
+
+
+def test_the_benign_label_need_not_be_the_first() -> None:
+    rows = np.array([[0.7, 0.1, 0.2]] * 3)
+    result = judge(POLICY, ["Pro", "Benign", "Pre"], "Benign", rows, counts(3))
+    assert result.score == pytest.approx(0.9)
+    assert result.subtype == "Pro"
+    assert result.subtype_margin == pytest.approx((0.7 - 0.2) / 0.9)
+
+
+def test_equal_subtypes_have_no_margin_and_the_first_label_is_named() -> None:
+    result = case(*[(0.1, 0.3, 0.3, 0.3)] * 3)
+    assert result.subtype == "Early"
+    assert result.subtype_margin == pytest.approx(0)
+
+
+def test_the_only_other_label_is_the_subtype_without_doubt() -> None:
+    result = judge(POLICY, ["Benign", "ALL"], "Benign", np.array([[0.1, 0.9]] * 3), counts(3))
+    assert (result.subtype, result.subtype_margin) == ("ALL", 1.0)
+
+
+def test_the_review_queue_goes_from_all_over_the_unsettled_to_benign() -> None:
+    """Every complete and incomplete case of one verdict comes before every one of the next, whatever the score."""
+    kinds = [
+        (Verdict.ALL, [0.75, 1.0], 4),
+        (Verdict.INDETERMINATE, [0.2501, 0.5, 0.7499], 4),
+        (Verdict.INSUFFICIENT, [0.0, 0.5, 1.0], 2),
+        (Verdict.BENIGN, [0.0, 0.1, 0.25], 4),
+    ]
+    groups = []
+    for verdict, scores, captures in kinds:
+        results = [scored(s, captures=captures, rejected=r) for s in scores for r in (0, 1)]
+        assert {one.verdict for one in results} == {verdict}
+        groups.append([one.priority for one in results])
+    groups[2] += [case().priority, case(rejected=3).priority]
+    for before, after in itertools.pairwise(groups):
+        assert min(before) > max(after)
+
+
+@settings(deadline=None)
+@given(
+    st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1),
+    st.integers(0, 1), st.integers(0, 1), st.integers(1, 4), st.integers(1, 4),
+)  # fmt: skip
+def test_no_thresholds_let_a_case_overtake_a_more_urgent_verdict(
+    low: float, high: float, one: float, other: float, lack: int, other_lack: int, n: int, other_n: int
+) -> None:
+    policy = CasePolicy(benign_at_most=min(low, high), all_at_least=max(low, high))
+    order = [Verdict.ALL, Verdict.INDETERMINATE, Verdict.INSUFFICIENT, Verdict.BENIGN]
+    first = scored(one, captures=n, policy=policy, rejected=lack)
+    second = scored(other, captures=other_n, policy=policy, rejected=other_lack)
+    assume(order.index(first.verdict) < order.index(second.verdict))
+    assert first.priority > second.priority or first.priority == pytest.approx(second.priority, abs=1e-9)
+
+
+@pytest.mark.parametrize("captures", [2, 4])
+def test_within_a_verdict_the_higher_score_comes_first(captures: int) -> None:
+    priorities = [scored(score, captures=captures).priority for score in (0.0, 0.1, 0.2)]
+    assert priorities == sorted(priorities)
+    assert len(set(priorities)) == 3
+
+
+@pytest.mark.parametrize(("score", "captures"), [(0.9, 4), (0.5, 4), (0.5, 2), (0.1, 4)])
+def test_of_two_equal_cases_the_incomplete_one_is_never_after_the_complete_one(score: float, captures: int) -> None:
+    assert scored(score, captures=captures, rejected=2).priority >= scored(score, captures=captures).priority
