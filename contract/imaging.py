@@ -57,7 +57,7 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 @dataclass(frozen=True)
 class Decoded:
-    """A capture as the network sees it, uint8 [S, S, 3], and the width and height of its file in pixels."""
+    """A capture as the network sees it, uint8 [S, S, 3], and its width and height in pixels, upright."""
 
     pixels: RGBImage
     width: int
@@ -83,7 +83,7 @@ def decode_full(data: bytes) -> Image.Image:
 
 
 def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """An upright RGB image, at reduced JPEG scale where both sides stay >= `at_least`, and the file's own size."""
+    """An upright RGB image, at reduced JPEG scale where both sides stay >= `at_least`, and its full size."""
     if not data:
         raise CaptureRejected(RejectCode.EMPTY_FILE, "the file has no bytes")
     if len(data) > MAX_BYTES:
@@ -91,11 +91,15 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[Image.Im
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(image, min_side)
-            size = image.size
+            header, is_deep = image.size, _is_deep_colour(image)
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
             image.load()
-            return _upright_rgb(image), size
+            upright = _upright_rgb(image)
+            if is_deep:
+                _refuse_half_filled(upright)
+            is_turned = (upright.width < upright.height) != (header[0] < header[1])
+            return upright, header[::-1] if is_turned else header
     except UnidentifiedImageError:
         if data.startswith(_SIGNATURES):
             raise CaptureRejected(RejectCode.CORRUPT, "begins like an image, but its header is damaged") from None
@@ -129,6 +133,20 @@ def _check_header(image: Image.Image, min_side: int) -> None:
         raise CaptureRejected(RejectCode.MULTI_PAGE, f"holds {pages} images; export each as a file of its own")
 
 
+def _is_deep_colour(image: Image.Image) -> bool:
+    """16 bits per colour channel, of which Pillow keeps the upper eight."""
+    return image.mode in ("RGB", "RGBA") and any(";16" in str(t.args) for t in getattr(image, "tile", ()))
+
+
+def _refuse_half_filled(image: Image.Image) -> None:
+    """A camera that puts 12 bits into 16 gives a picture that is black in its upper eight; black looks benign."""
+    brightest = max(high for _, high in image.getextrema())  # type: ignore[misc]
+    if brightest < 128:
+        raise CaptureRejected(
+            RejectCode.UNSUPPORTED_DEPTH, "16 bits per channel that fill less than half of the range; export as 8 bits"
+        )
+
+
 def _undecodable(error: Exception) -> CaptureRejected:
     text = str(error).lower()
     if "truncated" in text or isinstance(error, EOFError):
@@ -156,9 +174,11 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     Cameras put 10, 12 or 14 bits into 16, and the white of a bright-field background shows which: the depth is the
     least of 8, 10, 12, 14 and 16 bits that holds the largest value.
     """
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image)
     if not np.isfinite(values).all() or values.min() < 0:
         raise CaptureRejected(RejectCode.CORRUPT, "pixel values are negative or not finite")
+    if values.dtype.kind == "f" and values.max() <= 1:
+        raise CaptureRejected(RejectCode.UNSUPPORTED_DEPTH, "pixel values on a scale of 0 to 1; export as 8 bits")
     depth = next((bits for bits in (8, 10, 12, 14, 16) if values.max() < 2**bits), None)
     if depth is None:
         raise CaptureRejected(RejectCode.CORRUPT, "pixel values exceed 16 bits")

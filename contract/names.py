@@ -15,7 +15,13 @@ def display_name(name: bytes) -> str:
     'M\\xfcller'
     """
     text = name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    r"""\xNN for ASCII, which is its byte; longer forms above it, where \xNN already means a byte that is not UTF-8."""
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def path_bytes(path: str | os.PathLike[str]) -> bytes:

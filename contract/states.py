@@ -51,6 +51,8 @@ class RejectCode(StrEnum):
     """A side is shorter than the bundle's smallest side."""
     TOO_LARGE = "too_large"
     """More pixels or bytes than a microscope capture has: refused before decoding."""
+    UNSUPPORTED_DEPTH = "unsupported_depth"
+    """The pixels' depth cannot be told for certain, and with it how bright they are; export the capture as 8 bits."""
     MULTI_PAGE = "multi_page"
     """The file holds several images; one capture is one image."""
     MISSING = "missing"

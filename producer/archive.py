@@ -17,7 +17,7 @@ from contract.states import SkipReason
 from db.submission import FoundCapture
 
 JUNK_NAMES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b".ds_store", b"$recycle.bin", b".directory"})
-"""In lower case. Names that begin with a dot or with `._` (macOS resource forks) are junk as well."""
+"""In lower case. Names that begin with a dot, files and folders, are junk as well (`._*`: macOS resource forks)."""
 JUNK_FOLDERS = frozenset({b"__macosx", b"@eadir", b"$recycle.bin", b"system volume information"})
 _SUFFIXES = frozenset(suffix.encode() for suffix in SUFFIXES)
 
@@ -44,17 +44,18 @@ def walk_archive(folder: Path) -> Archive:
     Raises ArchiveError (no such folder, empty, no patients) and ArchiveUnavailable (its storage does not answer).
     """
     root = os.path.realpath(os.fsencode(folder))
-    _check_root(folder, root)
+    shown = display_name(os.fsencode(folder))
+    _check_root(shown, root)
     archive = Archive(root)
     for path, entry in _entries(root, b""):
         _sort_in(archive, path, entry)
     archive.captures.sort(key=lambda one: one.path)
     if not archive.captures:
-        _refuse_empty(folder, archive)
+        _refuse_empty(shown, archive)
     return archive
 
 
-def _check_root(folder: Path, root: bytes) -> None:
+def _check_root(folder: str, root: bytes) -> None:
     if not os.path.lexists(root):
         raise ArchiveError(f"{folder}: no such folder; name the folder that holds one folder per patient")
     if not os.path.isdir(root):  # noqa: PTH112 - bytes
@@ -73,33 +74,50 @@ def _entries(root: bytes, below: bytes) -> Iterator[tuple[bytes, os.DirEntry[byt
             raise _cannot_list(folder, error) from None
         for entry in entries:
             path = os.path.join(folder, entry.name)  # noqa: PTH118 - bytes
-            if entry.is_dir(follow_symlinks=False) and entry.name.lower() not in JUNK_FOLDERS:
+            if _is_folder(entry, path) and not _is_junk(entry.name):
                 folders.append(path)
             else:
                 yield path, entry
 
 
+def _is_folder(entry: os.DirEntry[bytes], path: bytes) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError as error:
+        raise _cannot_list(path, error) from None
+
+
+def _is_junk(name: bytes) -> bool:
+    return name.startswith(b".") or name.lower() in JUNK_NAMES | JUNK_FOLDERS
+
+
 def _sort_in(archive: Archive, path: bytes, entry: os.DirEntry[bytes]) -> None:
-    name = entry.name.lower()
-    if entry.is_symlink():
-        archive.skip(SkipReason.LINK, path)
-    elif name in JUNK_NAMES or name in JUNK_FOLDERS or name.startswith(b"."):
-        archive.skip(SkipReason.JUNK, path)
-    elif not entry.is_file(follow_symlinks=False):
-        archive.skip(SkipReason.NOT_A_FILE, path)
-    elif os.path.splitext(name)[1] not in _SUFFIXES:  # noqa: PTH122 - bytes
-        archive.skip(SkipReason.NOT_A_CAPTURE, path)
-    elif b"/" not in path:
-        archive.skip(SkipReason.NO_PATIENT, path)
-    else:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:  # removed while we were walking: it is not in the archive
+    try:
+        reason = _why_skipped(path, entry)
+        if reason is not None:
+            archive.skip(reason, path)
             return
-        except OSError as error:
-            raise _cannot_list(path, error) from None
-        patient = path.split(b"/", 1)[0]
-        archive.captures.append(FoundCapture(path, patient, status.st_size, status.st_mtime_ns))
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # removed while we were walking: it is not in the archive
+        return
+    except OSError as error:
+        raise _cannot_list(path, error) from None
+    patient = path.split(b"/", 1)[0]
+    archive.captures.append(FoundCapture(path, patient, status.st_size, status.st_mtime_ns))
+
+
+def _why_skipped(path: bytes, entry: os.DirEntry[bytes]) -> SkipReason | None:
+    if entry.is_symlink():
+        return SkipReason.LINK
+    if _is_junk(entry.name):
+        return SkipReason.JUNK
+    if not entry.is_file(follow_symlinks=False):
+        return SkipReason.NOT_A_FILE
+    if os.path.splitext(entry.name.lower())[1] not in _SUFFIXES:  # noqa: PTH122 - bytes
+        return SkipReason.NOT_A_CAPTURE
+    if b"/" not in path:
+        return SkipReason.NO_PATIENT
+    return None
 
 
 def _cannot_list(path: bytes, error: OSError) -> Exception:
@@ -109,7 +127,7 @@ def _cannot_list(path: bytes, error: OSError) -> Exception:
     return ArchiveUnavailable(f"{shown}: cannot be listed ({error.strerror}); nothing was submitted")
 
 
-def _refuse_empty(folder: Path, archive: Archive) -> None:
+def _refuse_empty(folder: str, archive: Archive) -> None:
     loose = len(archive.skipped.get(SkipReason.NO_PATIENT, ()))
     if loose:
         raise ArchiveError(

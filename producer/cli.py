@@ -64,7 +64,8 @@ def main() -> None:
     try:
         sys.exit(screen(standalone_mode=False) or ExitCode.OK)
     except ScreeningError as error:
-        click.secho(f"screen: {error}", fg="red", err=True)
+        shown = str(error).encode("utf-8", "backslashreplace").decode()  # a path in it need not be UTF-8
+        click.secho(f"screen: {shown}", fg="red", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 stdout = Console(soft_wrap=False)
 stderr = Console(stderr=True)
@@ -44,7 +44,7 @@ def _cell(value: Any) -> Any:
         return json.dumps(value, default=_jsonable, ensure_ascii=False)
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str) and value[:1] in "=+-@\t\r":
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return "'" + value  # a spreadsheet would run it as a formula, and a folder's name is anybody's text
     return value
 
@@ -67,6 +67,6 @@ def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), 
     return made
 
 
-def plain(value: Any) -> str:
-    """Text from outside (a folder's name, say), safe to put into a table: its brackets are no markup."""
-    return escape("" if value is None else str(value))
+def plain(value: Any) -> Text:
+    """Text from outside (a folder's name, say) as it is: its brackets are no markup."""
+    return Text("" if value is None else str(value))

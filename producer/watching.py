@@ -61,9 +61,10 @@ def _note(now: RunProgress) -> str:
 
 def accounting_line(now: RunProgress) -> str:
     """The sum that must hold for every finished run."""
-    total = f"submitted {now.submitted} = screened {now.screened} + rejected {now.rejected} + quarantined "
-    total += f"{now.quarantined}"
+    total = (
+        f"submitted {now.submitted} = screened {now.screened} + rejected {now.rejected} + quarantined {now.quarantined}"
+    )
     missing = now.submitted - now.ended
     if not missing:
         return total
-    return f"{total} + [red]{missing} unaccounted for[/]" if now.finished else f"{total} + {missing} pending"
+    return f"{total} + {missing} {'UNACCOUNTED FOR' if now.finished else 'pending'}"

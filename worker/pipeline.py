@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -81,10 +82,9 @@ class Pipeline:
         bad: list[Rejected] = []
         try:
             while True:
-                for capture in waiting:
+                room = (LOOK_AHEAD_BATCHES + 1) * self.batch_size - len(batch) - len(ahead)
+                for capture in islice(waiting, room):
                     ahead.append(self.decoders.submit(self._read_and_decode, root, capture))
-                    if len(ahead) >= (LOOK_AHEAD_BATCHES + 1) * self.batch_size:
-                        break
                 if not ahead:
                     break
                 done = ahead.popleft().result()

@@ -16,6 +16,8 @@ from contract.states import RejectCode
 
 _AWAY = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV})
 
+_NO_FILE = "was a file at submit and is none now; submit the folder again"
+
 
 @dataclass(frozen=True, slots=True)
 class CaptureBytes:
@@ -29,11 +31,13 @@ def check_archive(root: bytes) -> None:
     """Raise ArchiveUnavailable where the archive's root is not there: unmounted, most likely."""
     try:
         with os.scandir(root) as entries:
-            next(entries, None)
+            is_empty = next(entries, None) is None
     except OSError as error:
         raise ArchiveUnavailable(
             f"the archive's root cannot be opened ({error.strerror}); mount it again, work goes on by itself"
         ) from None
+    if is_empty:  # it held captures at submit: this is the mount point without its mount
+        raise ArchiveUnavailable("the archive's root is empty; mount it again, work goes on by itself")
 
 
 def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> CaptureBytes:
@@ -49,25 +53,27 @@ def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) ->
     except OSError as error:
         raise _cannot_open(root, error) from None
     try:
-        with os.fdopen(handle, "rb") as stream:
-            _check_unchanged(os.fstat(stream.fileno()), size_bytes, modified_ns)
+        _check_unchanged(os.fstat(handle), size_bytes, modified_ns)
+        with os.fdopen(handle, "rb", closefd=False) as stream:
             data = stream.read(size_bytes + 1)
     except OSError as error:
         raise _cannot_open(root, error) from None
+    finally:
+        os.close(handle)
     if len(data) != size_bytes:
         raise CaptureRejected(RejectCode.CHANGED, f"{size_bytes:,} bytes at submit, another length when read")
     return CaptureBytes(data, hashlib.sha256(data).hexdigest())
 
 
 def _refuse_outside(root: bytes, full: bytes) -> None:
-    real_root = os.path.realpath(root)
-    if os.path.commonpath([real_root, os.path.realpath(full)]) != real_root:
-        raise CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "the path leads out of the archive; links are not followed")
+    """The root was made real at submit; whatever below it is a link, or leads up, makes the real path another one."""
+    if os.path.realpath(full) != os.path.join(os.path.realpath(root), os.path.relpath(full, root)):  # noqa: PTH118
+        raise CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "the path leads through a link or out of the archive")
 
 
 def _check_unchanged(status: os.stat_result, size_bytes: int, modified_ns: int) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise CaptureRejected(RejectCode.CHANGED, "was a file at submit and is none now; submit the folder again")
+        raise CaptureRejected(RejectCode.CHANGED, _NO_FILE)
     if status.st_size > MAX_BYTES:
         raise CaptureRejected(RejectCode.TOO_LARGE, f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
     if (status.st_size, status.st_mtime_ns) != (size_bytes, modified_ns):
@@ -84,6 +90,8 @@ def _cannot_open(root: bytes, error: OSError) -> Exception:
         return CaptureRejected(RejectCode.MISSING, "was there at submit and is gone; submit the folder again")
     if error.errno in (errno.ELOOP, errno.EMLINK):
         return CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "has become a link; links are not followed")
+    if error.errno == errno.ENXIO:  # a socket
+        return CaptureRejected(RejectCode.CHANGED, _NO_FILE)
     if error.errno in (errno.EACCES, errno.EPERM):
         return CaptureRejected(RejectCode.NOT_READABLE, "the worker's user may not read the file")
     return ArchiveUnavailable(f"the archive cannot be read ({error.strerror})")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.text import Text
 from sqlalchemy import Engine
 
 from contract.errors import ExitCode
@@ -23,10 +24,10 @@ COLUMNS = (
 )  # fmt: skip
 FOR_REVIEW = "For review by a haematologist; it supports a specialist and decides nothing by itself."
 SHOWN_VERDICT = {
-    Verdict.ALL: "[bold red]ALL[/]",
-    Verdict.INDETERMINATE: "[yellow]indeterminate[/]",
-    Verdict.INSUFFICIENT: "[yellow]insufficient[/]",
-    Verdict.BENIGN: "[green]Benign[/]",
+    Verdict.ALL: Text("ALL", "bold red"),
+    Verdict.INDETERMINATE: Text("indeterminate", "yellow"),
+    Verdict.INSUFFICIENT: Text("insufficient", "yellow"),
+    Verdict.BENIGN: Text("Benign", "green"),
 }
 
 
@@ -51,7 +52,7 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
     details = run_details(database, run)
     if output == "csv":
         if details["manifest"]["notice"]:
-            stderr.print(f"[bold yellow]{plain(details['manifest']['notice'])}[/]")
+            stderr.print(plain(details["manifest"]["notice"]), style="bold yellow")
         csv_out(cases, COLUMNS)
     else:
         json_out(
@@ -82,7 +83,7 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
     details = run_details(database, run_id)
     manifest = details["manifest"]
     if manifest["notice"]:
-        stdout.print(f"[bold yellow]{plain(manifest['notice'])}[/]")
+        stdout.print(plain(manifest["notice"]), style="bold yellow")
     stdout.print(_results_table(run_id, case_results(database, run_id), truth))
     bad = ended_badly(database, run_id)
     if bad:
@@ -93,9 +94,10 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
     stdout.print(accounting_line(progress(database, run_id)), highlight=False)
     engines = ", ".join(details["engines"]) or "none yet"
     stdout.print(
-        f"bundle {plain(summary['bundle_name'])} {summary['bundle_digest'][:12]}, engine {engines}, "
+        f"bundle {summary['bundle_name']} {summary['bundle_digest'][:12]}, engine {engines}, "
         f"slide-screen {summary['software_version']}",
         highlight=False,
+        markup=False,
     )
     stdout.print(FOR_REVIEW)
     return exit_code(database, run_id)
@@ -117,7 +119,8 @@ def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, st
         ]
         if truth is not None:
             label = truth.get(case["patient"])
-            cells += [plain(label), "" if label is None else ("yes" if is_right(case, label) else "[bold red]no[/]")]
+            right = Text() if label is None else Text("yes") if is_right(case, label) else Text("no", "bold red")
+            cells += [plain(label), right]
         shown.add_row(*cells)
     return shown
 

@@ -90,9 +90,9 @@ def submit_request(found: Archive, bundle: Bundle, settings: Settings, *, everyt
 def name_skipped(found: Archive) -> None:
     """Name on stderr what the walk passed over, by reason."""
     for reason, names in sorted(found.skipped.items()):
-        shown = ", ".join(plain(name) for name in names[:_SHOWN])
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        stderr.print(f"[yellow]skipped[/] ({reason}, {len(names)}): {shown}{more}", highlight=False)
+        shown = f"skipped ({reason}, {len(names)}): {', '.join(names[:_SHOWN])}{more}"
+        stderr.print(plain(shown), style="yellow")
 
 
 def _tell(found: Archive, plan: SubmitPlan, submission: Submission | None) -> None:

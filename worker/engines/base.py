@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.bundle import Bundle
-from contract.errors import EngineError
+from contract.errors import CaptureRejected, EngineError
 from contract.imaging import RGBImage, decode
 
 
@@ -63,9 +63,19 @@ def prove(engine: Engine, bundle: Bundle) -> float:
     Raises EngineError where a top label differs or the difference exceeds the bundle's tolerance for this precision.
     """
     golden = bundle.golden()
-    batch = np.stack([decode(data, bundle.manifest.image).pixels for data, _ in golden])
-    expected = np.stack([probabilities for _, probabilities in golden])
+    try:
+        batch = np.stack([decode(data, bundle.manifest.image).pixels for data, _ in golden])
+        expected = np.stack([probabilities for _, probabilities in golden])
+    except (CaptureRejected, ValueError) as error:
+        raise EngineError(
+            f"bundle {bundle.digest[:12]}: its golden captures are unusable ({error}); export again"
+        ) from None
     actual = engine.infer(batch).probabilities
+    if actual.shape != expected.shape:
+        raise EngineError(
+            f"engine {engine.name} gives probabilities {actual.shape}, the golden captures have {expected.shape}; "
+            f"export bundle {bundle.digest[:12]} again"
+        )
     difference = float(np.abs(actual - expected).max())
     tolerance = bundle.manifest.golden_tolerance.get(engine.precision, 0.0)
     flipped = int((actual.argmax(1) != expected.argmax(1)).sum())

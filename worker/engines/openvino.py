@@ -21,6 +21,7 @@ class OpenVINOEngine:
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         self.precision = _choose_precision(options.precision)
         self._outputs = bundle.manifest.outputs
+        wanted = {name for name in self._outputs.model_dump().values() if name is not None}
         core = openvino.Core()
         core.set_property({"CACHE_DIR": os.fspath(options.cache_dir / bundle.digest)})
         try:
@@ -31,6 +32,11 @@ class OpenVINOEngine:
             )
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile bundle {bundle.digest[:12]}: {error}") from error
+        tensors = {name for port in (*self._model.inputs, *self._model.outputs) for name in port.get_names()}
+        if missing := wanted - tensors:
+            raise EngineError(
+                f"bundle {bundle.digest[:12]}: its graph has no tensor {', '.join(sorted(missing))}; export again"
+            )
 
     def infer(self, batch: RGBImage) -> Predictions:
         try:

@@ -218,7 +218,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "reject_code IN ('empty_file', 'not_an_image', 'truncated', 'corrupt', 'too_small', 'too_large', "
-            "'multi_page', 'missing', 'changed', 'not_readable', 'outside_archive')",
+            "'unsupported_depth', 'multi_page', 'missing', 'changed', 'not_readable', 'outside_archive')",
             name=op.f("ck_capture_reject_code"),
         ),
         sa.CheckConstraint(
