@@ -12,6 +12,7 @@
     │   ├── BrokerUnavailable     Redis
     │   ├── DatabaseUnavailable   the SQL database
     │   ├── ArchiveUnavailable    the archive's storage is away (unmounted, I/O error): never "corrupt"
+    │   │   └── StorageFault      one file's storage fails while the archive is there: a bad sector, perhaps
     │   └── StorageFull           no room where something must be written
     ├── CaptureRejected           one capture cannot be screened: a code from the closed list and a sentence
     ├── LeaseLost                 another worker owns the chunk now: what was computed must not be written
@@ -91,6 +92,10 @@ class DatabaseUnavailable(Unavailable):
 
 
 class ArchiveUnavailable(Unavailable):
+    pass
+
+
+class StorageFault(ArchiveUnavailable):
     pass
 
 

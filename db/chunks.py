@@ -141,7 +141,7 @@ def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: in
     if len(rows) > 1:
         _halve(connection, chunk_id, run_id, [row.id for row in rows], attempts)
         return
-    reason = f"its worker ended without a result {attempts} times"
+    reason = f"{attempts} attempts to screen it ended without a result"
     connection.execute(
         update(Capture)
         .where(Capture.chunk_id == chunk_id, Capture.state == CaptureState.PENDING)

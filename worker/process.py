@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from platformdirs import user_cache_path
 
-from contract.errors import BundleError, EngineError, LeaseLost, Unavailable
+from contract.errors import BundleError, EngineError, LeaseLost, StorageFault, Unavailable
 from contract.settings import Settings, get_settings
 from db.chunks import claim, release
 from db.engine import open_engine
@@ -67,6 +67,9 @@ class WorkerProcess:
             finish_chunk(self._database, lease, outcome)
         except LeaseLost as error:
             log.warning("lease lost", error=str(error))
+        except StorageFault as error:  # counts: else one bad sector would hold the run up for ever
+            log.error("chunk given back", error=str(error))
+            self._give_back(lease, count_attempt=True)
         except (Unavailable, BundleError, _EngineNotOpened) as error:
             log.error("chunk given back", error=str(error))
             self._give_back(lease, count_attempt=False)

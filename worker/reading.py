@@ -10,11 +10,17 @@ import os
 import stat
 from dataclasses import dataclass
 
-from contract.errors import ArchiveUnavailable, CaptureRejected
+from contract.errors import ArchiveUnavailable, CaptureRejected, StorageFault
 from contract.imaging import MAX_BYTES
 from contract.states import RejectCode
 
-_AWAY = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV})
+_AWAY = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EBUSY),
+    }
+)
+"""Errors of the storage or of this machine, not of the capture: worth another attempt."""
 
 _NO_FILE = "was a file at submit and is none now; submit the folder again"
 
@@ -44,7 +50,7 @@ def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) ->
     """Read the file `path`, relative to `root`, which had this size and modification time at submit.
 
     Raises CaptureRejected (missing, changed, not_readable, outside_archive, too_large), whose sentence holds no path,
-    and ArchiveUnavailable.
+    and ArchiveUnavailable, or its kind StorageFault where the archive is there and only this file does not answer.
     """
     full = os.path.join(root, path)  # noqa: PTH118 - bytes: names need not be UTF-8
     try:
@@ -84,7 +90,8 @@ def _check_unchanged(status: os.stat_result, size_bytes: int, modified_ns: int) 
 
 def _cannot_open(root: bytes, error: OSError) -> Exception:
     if error.errno in _AWAY:
-        return ArchiveUnavailable(f"the archive's storage does not answer ({error.strerror})")
+        check_archive(root)
+        return StorageFault(f"the storage of a capture does not answer ({error.strerror})")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         check_archive(root)
         return CaptureRejected(RejectCode.MISSING, "was there at submit and is gone; submit the folder again")
@@ -94,4 +101,4 @@ def _cannot_open(root: bytes, error: OSError) -> Exception:
         return CaptureRejected(RejectCode.CHANGED, _NO_FILE)
     if error.errno in (errno.EACCES, errno.EPERM):
         return CaptureRejected(RejectCode.NOT_READABLE, "the worker's user may not read the file")
-    return ArchiveUnavailable(f"the archive cannot be read ({error.strerror})")
+    return CaptureRejected(RejectCode.NOT_READABLE, f"the file cannot be opened ({error.strerror})")

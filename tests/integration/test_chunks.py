@@ -125,7 +125,7 @@ def test_a_chunk_that_kills_its_workers_is_halved_until_the_guilty_capture_is_al
     with reading(database) as connection:
         bad = connection.execute(select(Capture.id, Capture.reason).where(Capture.state == "quarantined")).all()
         assert [row.id for row in bad] == [guilty]
-        assert "3 times" in bad[0].reason
+        assert "3 attempts" in bad[0].reason
         cases = connection.execute(select(Case.state, Case.screened, Case.quarantined).order_by(Case.id)).all()
         assert [tuple(case) for case in cases] == [(CaseState.AGGREGATED, 4, 0), (CaseState.AGGREGATED, 3, 1)]
         assert connection.execute(select(ReportQueue.run_id)).scalars().all() == [run.run_id] * 2

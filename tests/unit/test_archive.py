@@ -97,7 +97,17 @@ def test_an_archive_may_itself_be_named_by_a_link(root: Path, tmp_path: Path) ->
 def test_captures_come_in_the_order_of_their_bytes_whatever_order_the_disk_has(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("P10/a.jpg", "P1/b/c.jpg", "P1/b.jpg", "P1/B.jpg", "Z/a.jpg", "é/a.jpg", "P1/.DS_Store", "P2/x.txt"):
+    for name in (
+        "P10/a.jpg",
+        "P1/b/c.jpg",
+        "P1/b.jpg",
+        "P1/B.jpg",
+        "Z/a.jpg",
+        "é/a.jpg",
+        "P1/.DS_Store",
+        "P2/x.txt",
+        "P2/a.txt",
+    ):
         put(root, name)
     first = walk_archive(root)
     assert paths(first) == sorted(paths(first))

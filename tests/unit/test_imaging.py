@@ -532,6 +532,7 @@ def test_many_threads_decoding_good_and_bad_files_agree_with_one() -> None:
 
 FIRST_USE = """
 import sys, threading
+sys.setswitchinterval(1e-6)
 from contract.imaging import ImageSpec, decode
 files = [open(name, "rb").read() for name in sys.argv[1:]]
 start, failed = threading.Barrier(len(files)), []
@@ -549,7 +550,7 @@ print(failed)
 
 def test_the_very_first_captures_may_be_decoded_by_many_threads_at_once(tmp_path: Path) -> None:
     names = []
-    for number, kind in enumerate(["JPEG", "PNG", "TIFF", "BMP"] * 6):
+    for number, kind in enumerate(["TIFF", "BMP", "PNG", "JPEG"] * 6):
         names.append(str(tmp_path / f"{number}.{kind}"))
         Path(names[-1]).write_bytes(encode(picture("Pro", seed=number), kind))
     command = [sys.executable, "-c", FIRST_USE, *names]
