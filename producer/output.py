@@ -63,7 +63,8 @@ def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), 
     made.pad_edge = False
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
-        made.add_column(column, justify=justify, no_wrap=column not in fold, overflow="fold")
+        narrow = column in fold
+        made.add_column(column, justify=justify, no_wrap=not narrow, overflow="fold", min_width=7 if narrow else None)
     return made
 
 

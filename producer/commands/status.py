@@ -58,7 +58,10 @@ def _print(rows: list[dict[str, Any]]) -> None:
             plain(row["bundle_name"]),
         )
     stdout.print(shown)
-    stdout.print("captures: ended/submitted; bad: rejected or quarantined; times in UTC", style="dim")
+    stdout.print(
+        "captures: ended/submitted; bad: rejected or quarantined; state: share done, time left; times in UTC",
+        style="dim",
+    )
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -66,7 +69,7 @@ def _state(row: dict[str, Any]) -> str:
         return "cancelled"
     if row["finished_at"]:
         return "finished"
-    done = row["submitted"] - row["pending"]
+    done = (row["submitted"] - row["pending"]) / max(row["submitted"], 1)
     rate = row["captures_per_s"]
-    left = f", {row['pending'] / rate / 60:.0f} min left" if rate else ""
-    return f"{done / max(row['submitted'], 1):.0%}, {rate or 0:.0f}/s{left}"
+    left = f", {row['pending'] / rate / 60:.0f} min" if rate else ""
+    return f"{done:.0%}{left}"

@@ -145,6 +145,12 @@ def test_width_and_height_mean_the_same_for_every_format(orientation: int) -> No
     assert len(sizes) == 1
 
 
+@pytest.mark.parametrize("size", [(1001, 1002), (1002, 1001), (1001, 1001)])
+def test_width_and_height_of_an_almost_square_jpeg_are_those_of_its_header(size: tuple[int, int]) -> None:
+    decoded = decode(encode(Image.new("RGB", size), "JPEG"), SPEC)  # at reduced scale both sides are equal
+    assert (decoded.width, decoded.height) == size
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
 def test_deep_grey_is_turned_upright_too(mode: str) -> None:
     stored = np.rot90(grey(quartered()) * 65535, 1)
@@ -533,7 +539,9 @@ def test_many_threads_decoding_good_and_bad_files_agree_with_one() -> None:
 FIRST_USE = """
 import sys, threading
 sys.setswitchinterval(1e-6)
-from contract.imaging import ImageSpec, decode
+from PIL import Image
+from contract.imaging import FORMATS, ImageSpec, decode
+assert set(FORMATS) <= set(Image.OPEN), "a format that the first thread would have to register"
 files = [open(name, "rb").read() for name in sys.argv[1:]]
 start, failed = threading.Barrier(len(files)), []
 def work(data):
