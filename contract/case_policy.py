@@ -151,7 +151,8 @@ def _completeness(counts: CaseCounts) -> list[Reason]:
 def _priority(verdict: Verdict, score: float | None, counts: CaseCounts) -> float:
     """The review queue is worked from high to low: ALL, then what the system could not settle, then benign.
 
-    Within a verdict the score decides; a case with captures missing comes before a complete one of its kind.
+    Within a verdict the score decides; a case with captures missing comes before a complete one of its kind, except
+    among ALL, where nothing may come before the score.
     """
     base = {Verdict.ALL: 6.0, Verdict.INDETERMINATE: 4.0, Verdict.INSUFFICIENT: 2.0, Verdict.BENIGN: 0.0}[verdict]
     return base + (1.0 if counts.incomplete and verdict is not Verdict.ALL else 0.0) + (score or 0.0)

@@ -98,8 +98,7 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[Image.Im
             upright = _upright_rgb(image)
             if is_deep:
                 _refuse_half_filled(upright)
-            is_turned = (upright.width < upright.height) != (header[0] < header[1])
-            return upright, header[::-1] if is_turned else header
+            return upright, header[::-1] if _is_turned(image) else header
     except UnidentifiedImageError:
         if data.startswith(_SIGNATURES):
             raise CaptureRejected(RejectCode.CORRUPT, "begins like an image, but its header is damaged") from None
@@ -131,6 +130,14 @@ def _check_header(image: Image.Image, min_side: int) -> None:
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if pages > 1:
         raise CaptureRejected(RejectCode.MULTI_PAGE, f"holds {pages} images; export each as a file of its own")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether the EXIF orientation swaps the sides that the header gives; Pillow's TIFF reader has swapped them."""
+    try:
+        return image.format != "TIFF" and image.getexif().get(0x0112) in (5, 6, 7, 8)
+    except Exception:  # malformed EXIF: _upright_rgb does without it too
+        return False
 
 
 def _is_deep_colour(image: Image.Image) -> bool:

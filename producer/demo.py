@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from producer.output import stderr
+from producer.output import say
 from producer.truth import is_right, read_truth
 
 PATIENTS, CAPTURES, SEED = 12, 24, 7
@@ -35,7 +35,7 @@ def demo(bundle: Path, out: Path) -> None:
     run = json.loads(_screen("status", "--json"))[0]["run_id"]
     faults = check(json.loads(_screen("report", run, "--json")), read_truth(Path(labels)))
     for fault in faults:
-        stderr.print(f"[bold red]{fault}[/]")
+        say(fault, "bold red")
     _say_what_next(run, html)
     sys.exit(1 if faults else 0)
 
@@ -49,7 +49,7 @@ def check(report: dict[str, Any], truth: dict[str, str]) -> list[str]:
     if run["submitted"] != PATIENTS * CAPTURES:
         faults.append(f"{run['submitted']} captures submitted, {PATIENTS * CAPTURES} expected")
     right = sum(is_right(case, truth[case["patient"]]) for case in report["cases"])
-    stderr.print(f"{right} of {len(truth)} patients called right")
+    say(f"{right} of {len(truth)} patients called right")
     if right < ENOUGH_RIGHT:
         faults.append(f"at least {ENOUGH_RIGHT} should be")
     return faults
@@ -58,7 +58,7 @@ def check(report: dict[str, Any], truth: dict[str, str]) -> list[str]:
 def _screen(*arguments: object, show: bool = False) -> str:
     """Run `screen ARGUMENTS`, named on stderr; returns its stdout, shown as well if `show`."""
     words = [str(argument) for argument in arguments]
-    stderr.print(f"[dim]$ screen {shlex.join(words)}[/]", highlight=False, soft_wrap=True)
+    say(f"$ screen {shlex.join(words)}", "dim")
     done = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-m", "producer.cli", *words], stdout=None if show else subprocess.PIPE, text=True, check=False
     )
@@ -69,15 +69,13 @@ def _screen(*arguments: object, show: bool = False) -> str:
 
 def _say_what_next(run: int, html: Path) -> None:
     database = os.environ["SCREEN_DATABASE_URL"]
-    stderr.print(
-        f"\nThe report, with the captures behind each result: [bold]{html}[/]\n"
+    say(
+        f"\nThe report, with the captures behind each result: {html}\n"
         "Next, perhaps:\n"
         f"  export SCREEN_DATABASE_URL={database} PATH=$PWD/.venv/bin:$PATH\n"
         f"  screen report {run} --csv\n"
         f"  screen status\n"
-        "  screen run FOLDER --bundle bundles/demo.bundle   # a folder of yours; this bundle knows only drawings",
-        highlight=False,
-        soft_wrap=True,
+        "  screen run FOLDER --bundle bundles/demo.bundle   # a folder of yours; this bundle knows only drawings"
     )
 
 

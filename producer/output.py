@@ -13,8 +13,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-stdout = Console(soft_wrap=False)
-stderr = Console(stderr=True)
+stdout = Console(emoji=False)
+stderr = Console(stderr=True, emoji=False)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -66,6 +66,11 @@ def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), 
         narrow = column in fold
         made.add_column(column, justify=justify, no_wrap=not narrow, overflow="fold", min_width=7 if narrow else None)
     return made
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line on stderr as it is: paths and names in it are no markup."""
+    stderr.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def plain(value: Any) -> Text:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from contract.errors import DatabaseUnavailable, ExitCode
 from db.queries import Progress as RunProgress
 from db.queries import progress
-from producer.output import stderr
+from producer.output import say, stderr
 
 POLL_S = 0.5
 
@@ -33,7 +33,7 @@ def watch_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda:
             now = _look(database, run_id, now)
             bar.update(task, completed=now.ended, note=_note(now))
         bar.update(task, completed=now.ended, note=_note(now))
-    stderr.print(accounting_line(now), highlight=False)
+    say(accounting_line(now))
     return ExitCode.SOME_ENDED_BADLY if now.rejected or now.quarantined or now.cancelled else ExitCode.OK
 
 
@@ -41,7 +41,7 @@ def _look(database: Engine, run_id: int, last: RunProgress) -> RunProgress:
     try:
         return progress(database, run_id)
     except DatabaseUnavailable as error:  # a restart of the server; the run does not depend on who watches
-        stderr.print(f"[yellow]{error}; still watching[/]")
+        say(f"{error}; still watching", "yellow")
         return last
 
 

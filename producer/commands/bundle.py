@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from contract.bundle import Bundle
-from producer.output import json_out, stderr
+from producer.output import json_out, say
 
 BUNDLE = click.Path(path_type=Path)
 
@@ -20,7 +20,7 @@ def bundle() -> None:
 def verify(path: Path) -> None:
     """Check every file of the bundle PATH against its digest."""
     opened = Bundle.open(path)
-    stderr.print(f"{opened.manifest.name}: {len(opened.manifest.files)} files match their digests")
+    say(f"{opened.manifest.name}: {len(opened.manifest.files)} files match their digests")
     click.echo(opened.digest)
 
 

@@ -5,7 +5,7 @@ import click
 from contract.settings import get_settings
 from db import schema
 from db.engine import open_engine
-from producer.output import stderr
+from producer.output import say
 
 
 @click.group(name="db")
@@ -17,10 +17,10 @@ def database() -> None:
 def upgrade() -> None:
     """Bring the database to this release's schema; creates it where there is none."""
     before, now = schema.upgrade(open_engine(get_settings().database_url))
-    stderr.print(f"schema {now}: " + ("nothing to do" if before == now else f"upgraded from {before or 'nothing'}"))
+    say(f"schema {now}: " + ("nothing to do" if before == now else f"upgraded from {before or 'nothing'}"))
 
 
 @database.command()
 def check() -> None:
     """Exit 0 if the database has this release's schema, else say what to do."""
-    stderr.print(f"schema {schema.check(open_engine(get_settings().database_url))}: as this release wants it")
+    say(f"schema {schema.check(open_engine(get_settings().database_url))}: as this release wants it")

@@ -14,7 +14,7 @@ from db import schema
 from db.engine import open_engine
 from db.queries import case_results, ended_badly, progress, run_details, run_summaries
 from producer.html_report import render_html
-from producer.output import csv_out, json_out, output_options, plain, stderr, stdout, table
+from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
 from producer.truth import is_right, read_truth, truth_option
 from producer.watching import accounting_line
 
@@ -43,7 +43,7 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
     labels = read_truth(truth) if truth else None
     if html is not None:
         write_html(database, run, html, labels)
-        stderr.print(f"report: {html}", highlight=False)
+        say(f"report: {html}")
         return exit_code(database, run)
     if output == "table":
         return print_report(database, run, labels)
@@ -52,7 +52,7 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
     details = run_details(database, run)
     if output == "csv":
         if details["manifest"]["notice"]:
-            stderr.print(plain(details["manifest"]["notice"]), style="bold yellow")
+            say(details["manifest"]["notice"], "bold yellow")
         csv_out(cases, COLUMNS)
     else:
         json_out(

@@ -17,7 +17,7 @@ from db.submission import submit as write_run
 from producer.archive import walk_archive
 from producer.commands.report import print_report, write_html
 from producer.commands.submit import name_skipped, required_bundle, submit_request
-from producer.output import stderr
+from producer.output import say
 from producer.publish import publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
 from producer.truth import read_truth, truth_option
@@ -53,14 +53,14 @@ def run(
     submission = write_run(database, submit_request(found, opened, settings, everything=everything))
     run_id = submission.run_id
     assert run_id is not None
-    stderr.print(f"run {run_id}" if submission.created else f"nothing new since run {run_id}", highlight=False)
+    say(f"run {run_id}" if submission.created else f"nothing new since run {run_id}")
     if not progress(database, run_id).finished:
         with _services(worker_log) as (redis_url, alive):
             publish_chunks(redis_url, database, submission.chunk_ids)
             try:
                 watch_run(database, run_id, alive)
             except KeyboardInterrupt:
-                stderr.print("stopping: the chunk in hand is finished first; the same command goes on from there")
+                say("stopping: the chunk in hand is finished first; the same command goes on from there")
                 raise
     return _report(database, run_id, html, read_truth(truth) if truth else None)
 
@@ -82,5 +82,5 @@ def _report(database: Engine, run_id: int, html: Path | None, truth: dict[str, s
     code = print_report(database, run_id, truth)
     if html is not None:
         write_html(database, run_id, html, truth)
-        stderr.print(f"report: {html}", highlight=False)
+        say(f"report: {html}")
     return code

@@ -13,7 +13,7 @@ from db.engine import open_engine
 from db.submission import Submission, SubmitPlan, SubmitRequest, plan_submit
 from db.submission import submit as write_run
 from producer.archive import Archive, walk_archive
-from producer.output import json_out, plain, stderr
+from producer.output import json_out, say
 from producer.publish import publish_chunks
 from producer.watching import watch_run
 
@@ -92,13 +92,13 @@ def name_skipped(found: Archive) -> None:
     for reason, names in sorted(found.skipped.items()):
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         shown = f"skipped ({reason}, {len(names)}): {', '.join(names[:_SHOWN])}{more}"
-        stderr.print(plain(shown), style="yellow")
+        say(shown, "yellow")
 
 
 def _tell(found: Archive, plan: SubmitPlan, submission: Submission | None) -> None:
     head = f"{len(found.captures)} captures of {found.patients} patients: "
     if not plan.captures:
-        stderr.print(head + f"nothing new; all were submitted before with this bundle, last in run {plan.last_run}")
+        say(head + f"nothing new; all were submitted before with this bundle, last in run {plan.last_run}")
         return
     verb = "would screen" if submission is None else f"run {submission.run_id} screens"
     parts = [f"{verb} {len(plan.pending)} of {plan.cases} patients"]
@@ -108,7 +108,7 @@ def _tell(found: Archive, plan: SubmitPlan, submission: Submission | None) -> No
         parts.append(f"{plan.unchanged} captures belong to patients without anything new")
     if submission is not None:
         parts.append(f"{len(submission.chunk_ids)} chunks")
-    stderr.print(head + "; ".join(parts), highlight=False)
+    say(head + "; ".join(parts))
 
 
 def _as_json(found: Archive, plan: SubmitPlan, submission: Submission | None) -> dict[str, object]:

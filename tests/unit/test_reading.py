@@ -203,6 +203,21 @@ def test_a_file_replaced_by_a_link_is_outside_wherever_it_leads(root: Path, outs
         rejection(lambda status=status: read(root, NAME, status), RejectCode.OUTSIDE_ARCHIVE)
 
 
+def test_a_link_put_there_between_our_look_and_our_opening_is_not_followed(
+    root: Path, submitted: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, twin = os.open, root / PATIENT / "twin.jpg"
+    shutil.copy2(root / NAME, twin)  # size and time agree as well
+
+    def open_late(path: bytes, flags: int, *more: int) -> int:
+        (root / NAME).unlink()
+        (root / NAME).symlink_to(twin)
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(reading.os, "open", open_late)
+    rejection(submitted, RejectCode.OUTSIDE_ARCHIVE)
+
+
 def test_a_folder_replaced_by_a_link_out_of_the_archive_is_outside(root: Path, outside: Path) -> None:
     (root / "P2").symlink_to(outside.parent)
     rejection(lambda: read(root, "P2/secret.jpg", outside.stat()), RejectCode.OUTSIDE_ARCHIVE)
