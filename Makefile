@@ -37,7 +37,7 @@ demo-bundle: $(DEV)/.installed ## train the demo bundle anew: an hour or two on 
 figures: demo ## make the README's picture from the demo's report; needs chromium
 	mkdir -p docs/images
 	chromium --headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars \
-		--user-data-dir=$$(mktemp -d) --window-size=1120,1900 --screenshot=docs/images/report.png demo-output/report.html
+		--user-data-dir=$$(mktemp -d) --window-size=1120,1760 --screenshot=docs/images/report.png demo-output/report.html
 
 lock: $(DEV)/.installed ## resolve the dependencies anew into requirements/
 	$(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

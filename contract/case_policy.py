@@ -119,18 +119,13 @@ def _verdict(policy: CasePolicy, score: float, usable: int) -> tuple[Verdict, Re
             "too_few_captures", f"{usable} usable captures; the rule wants at least {policy.min_captures}"
         )
     if score >= policy.all_at_least:
-        return Verdict.ALL, Reason(
-            "score_high", f"score {score:.3f} is at or above the bundle's threshold for ALL, {policy.all_at_least:.3f}"
-        )
+        return Verdict.ALL, Reason("score_high", f"score {score:.3f}, ALL from {policy.all_at_least:.3f}")
     if score <= policy.benign_at_most:
-        return Verdict.BENIGN, Reason(
-            "score_low", f"score {score:.3f} is at or below the bundle's threshold for benign, "
-            f"{policy.benign_at_most:.3f}"
-        )  # fmt: skip
+        return Verdict.BENIGN, Reason("score_low", f"score {score:.3f}, benign up to {policy.benign_at_most:.3f}")
     return Verdict.INDETERMINATE, Reason(
         "score_between",
-        f"score {score:.3f} lies between the bundle's thresholds {policy.benign_at_most:.3f} and "
-        f"{policy.all_at_least:.3f}",
+        f"score {score:.3f}, between benign (up to {policy.benign_at_most:.3f}) and ALL (from "
+        f"{policy.all_at_least:.3f})",
     )
 
 

@@ -105,18 +105,20 @@ def _picture(root: bytes, path: bytes, cam: bytes | None) -> tuple[str | None, s
 
 
 def overlay(pixels: NDArray[np.uint8], cam: bytes) -> NDArray[np.uint8]:
-    """Outline on the capture, uint8 [H, W, 3], where the activation map is highest.
+    """Frame on the capture, uint8 [H, W, 3], the places of the activation map that speak most for its label.
 
-    `cam` is float16 [h, w], h = w. Contours are drawn around its top 10 and 25 percent, and the rest is left as it
-    is: a haematologist wants to see the cell, not a heat map on top of it.
+    `cam` is float16 [h, w], h = w: h x w places, each a rectangle of the capture. The strongest tenth is framed in red,
+    the strongest quarter in yellow. Places are framed as they are: a smooth curve would promise a sharper eye than the
+    network has, and a heat map would hide the cell.
     """
-    values = np.frombuffer(cam, dtype=np.float16).astype(np.float32)
+    values = np.frombuffer(cam, dtype=np.float16)
     side = isqrt(values.size)
+    rank = np.argsort(np.argsort(-values, kind="stable"), kind="stable").reshape(side, side)
     height, width = pixels.shape[:2]
-    heat = cv2.resize(values.reshape(side, side), (width, height), interpolation=cv2.INTER_CUBIC)
     drawn = pixels.copy()
-    for percentile, colour, thickness in ((75, (255, 196, 0), 1), (90, (220, 0, 60), 2)):
-        mask = (heat >= np.percentile(heat, percentile)).astype(np.uint8)
+    for share, colour, thickness in ((0.25, (255, 196, 0), 1), (0.10, (220, 0, 60), 2)):
+        strongest = (rank < max(1, round(share * values.size))).astype(np.uint8)
+        mask = cv2.resize(strongest, (width, height), interpolation=cv2.INTER_NEAREST)
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(drawn, contours, -1, colour, thickness, cv2.LINE_AA)
+        cv2.drawContours(drawn, contours, -1, colour, thickness)
     return drawn
