@@ -1,4 +1,4 @@
-"""Every error that slide-screen raises on purpose.
+"""The errors that slide-screen raises on purpose; a package may derive its own kinds from these.
 
     ScreeningError
     ├── UsageError                the user can mend it: exit 2

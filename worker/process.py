@@ -92,11 +92,15 @@ class WorkerProcess:
         if lease.bundle_digest not in self._pipelines:
             self._pipelines.clear()
             bundle = find_bundle(lease.bundle_digest, Path(lease.bundle_path), self._settings.bundle_dir)
-            options = EngineOptions(self._settings.engine, self._settings.precision, cache_folder(self._settings))
             try:
+                options = EngineOptions(self._settings.engine, self._settings.precision, cache_folder(self._settings))
                 engine = open_inference_engine(bundle, options)
             except EngineError as error:
                 raise _EngineNotOpened(str(error)) from error
+            except OSError as error:
+                raise _EngineNotOpened(
+                    f"the engine's cache ({error}); set SCREEN_CACHE_DIR to a folder of ours"
+                ) from error
             log.info("engine open", engine=engine.name, precision=engine.precision)
             self._pipelines[lease.bundle_digest] = Pipeline(
                 bundle.manifest, engine, self._decoders, self._settings.batch_size

@@ -102,3 +102,16 @@ def test_a_capture_changed_or_removed_after_submit_is_rejected_and_never_screene
     screen_all(database, process, rounds=1)
     codes = {one["path"]: one["reject_code"] for one in ended_badly(database, run)}
     assert codes == {"P1/000.jpg": "changed", "P1/001.jpg": "missing"}
+
+
+def test_a_cache_folder_that_cannot_be_made_costs_no_attempt(
+    database: Engine, bundle: Bundle, archive: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    url = database.url.render_as_string(hide_password=False)
+    run = submitted(database, bundle, archive)
+    screen_all(database, WorkerProcess(Settings(database_url=url, cache_dir=tmp_path / "file" / "cache")), rounds=5)
+    with reading(database) as connection:
+        assert connection.execute(select(Chunk.state, Chunk.attempts)).all() == [("pending", 0)]
+    screen_all(database, WorkerProcess(Settings(database_url=url, cache_dir=tmp_path / "cache")), rounds=1)
+    assert progress(database, run).screened == 8
