@@ -79,14 +79,17 @@ def heartbeat(engine: Engine, lease: Lease, lease_seconds: float) -> None:
         raise LeaseLost(f"chunk {lease.chunk_id} was leased to another worker")
 
 
-def release(engine: Engine, lease: Lease, *, count_attempt: bool) -> None:
+def release(engine: Engine, lease: Lease, *, reason: str, count_attempt: bool) -> None:
     """Give a chunk back unfinished; the sweeper sends it again. A lease that is lost already is nothing to give.
 
+    `reason` is shown to whoever watches the run; it names no patient and no capture.
     `count_attempt=False` where the chunk is not to blame (its archive is away, the worker is told to stop).
     """
     attempts = Chunk.attempts if count_attempt else Chunk.attempts - 1
     with writing(engine) as connection:
-        connection.execute(update(Chunk).where(held_by(lease)).values(attempts=attempts, **_BACK_TO_PENDING))
+        connection.execute(
+            update(Chunk).where(held_by(lease)).values(attempts=attempts, last_error=reason, **_BACK_TO_PENDING)
+        )
 
 
 def mark_published(engine: Engine, chunk_ids: Sequence[int]) -> None:
@@ -141,7 +144,10 @@ def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: in
     if len(rows) > 1:
         _halve(connection, chunk_id, run_id, [row.id for row in rows], attempts)
         return
+    last_error = connection.execute(select(Chunk.last_error).where(Chunk.id == chunk_id)).scalar()
     reason = f"{attempts} attempts to screen it ended without a result"
+    if last_error:
+        reason += f"; the last: {last_error}"
     connection.execute(
         update(Capture)
         .where(Capture.chunk_id == chunk_id, Capture.state == CaptureState.PENDING)

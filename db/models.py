@@ -144,6 +144,7 @@ class Chunk(Base):
     worker: Mapped[str | None] = mapped_column(Text)
     published_at: Mapped[datetime | None]
     done_at: Mapped[datetime | None]
+    last_error: Mapped[str | None] = mapped_column(Text)
     seconds: Mapped[dict[str, Any] | None]
 
     __table_args__ = (

@@ -27,6 +27,8 @@ class Progress:
     chunks_leased: int
     recent_per_s: float
     cancelled: bool
+    trouble: str | None
+    """Why a chunk that is pending now was given back, if one was."""
 
     @property
     def ended(self) -> int:
@@ -73,6 +75,12 @@ def progress(engine: Engine, run_id: int) -> Progress:
             .where(Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, Chunk.done_at > db_now(-RATE_WINDOW_S))
             .order_by(Chunk.done_at)
         ).all()
+        trouble = connection.execute(
+            select(Chunk.last_error)
+            .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Chunk.last_error.is_not(None))
+            .order_by(Chunk.id)
+            .limit(1)
+        ).scalar()
         return Progress(
             submitted=run.submitted,
             screened=states.get(CaptureState.SCREENED, 0),
@@ -83,6 +91,7 @@ def progress(engine: Engine, run_id: int) -> Progress:
             chunks_leased=leased,
             recent_per_s=_rate([(row.done_at, row.captures) for row in recent], recent[0].now) if recent else 0.0,
             cancelled=run.cancelled_at is not None,
+            trouble=trouble,
         )
 
 

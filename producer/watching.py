@@ -27,10 +27,14 @@ def watch_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda:
     )  # fmt: skip
     with Progress(*columns, console=stderr) as bar:
         task = bar.add_task("", total=now.submitted, run=run_id, note="", completed=now.ended)
+        told: str | None = None
         while not (now.finished or now.cancelled):
             alive()
             time.sleep(POLL_S)
             now = _look(database, run_id, now)
+            if now.trouble and now.trouble != told:
+                told = now.trouble
+                say(f"a worker gave a chunk back, and it is tried again: {told}", "yellow")
             bar.update(task, completed=now.ended, note=_note(now))
         bar.update(task, completed=now.ended, note=_note(now))
     say(accounting_line(now))

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from platformdirs import user_cache_path
 
-from contract.errors import BundleError, EngineError, LeaseLost, StorageFault, Unavailable
+from contract.errors import BundleError, EngineError, LeaseLost, ScreeningError, StorageFault, Unavailable
 from contract.settings import Settings, get_settings
 from db.chunks import claim, release
 from db.engine import open_engine
@@ -68,24 +68,27 @@ class WorkerProcess:
         except LeaseLost as error:
             log.warning("lease lost", error=str(error))
         except StorageFault as error:  # counts: else one bad sector would hold the run up for ever
-            log.error("chunk given back", error=str(error))
-            self._give_back(lease, count_attempt=True)
+            self._give_back(lease, error, count_attempt=True)
         except (Unavailable, BundleError, _EngineNotOpened) as error:
-            log.error("chunk given back", error=str(error))
-            self._give_back(lease, count_attempt=False)
-        except Exception:
-            self._give_back(lease, count_attempt=True)
+            self._give_back(lease, error, count_attempt=False)
+        except Exception as error:
+            self._give_back(lease, error, count_attempt=True)
             raise
         else:
             log.info(
                 "chunk done", screened=len(outcome.screened), rejected=len(outcome.rejected), seconds=outcome.seconds
             )
 
-    def _give_back(self, lease: Lease, *, count_attempt: bool) -> None:
+    def _give_back(self, lease: Lease, error: Exception, *, count_attempt: bool) -> None:
+        # The text of an error that is not our own could hold anything, a path for instance: its kind must do.
+        reason = (
+            str(error) if isinstance(error, ScreeningError) else f"{type(error).__name__} in the worker; see its log"
+        )
+        log.error("chunk given back", error=reason)
         try:
-            release(self._database, lease, count_attempt=count_attempt)
-        except Unavailable as error:
-            log.warning("chunk not given back; its lease will end by itself", error=str(error))
+            release(self._database, lease, reason=reason, count_attempt=count_attempt)
+        except Unavailable as away:
+            log.warning("chunk not given back; its lease will end by itself", error=str(away))
 
     def _pipeline(self, lease: Lease) -> Pipeline:
         """The pipeline of the lease's bundle. Only one bundle is kept open: a device has one network in memory."""

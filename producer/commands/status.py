@@ -15,6 +15,7 @@ COLUMNS = (
     "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
     "cancelled_at", "submitted", "screened", "rejected", "quarantined", "pending", "reused", "skipped", "cases",
     "cases_finished", "cases_all", "cases_indeterminate", "cases_insufficient", "cases_benign", "captures_per_s",
+    "trouble",
 )  # fmt: skip
 
 
@@ -28,7 +29,9 @@ def status(run: int | None, output: str) -> ExitCode:
     rows = run_summaries(database, run)
     for row in rows:
         going = row["finished_at"] is None and row["cancelled_at"] is None
-        row["captures_per_s"] = round(progress(database, row["run_id"]).recent_per_s, 1) if going else None
+        now = progress(database, row["run_id"]) if going else None
+        row["captures_per_s"] = round(now.recent_per_s, 1) if now else None
+        row["trouble"] = now.trouble if now else None
     if output == "json":
         json_out(rows)
     elif output == "csv":
@@ -58,6 +61,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
             plain(row["bundle_name"]),
         )
     stdout.print(shown)
+    for row in rows:
+        if row["trouble"]:
+            stdout.print(plain(f"run {row['run_id']}: {row['trouble']}"), style="yellow")
     stdout.print(
         "captures: ended/submitted; bad: rejected or quarantined; state: share done, time left; times in UTC",
         style="dim",

@@ -182,6 +182,7 @@ def test_a_damaged_bundle_pauses_the_run_and_blames_no_capture(
         log = tmp_path / "worker.log"
         wait_until(lambda: log.read_text().count("does not match its digest") >= 3, 60, what="three refusals")
         assert progress(database, run).ended == 0
+        assert "model.onnx does not match its digest" in environment.screen("status").out.replace("\n", " ")
         (copy / "model.onnx").write_bytes(model)
         wait_until(is_finished(environment, run), 60, what="the run to finish")
     check_invariants(environment, run)

@@ -78,7 +78,7 @@ def test_a_heartbeat_keeps_a_lease_alive(database: Engine, bundle: Bundle) -> No
 def test_a_chunk_given_back_is_swept_up_at_once(database: Engine, bundle: Bundle) -> None:
     (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
     mark_published(database, [chunk_id])
-    release(database, claimed(database, chunk_id), count_attempt=False)
+    release(database, claimed(database, chunk_id), reason="told to stop", count_attempt=False)
     assert sweep(database, waiting_messages=1, republish_seconds=600) == [chunk_id]
     assert claimed(database, chunk_id).attempt == 1
     assert sweep(database, waiting_messages=0, republish_seconds=0) == []

@@ -76,7 +76,9 @@ def test_one_file_on_a_bad_sector_is_quarantined_and_the_rest_screened_simulated
     screen_all(database, process)
     now = progress(database, run)
     assert (now.screened, now.quarantined, now.finished) == (7, 1, True)
-    assert [one["path"] for one in ended_badly(database, run)] == ["P1/002.jpg"]
+    (bad,) = ended_badly(database, run)
+    assert bad["path"] == "P1/002.jpg"
+    assert "does not answer" in bad["reason"]
 
 
 def test_an_archive_that_goes_away_costs_no_attempt_and_the_run_goes_on_when_it_is_back(
@@ -87,10 +89,13 @@ def test_an_archive_that_goes_away_costs_no_attempt_and_the_run_goes_on_when_it_
     screen_all(database, process, rounds=5)
     with reading(database) as connection:
         assert connection.execute(select(Chunk.state, Chunk.attempts)).all() == [("pending", 0)]
+    trouble = progress(database, run).trouble
+    assert trouble is not None
+    assert "mount it again" in trouble
     away.rename(archive)
     screen_all(database, process, rounds=1)
     now = progress(database, run)
-    assert (now.screened, now.rejected, now.finished) == (8, 0, True)
+    assert (now.screened, now.rejected, now.finished, now.trouble) == (8, 0, True, None)
 
 
 def test_a_capture_changed_or_removed_after_submit_is_rejected_and_never_screened_as_something_else(

@@ -171,6 +171,7 @@ def upgrade() -> None:
         sa.Column("worker", sa.Text(), nullable=True),
         sa.Column("published_at", UTCDateTime(), nullable=True),
         sa.Column("done_at", UTCDateTime(), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("seconds", sa.JSON(none_as_null=True), nullable=True),
         sa.CheckConstraint(
             "(state = 'leased') = (lease_token IS NOT NULL AND lease_until IS NOT NULL)",
