@@ -75,4 +75,4 @@ def _require_train_extra() -> None:
         for module in NEEDED:
             importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UsageError(f"training needs the train extra: pip install 'slide-screen[train]' ({error})") from None
+        raise UsageError(f"training needs its extra: pip install '.[train]' in the repository ({error})") from None

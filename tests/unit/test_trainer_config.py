@@ -76,4 +76,4 @@ def test_without_the_train_extra_the_next_step_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "NEEDED", ("no_such_module",))
     result = CliRunner().invoke(command.train, [str(tmp_path), "--out", str(tmp_path / "b")])
     assert isinstance(result.exception, UsageError)
-    assert "pip install 'slide-screen[train]'" in str(result.exception)
+    assert "pip install '.[train]' in the repository" in str(result.exception)
