@@ -59,8 +59,9 @@ def _jsonable(value: Any) -> Any:
 
 def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
     """An empty table. `right` columns hold numbers; `fold` columns give way on a narrow terminal."""
-    made = Table(title=title, title_justify="left", header_style="bold", padding=(0, 1, 0, 0), box=SIMPLE_HEAD)
-    made.pad_edge = False
+    made = Table(
+        title=title, title_justify="left", header_style="bold", pad_edge=False, padding=(0, 1, 0, 0), box=SIMPLE_HEAD
+    )
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
         narrow = column in fold

@@ -12,7 +12,7 @@ from contract.settings import get_settings
 from contract.states import Verdict
 from db import schema
 from db.engine import open_engine
-from db.queries import case_results, ended_badly, progress, run_details, run_summaries
+from db.queries import Progress, case_results, ended_badly, progress, run_details, run_summaries
 from producer.html_report import render_html
 from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
 from producer.truth import is_right, read_truth, truth_option
@@ -44,7 +44,7 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
     if html is not None:
         write_html(database, run, html, labels)
         say(f"report: {html}")
-        return exit_code(database, run)
+        return exit_code(progress(database, run))
     if output == "table":
         return print_report(database, run, labels)
     summary = run_summaries(database, run)[0]
@@ -67,12 +67,11 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
                 "ended_badly": ended_badly(database, run),
             }
         )
-    return exit_code(database, run)
+    return exit_code(progress(database, run))
 
 
-def exit_code(database: Engine, run_id: int) -> ExitCode:
+def exit_code(now: Progress) -> ExitCode:
     """SOME_ENDED_BADLY where captures were rejected, quarantined or are unaccounted for."""
-    now = progress(database, run_id)
     bad = now.rejected or now.quarantined or (now.finished and not now.accounted_for)
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
 
@@ -91,7 +90,8 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
         for one in bad:
             shown.add_row(plain(one["path"]), one["state"], one["reject_code"] or "", plain(one["reason"]))
         stdout.print(shown)
-    stdout.print(accounting_line(progress(database, run_id)), highlight=False)
+    now = progress(database, run_id)
+    stdout.print(accounting_line(now), highlight=False)
     engines = ", ".join(details["engines"]) or "none yet"
     stdout.print(
         f"bundle {summary['bundle_name']} {summary['bundle_digest'][:12]}, engine {engines}, "
@@ -100,7 +100,7 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
         markup=False,
     )
     stdout.print(FOR_REVIEW)
-    return exit_code(database, run_id)
+    return exit_code(now)
 
 
 def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, str] | None) -> Any:
