@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor
+from torchvision.transforms.v2 import CutMix, MixUp
+from torchvision.transforms.v2.functional import jpeg
 
 from trainer.config import AugmentTable
 
@@ -18,6 +20,8 @@ STAINS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 BLUR = torch.tensor([1.0, 2.0, 1.0])
 SHARE_BLURRED = 0.25
 SHARE_NOISY = 0.25
+MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
+"""Of the Beta distributions of the papers: Zhang et al. 2018, Yun et al. 2019."""
 
 
 class Augment:
@@ -39,11 +43,19 @@ class Augment:
     def __call__(self, captures: Tensor, size: int) -> Tensor:
         x = resize(to_unit(captures), size)
         x = self._geometry(x)
+        if self.table.corner_mask:
+            x = self._mask_corners(x)
+        if self.table.scale_bar:
+            x = self.draw_scale_bar(x)
         x = self._colour(x)
+        if self.table.grey:
+            x = self._grey(x)
         if self.table.blur:
             x = self._blur(x)
         if self.table.noise:
             x = self._noise(x)
+        if self.table.jpeg:
+            x = self._jpeg(x)
         return x.clamp_(0, 1).contiguous(memory_format=torch.channels_last)
 
     def _uniform(self, *shape: int, by: float = 1.0) -> Tensor:
@@ -85,6 +97,64 @@ class Augment:
         mean = light.mean(dim=(1, 2, 3), keepdim=True)
         return light.mul_(contrast).add_(mean * (1 - contrast))
 
+    def _mask_corners(self, x: Tensor) -> Tensor:
+        """Paint corners over in the capture's bright background, so that nothing can be learned from what lies there.
+
+        Each corner by itself with the chance `corner_mask`; 15 to 45 % of the width, 8 to 25 % of the height.
+        """
+        n, size = len(x), x.shape[-1]
+        across, down = self._places(size)
+        masked = torch.zeros((n, size, size), dtype=torch.bool, device=self.device)
+        for right in (False, True):
+            for bottom in (False, True):
+                wide = (0.30 + self._uniform(n, by=0.15))[:, None, None]
+                high = (0.165 + self._uniform(n, by=0.085))[:, None, None]
+                chosen = torch.rand(n, generator=self.generator, device=self.device) < self.table.corner_mask
+                in_columns = across > 1 - wide if right else across < wide
+                in_rows = down > 1 - high if bottom else down < high
+                masked |= in_columns & in_rows & chosen[:, None, None]
+        return torch.where(masked[:, None], background(x), x)
+
+    def draw_scale_bar(self, x: Tensor) -> Tensor:
+        """Draw a bar in some corner, sometimes on a box and with blocks above it in place of text."""
+        n, size = len(x), x.shape[-1]
+        chosen = (torch.rand(n, generator=self.generator, device=self.device) < self.table.scale_bar)[:, None, None]
+        across, down = self._places(size)
+        across = torch.where((self._signs(n) > 0)[:, None, None], across, 1 - across)
+        down = torch.where((self._signs(n) > 0)[:, None, None], down, 1 - down)
+        left, top, length, thick, high = (
+            (middle + self._uniform(n, by=middle * spread))[:, None, None]
+            for middle, spread in ((0.04, 0.9), (0.06, 0.6), (0.17, 0.6), (0.012, 0.7), (0.03, 0.4))
+        )
+        colour = torch.rand((n, 3, 1, 1), generator=self.generator, device=self.device)
+        colour = torch.where((self._signs(n) > 0)[:, None, None, None], colour.round(), colour)
+        box = (across > left - 0.02) & (across < left + length + 0.02) & (down > top - 0.02)
+        box &= down < top + thick + high + 0.04
+        boxed = (torch.rand(n, generator=self.generator, device=self.device) < 0.25)[:, None, None]
+        bar = (across > left) & (across < left + length) & (down > top) & (down < top + thick)
+        text = (across > left + length * 0.2) & (across < left + length * 0.8) & (down > top + thick + 0.015)
+        text &= (down < top + thick + 0.015 + high) & (torch.sin(across * (60 + 20 * colour[:, 0])) > 0)
+        x = torch.where((box & boxed & chosen)[:, None], 1 - colour, x)
+        return torch.where(((bar | text) & chosen)[:, None], colour, x)
+
+    def _places(self, size: int) -> tuple[Tensor, Tensor]:
+        """Where columns and rows lie, from 0 to 1: [1, 1, size] and [1, size, 1]."""
+        places = (torch.arange(size, device=self.device) + 0.5) / size
+        return places[None, None, :], places[None, :, None]
+
+    def _grey(self, x: Tensor) -> Tensor:
+        chosen = torch.rand(len(x), generator=self.generator, device=self.device) < self.table.grey
+        return torch.where(chosen[:, None, None, None], grey(x), x)
+
+    def _jpeg(self, x: Tensor) -> Tensor:
+        """Compress some again. libjpeg works on the CPU; on a GPU those captures travel there and back."""
+        chosen = self._some(len(x), self.table.jpeg)
+        qualities = torch.randint(50, 101, (len(chosen),), generator=self.generator, device=self.device)
+        for row, quality in zip(chosen.tolist(), qualities.tolist(), strict=True):
+            small = (x[row].clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+            x[row] = jpeg(small, quality).to(self.device).float() / 255
+        return x
+
     def _some(self, count: int, share: float) -> Tensor:
         return torch.nonzero(torch.rand(count, generator=self.generator, device=self.device) < share)[:, 0]
 
@@ -107,6 +177,31 @@ class Augment:
         return x
 
 
+class Mixer:
+    """Callable on a batch: mixes it by mixup or cutmix, or leaves it, by the recipe's shares.
+
+    float [N, 3, S, S], labels int64 [N] -> the same captures and labels, or mixed ones and their shares [N, labels].
+    Randomness is torch's own.
+    """
+
+    def __init__(self, table: AugmentTable, labels: int) -> None:
+        self.table = table
+        self.mixup = MixUp(alpha=MIXUP_ALPHA, num_classes=labels)
+        self.cutmix = CutMix(alpha=CUTMIX_ALPHA, num_classes=labels)
+
+    def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.table.mixup + self.table.cutmix:
+            return x, labels
+        drawn = float(torch.rand(()))
+        if drawn < self.table.mixup:
+            mixed, shares = self.mixup(x, labels)
+        elif drawn < self.table.mixup + self.table.cutmix:
+            mixed, shares = self.cutmix(x, labels)
+        else:
+            return x, labels
+        return mixed.contiguous(memory_format=torch.channels_last), shares
+
+
 def to_unit(captures: Tensor) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in 0..1; the permuted view is channels last already."""
     return captures.permute(0, 3, 1, 2).float().div_(255)
@@ -117,3 +212,14 @@ def resize(x: Tensor, size: int) -> Tensor:
     if x.shape[-1] == size:
         return x
     return F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def grey(x: Tensor) -> Tensor:
+    """Luma (ITU-R BT.601) in all three channels, [N, 3, H, W]."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
+    return (x * weights).sum(dim=1, keepdim=True).expand_as(x)
+
+
+def background(x: Tensor) -> Tensor:
+    """Colour of the background, [N, 3, 1, 1]: in a bright-field capture most of the brightest quarter is empty."""
+    return torch.quantile(x[:, :, ::4, ::4].flatten(2), 0.8, dim=2)[:, :, None, None]

@@ -13,7 +13,7 @@ import torch
 from contract.errors import SettingsError
 
 FILE = "last.pt"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -21,19 +21,22 @@ class Checkpoint:
     """State after `epochs_done` epochs. `identity` is the digest of configuration, data and split.
 
     `model` and `averaged` are state dicts of `trainer.model.Network` (`averaged` is None without averaging); `best` is
-    the state dict of the epoch that did best on validation, averaged weights where there are any.
+    the state dict of the epoch that did best on validation, averaged weights where there are any; `best_epoch` is its
+    place in `history`, from 1. `phase` is the phase that `optimization` is of. `seconds` were spent on training so far.
     """
 
     identity: str
     epochs_done: int
+    phase: int
     model: dict[str, Any]
     averaged: dict[str, Any] | None
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any]
+    optimization: dict[str, Any]
     precision: dict[str, Any]
     best: dict[str, Any]
     best_epoch: int
     history: list[dict[str, Any]]
+    finders: list[dict[str, Any]]
+    seconds: float
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:

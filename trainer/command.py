@@ -1,26 +1,28 @@
 """`screen train`: labelled captures in, a bundle out. torch is imported only when the command runs."""
 
-import importlib
-import os
 from pathlib import Path
+from typing import Any
 
 import click
-import platformdirs
 
 from contract.errors import UsageError
-from trainer.config import load_config
-
-NEEDED = ("torch", "timm", "lightning.fabric", "onnx", "onnxruntime", "onnxscript", "sklearn")
+from trainer.options import cache_option, configured, data_options, require_train_extra
 
 
 @click.command("train")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the bundle to.")
-@click.option("--recipe", default="b3", show_default=True, help="Name of a shipped recipe (b3, demo) or a TOML file.")
-@click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's.")
 @click.option(
-    "--cache", type=click.Path(path_type=Path), help="Folder for decoded captures.  [default: the user's cache folder]"
-)
+    "--recipe", default="ours", show_default=True,
+    help="Name of a shipped recipe (ours, thesis, reference, b3-hsv, demo) or a TOML file.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's.")
+@data_options
+@click.option(
+    "--cross-validate", "folds", type=click.IntRange(2, 20),
+    help="Train once for each of so many folds; OUT holds a bundle of each, and cross-validation.json.",
+)  # fmt: skip
+@cache_option
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -29,50 +31,54 @@ NEEDED = ("torch", "timm", "lightning.fabric", "onnx", "onnxruntime", "onnxscrip
 @click.option(
     "--resume/--no-resume", default=True, show_default=True, help="Go on from the checkpoint if there is one."
 )
+@click.option("--devices", default=1, show_default=True, type=click.IntRange(min=1), help="Devices on each machine.")
+@click.option("--nodes", default=1, show_default=True, type=click.IntRange(min=1), help="Machines.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def train(
     data: Path,
     out: Path,
     recipe: str,
     seed: int | None,
-    cache: Path | None,
+    given_split: Path | None,
+    folds: int | None,
+    cache: Path,
     checkpoint: Path | None,
     resume: bool,
+    devices: int,
+    nodes: int,
     force: bool,
+    **overrides: Any,
 ) -> None:
     """Train on the labelled captures in DATA and export a bundle.
 
-    DATA holds a labels.csv (columns path, label, and if known patient, split), or one folder per class. The bundle's
-    path is printed alone on stdout; everything else goes to stderr. A run that was killed goes on from its last epoch
-    when the same command is given again.
+    DATA holds a labels.csv (columns path, label, and if known patient, split, site), or one folder per class, perhaps
+    under Original/. The bundle's path is printed alone on stdout; everything else goes to stderr. A run that was
+    killed goes on from its last epoch when the same command is given again.
     """
-    config = load_config(recipe).with_seed(seed)
-    _require_train_extra()
-    from trainer.run import remove_checkpoint
-    from trainer.run import train as run
+    config = configured(recipe, seed=seed, **overrides)
+    if folds and (given_split or checkpoint):
+        raise UsageError("--cross-validate makes its own splits and checkpoints; leave out --split and --checkpoint")
+    require_train_extra()
+    from trainer import run
+    from trainer.crossval import pool
+    from trainer.fit import Devices
 
+    work = run.Work(cache=cache, resume=resume, force=force, devices=Devices(devices, nodes))
+    if folds:
+        prepared = run.prepare(data, config, cache)
+        bundles = run.cross_validate(prepared, out, config, folds, work=work)
+        if len(bundles) == folds:
+            pool(prepared, bundles, out)
+            click.echo(out)
+        return
+    run.refuse_taken(out, work)
+    prepared = run.prepare(data, config, cache)
+    split = run.split_of(prepared, config, given=given_split)
     folder = checkpoint or out.with_name(f"{out.name}.checkpoint")
-    run(
-        data,
-        out,
-        config,
-        cache=cache or Path(platformdirs.user_cache_dir("slide-screen")) / "captures",
-        checkpoint=folder,
-        resume=resume,
-        force=force,
-    )
+    bundle = run.train(prepared, split, out, config, checkpoint=folder, work=work)
+    if bundle is None:
+        return
+    run.print_classes(bundle)
     if checkpoint is None:
-        remove_checkpoint(folder)
+        run.remove_checkpoint(folder)
     click.echo(out)
-
-
-def _require_train_extra() -> None:
-    # Before torch loads its OpenMP: threads that wait for each other by spinning lose their turns to whatever else
-    # runs. Beside other busy processes on two cores a short B3 run took 137 s spinning and 53 s without (tried once
-    # each; not measured on an idle machine).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        for module in NEEDED:
-            importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"training needs its extra: pip install '.[train]' in the repository ({error})") from None

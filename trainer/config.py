@@ -14,6 +14,7 @@ from contract.errors import SettingsError
 from contract.imaging import ImageSpec
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+SplitRule = Literal["grouped", "blocked", "appearance", "random"]
 
 
 class _Table(BaseModel):
@@ -21,21 +22,37 @@ class _Table(BaseModel):
 
 
 class ModelTable(_Table):
-    """[model]: the backbone, by its timm name, and what its weights start from."""
+    """[model]: the backbone, by its timm name, what its weights start from, and what lies around it."""
 
     architecture: str = "efficientnet_b3"
     initial_weights: str = Field("imagenet", description='"imagenet" (timm downloads them), "none", or a file')
+    stain_normalisation: Literal["none", "reinhard"] = Field(
+        "none", description="reinhard: every capture gets the same mean and deviation in l-alpha-beta, in the graph"
+    )
+    second_input: Literal["none", "hsv"] = Field(
+        "none", description="hsv: the same backbone also sees the capture with all but its nucleated cells blackened"
+    )
+    head: Literal["linear", "dense"] = Field(
+        "linear", description="dense: dense, batch norm, LeakyReLU, dropout, dense; it has no exact activation map"
+    )
+    head_width: int = Field(512, ge=8, description="units of the dense head's hidden layer")
     dropout: Fraction = 0.0
     drop_path: Fraction = 0.0
 
 
 class DataTable(_Table):
-    """[data]: the labels in the order of the network's outputs, and how much is held out."""
+    """[data]: the labels in the order of the network's outputs, and what is held out by which rule."""
 
     labels: list[str] = Field(["Benign", "Early", "Pre", "Pro"], min_length=2)
     benign_label: str = "Benign"
-    validation: float = Field(0.15, gt=0, lt=0.5, description="share of captures, by patient, for validation")
-    test: float = Field(0.15, gt=0, lt=0.5, description="share of captures, by patient, for the test")
+    split: SplitRule = "grouped"
+    validation: float = Field(0.15, gt=0, lt=0.5, description="share of captures for validation")
+    test: float = Field(0.15, gt=0, lt=0.5, description="share of captures for the test")
+    blocks: int = Field(20, ge=4, description="runs of consecutive file numbers per label, for split = blocked")
+    appearances: int = Field(12, ge=4, description="clusters of look per label, for split = appearance")
+    near_duplicate_bits: int = Field(
+        4, ge=0, le=16, description="captures whose 64-bit perceptual hashes differ in at most so many bits are one"
+    )
     min_images: int = Field(12, ge=3, description="a label with fewer images is refused")
 
     @model_validator(mode="after")
@@ -54,17 +71,39 @@ class Stage(_Table):
     epochs: int = Field(ge=1)
 
 
-class TrainingTable(_Table):
-    """[training]: all stages lie under one one-cycle schedule (Smith & Topin 2019)."""
+class Phase(_Table):
+    """[[training.phases]]: epochs under one learning-rate schedule, all layers or the head alone."""
 
     stages: list[Stage] = Field(min_length=1)
+    frozen: bool = Field(False, description="only the head learns; with initial weights none, everything does")
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    learning_rate: float | Literal["find"] = Field(
+        1e-3, description='the highest rate of the schedule; "find": by the learning-rate finder'
+    )
+    warm_up: float = Field(0.25, gt=0, lt=1, description="share of the one-cycle's steps in which the rate rises")
+    discriminative: float = Field(
+        1.0, ge=1, description="the first layers learn so many times slower than the head; 1 with initial weights none"
+    )
+
+    @property
+    def epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
+
+
+class TrainingTable(_Table):
+    """[training]: phases follow one another; the weights of the best epoch on validation are kept."""
+
+    phases: list[Phase] = Field(min_length=1)
     batch_size: int = Field(32, ge=2)
-    max_learning_rate: float = Field(1e-3, gt=0)
-    warm_up: float = Field(0.25, gt=0, lt=1, description="share of all steps in which the learning rate rises")
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="adam: weight_decay is an L2 penalty")
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
+    balance: Fraction = Field(
+        0.0, description="exponent of the inverse label frequency by which a capture counts in the loss"
+    )
     clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="weights are averaged over steps; unset: not")
+    patience: int | None = Field(None, ge=1, description="a phase ends after so many epochs without a better one")
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = Field(
         "auto", description="auto: 32-true on the CPU, where bfloat16 was no faster, 16-mixed on a GPU"
@@ -72,7 +111,7 @@ class TrainingTable(_Table):
 
 
 class AugmentTable(_Table):
-    """[augment]: each number is the largest deviation; 0 or false switches a step off."""
+    """[augment]: each number is the largest deviation or a share of captures; 0 or false switches a step off."""
 
     flips: bool = True
     quarter_turns: bool = Field(True, description="for square captures; others are stretched, and turn their cells")
@@ -84,8 +123,28 @@ class AugmentTable(_Table):
     brightness: float = Field(0.1, ge=0, lt=1)
     contrast: float = Field(0.1, ge=0, lt=1)
     white_balance: float = Field(0.05, ge=0, lt=1)
+    grey: Fraction = Field(0.0, description="share of captures that lose their colour")
     blur: Fraction = Field(0.5, description="a quarter of the captures is mixed with its blurred self, up to this")
     noise: float = Field(0.02, ge=0, lt=1, description="a quarter of the captures gets noise of up to this deviation")
+    jpeg: Fraction = Field(0.0, description="share of captures compressed again with quality 50 to 100")
+    corner_mask: Fraction = Field(0.0, description="chance, for each corner, to be painted over with background")
+    scale_bar: Fraction = Field(0.0, description="share of captures that get a drawn scale bar in some corner")
+    mixup: Fraction = Field(0.0, description="share of batches mixed by mixup (Zhang et al. 2018), alpha 0.2")
+    cutmix: Fraction = Field(0.0, description="share of batches mixed by cutmix (Yun et al. 2019), alpha 1")
+
+    @model_validator(mode="after")
+    def _shares(self) -> "AugmentTable":
+        if self.mixup + self.cutmix > 1:
+            raise ValueError("mixup and cutmix are shares of the batches and must not exceed 1 together")
+        return self
+
+
+class CaseTable(_Table):
+    """[case]: for what the thresholds of the case rule are fitted, on validation patients or blocks."""
+
+    target_sensitivity: float = Field(0.995, gt=0, le=1, description="of ALL: at most the rest is called benign")
+    target_specificity: float = Field(0.995, gt=0, le=1, description="of benign: at most the rest is called ALL")
+    min_captures: int = Field(3, ge=1, description="a case with fewer usable captures is insufficient")
 
 
 class ExportTable(_Table):
@@ -94,7 +153,10 @@ class ExportTable(_Table):
     precision: Literal["full", "half"] = Field("full", description="how weights are stored; arithmetic is float32")
     weights: bool = Field(True, description="also write model.safetensors, for further training")
     golden: int = Field(8, ge=1, le=64, description="captures whose outputs every engine must reproduce")
-    min_captures: int = Field(3, ge=1, description="a case with fewer usable captures is insufficient")
+    test_time_flips: Literal[1, 2, 4] = Field(
+        1, description="the graph averages over so many mirrored views; costs as many times the inference"
+    )
+    audit_captures: int = Field(600, ge=8, description="test captures, at most, in the robustness audit")
 
 
 class Config(_Table):
@@ -107,25 +169,38 @@ class Config(_Table):
     data: DataTable = DataTable()
     training: TrainingTable
     augment: AugmentTable = AugmentTable()
+    case: CaseTable = CaseTable()
     export: ExportTable = ExportTable()
 
     @model_validator(mode="after")
     def _sizes(self) -> "Config":
-        if self.training.stages[-1].size != self.image.size:
-            raise ValueError("training.stages: the last stage's size must be image.size, which the bundle promises")
-        if any(stage.size > self.image.size for stage in self.training.stages):
-            raise ValueError("training.stages: no stage may be larger than image.size")
+        sizes = [stage.size for phase in self.training.phases for stage in phase.stages]
+        if sizes[-1] != self.image.size:
+            raise ValueError("training.phases: the last stage's size must be image.size, which the bundle promises")
+        if max(sizes) > self.image.size:
+            raise ValueError("training.phases: no stage may be larger than image.size")
         return self
 
-    def with_seed(self, seed: int | None) -> "Config":
-        """The same configuration with another seed; None leaves it."""
-        if seed is None:
+    def resolved(self) -> "Config":
+        """What is trained: without initial weights nothing is frozen and all layers learn at the same rate.
+
+        A frozen backbone of random weights would teach the head nothing, and layers that begin at random must all
+        learn.
+        """
+        if self.model.initial_weights != "none":
             return self
-        return self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})
+        phases = [phase.model_copy(update={"frozen": False, "discriminative": 1.0}) for phase in self.training.phases]
+        return self.changed("training", phases=phases)
+
+    def changed(self, table: str, **values: Any) -> "Config":
+        """The same configuration with some keys of one table replaced; values of None are left. Checked again."""
+        tree = self.model_dump(mode="python")
+        tree[table] |= {key: value for key, value in values.items() if value is not None}
+        return _validated(tree, f"with {table} changed")
 
 
 def load_config(recipe: str | Path) -> Config:
-    """Read a shipped recipe by its name ("b3", "demo") or any TOML file. Raises SettingsError naming the key."""
+    """Read a shipped recipe by its name ("ours", "demo") or any TOML file. Raises SettingsError naming the key."""
     shipped = resources.files("trainer") / "recipes" / f"{recipe}.toml"
     try:
         text = (shipped if shipped.is_file() else Path(recipe)).read_text(encoding="utf-8")
@@ -134,13 +209,12 @@ def load_config(recipe: str | Path) -> Config:
         raise SettingsError(
             f"recipe {recipe}: cannot be read ({error.strerror}); name a TOML file or one of {names}"
         ) from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"recipe {recipe}: is no UTF-8 text ({error})") from None
     try:
-        return Config.model_validate(tomllib.loads(text))
+        return _validated(tomllib.loads(text), str(recipe))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"recipe {recipe}: is no TOML ({error})") from None
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {_sentence(e)}" for e in error.errors()]
-        raise SettingsError(f"recipe {recipe}: {'; '.join(faults)}") from None
 
 
 def recipe_names() -> list[str]:
@@ -149,28 +223,20 @@ def recipe_names() -> list[str]:
     return [entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")]
 
 
+def _validated(tree: dict[str, Any], recipe: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {_sentence(e)}" for e in error.errors()]
+        raise SettingsError(f"recipe {recipe}: {'; '.join(faults)}") from None
+
+
 def _sentence(error: Any) -> str:
     return "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
 
 
 def to_toml(config: Config) -> str:
     """The resolved configuration as TOML that `load_config` reads back; unset values are left out."""
-    tree = config.model_dump(mode="json", exclude_none=True)
-    lines = [f"{key} = {_value(value)}" for key, value in tree.items() if not isinstance(value, dict)]
-    for name, table in tree.items():
-        if isinstance(table, dict):
-            lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
+    import tomli_w  # of the extra; the rest of this module is needed for --help too
 
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_value(v)}" for key, v in value.items()) + "}"
-    return repr(value)
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

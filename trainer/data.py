@@ -32,16 +32,21 @@ class LabelledCapture:
     label: str
     patient: str
     split: str | None = None
+    site: str | None = None
 
 
 @dataclass(frozen=True)
 class LabelledData:
-    """The captures in the order of their paths. `digest` covers paths, labels, patients, given splits and bytes."""
+    """The captures in the order of their paths.
+
+    `sha256` is each file's digest; `digest` covers paths, labels, patients, given splits and bytes.
+    """
 
     root: Path
     labels: tuple[str, ...]
     captures: tuple[LabelledCapture, ...]
     patients_known: bool
+    sha256: tuple[str, ...]
     digest: str
     warnings: tuple[str, ...] = field(default=())
 
@@ -50,33 +55,46 @@ class LabelledData:
         return np.asarray([self.labels.index(one.label) for one in self.captures], dtype=np.int64)
 
 
-def read_data(root: Path, table: DataTable) -> LabelledData:
-    """Read DATA: labels.csv if it has one, else a folder per class, perhaps under Original/. Raises DataError."""
+def read_data(root: Path, table: DataTable, *, for_training: bool = True) -> LabelledData:
+    """Read DATA: labels.csv if it has one, else a folder per class, perhaps under Original/. Raises DataError.
+
+    Data that is only scored may hold few captures of a label, or none.
+    """
+    captures, patients_known = find_captures(root)
+    _check_labels(root, captures, table.labels)
+    _check_files(root, captures)
+    _check_patients(captures)
+    if for_training:
+        check_counts(captures, table, patients_known)
+    warnings = () if patients_known else (
+        "patients are unknown: captures of one person may lie on both sides of a split, and figures may come out too "
+        "high; name patients in a labels.csv, or hold out whole looks with --split-rule appearance",
+    )  # fmt: skip
+    sha256, digest = _digests(root, captures)
+    return LabelledData(root, tuple(table.labels), tuple(captures), patients_known, sha256, digest, warnings)
+
+
+def find_captures(root: Path) -> tuple[list[LabelledCapture], bool]:
+    """The captures under `root` with whatever labels they have, by path, and whether patients are known.
+
+    Raises DataError if there is neither a labels.csv nor a folder per class.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; name the folder that holds {LABELS_FILE} or one folder per class")
     if (root / LABELS_FILE).is_file():
-        captures, patients_known = _from_csv(root, table.labels)
+        captures, patients_known = _from_csv(root)
     else:
-        captures, patients_known = _from_folders(root, table.labels), False
+        captures, patients_known = _from_folders(root), False
     captures.sort(key=lambda one: one.path)
-    _check_files(root, captures)
-    _check_patients(captures)
-    check_counts(captures, table, patients_known)
-    warnings = () if patients_known else (
-        "patients are unknown: every capture counts as a patient of its own, so captures of one person may lie on "
-        "both sides of the split and figures may come out too high; name patients in a labels.csv",
-    )  # fmt: skip
-    digest = _digest(root, captures)
-    return LabelledData(root, tuple(table.labels), tuple(captures), patients_known, digest, warnings)
+    return captures, patients_known
 
 
-def _from_folders(root: Path, labels: Sequence[str]) -> list[LabelledCapture]:
+def _from_folders(root: Path) -> list[LabelledCapture]:
+    """The Kaggle set has Segmented/ beside Original/: the same captures again, which the graph segments itself."""
     base = root / "Original" if (root / "Original").is_dir() else root
     folders = sorted(entry for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    unknown = [folder.name for folder in folders if folder.name not in labels]
-    if not folders or unknown:
-        what = f"folder {unknown[0]!r} is no label" if unknown else f"neither {LABELS_FILE} nor a folder per class"
-        raise DataError(f"{base}: {what}; the recipe's labels are {', '.join(labels)} (data.labels)")
+    if not folders:
+        raise DataError(f"{base}: neither {LABELS_FILE} nor a folder per class; name the folder that holds them")
     files = [
         (folder.name, file.relative_to(root).as_posix())
         for folder in folders
@@ -86,42 +104,56 @@ def _from_folders(root: Path, labels: Sequence[str]) -> list[LabelledCapture]:
     return [LabelledCapture(path, label, patient=path) for label, path in files]
 
 
-def _from_csv(root: Path, labels: Sequence[str]) -> tuple[list[LabelledCapture], bool]:
+def _from_csv(root: Path) -> tuple[list[LabelledCapture], bool]:
     table = root / LABELS_FILE
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as UTF-8 CSV ({error}); save it again") from None
-    if missing := {"path", "label"} - columns:
-        raise DataError(f"{table}: column {' and '.join(sorted(missing))} is missing; it needs path and label")
+    rows, columns = read_csv(table, needed=("path", "label"))
     patients_known = "patient" in columns
     captures = []
     for number, row in enumerate(rows, start=2):
-        if row["label"] not in labels:
-            raise DataError(
-                f"{table}, line {number}: unknown label {row['label']!r}; the recipe's labels are "
-                f"{', '.join(labels)} (data.labels)"
-            )
+        if not row["path"] or not row["label"]:
+            raise DataError(f"{table}, line {number}: path or label is empty; fill it or take the line out")
         if patients_known and not row["patient"]:
             raise DataError(f"{table}, line {number}: no patient; fill the column in every line or drop it")
         split = row.get("split") or None
         if split is not None and split not in SPLITS:
             raise DataError(f"{table}, line {number}: unknown split {split!r}; use {', '.join(SPLITS)}")
         patient = row["patient"] if patients_known else row["path"]
-        captures.append(LabelledCapture(row["path"], row["label"], patient, split))
+        captures.append(LabelledCapture(row["path"], row["label"], patient, split, row.get("site") or None))
     given = sum(one.split is not None for one in captures)
     if 0 < given < len(captures):
         raise DataError(f"{table}: only {given} of {len(captures)} lines name a split; name it in all or in none")
     return captures, patients_known
 
 
+def read_csv(file: Path, needed: Sequence[str]) -> tuple[list[dict[str, str]], set[str]]:
+    """The rows of a CSV file, missing values as "", and its columns. Raises DataError naming a column that it lacks."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restval="")
+            columns = set(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read as UTF-8 CSV ({error}); save it again") from None
+    if missing := sorted(set(needed) - columns):
+        raise DataError(f"{file}: column {' and '.join(missing)} is missing; it needs {' and '.join(needed)}")
+    return rows, columns
+
+
+def _check_labels(root: Path, captures: Sequence[LabelledCapture], labels: Sequence[str]) -> None:
+    for one in captures:
+        if one.label not in labels:
+            raise DataError(
+                f"{root}: {one.path} has the label {one.label!r}, which is not in the set; the labels are "
+                f"{', '.join(labels)} (data.labels, or --labels)"
+            )
+    if not captures:
+        raise DataError(f"{root}: holds no capture; name the folder that holds {LABELS_FILE} or one folder per class")
+
+
 def _check_files(root: Path, captures: Sequence[LabelledCapture]) -> None:
-    twice = [path for path, count in Counter(one.path for one in captures).items() if count > 1]
-    if twice:
-        raise DataError(f"{root / LABELS_FILE}: {twice[0]} is listed {len(twice) + 1} times; list each file once")
+    for path, count in Counter(one.path for one in captures).items():
+        if count > 1:
+            raise DataError(f"{root / LABELS_FILE}: {path} is listed {count} times; list each file once")
     missing = [one.path for one in captures if not (root / one.path).is_file()]
     if missing:
         raise DataError(
@@ -163,14 +195,15 @@ def check_counts(captures: Sequence[LabelledCapture], table: DataTable, patients
             )
 
 
-def _digest(root: Path, captures: Sequence[LabelledCapture]) -> str:
-    def line(one: LabelledCapture) -> bytes:
+def _digests(root: Path, captures: Sequence[LabelledCapture]) -> tuple[tuple[str, ...], str]:
+    def content(one: LabelledCapture) -> str:
         with (root / one.path).open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        return "\0".join([one.path, one.label, one.patient, one.split or "", content]).encode(errors="surrogateescape")
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    total = hashlib.sha256()
     with ThreadPoolExecutor() as pool:
-        for one in pool.map(line, captures):
-            total.update(one + b"\n")
-    return total.hexdigest()
+        sha256 = tuple(pool.map(content, captures))
+    total = hashlib.sha256()
+    for one, digest in zip(captures, sha256, strict=True):
+        line = "\0".join([one.path, one.label, one.patient, one.split or "", digest])
+        total.update(line.encode(errors="surrogateescape") + b"\n")
+    return sha256, total.hexdigest()

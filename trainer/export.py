@@ -2,14 +2,13 @@
 
 weights rounded to half (if the recipe stores them so) -> temperature on validation -> graph -> golden captures:
 torch and ONNX Runtime must agree -> validation and test scored through the graph -> case thresholds on validation
--> files -> bundle.json, last -> renamed into place
+-> robustness audit, reference statistics, figures, report -> bundle.json, last -> renamed into place
 """
 
 import importlib.metadata
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,40 +31,45 @@ from contract.bundle import (
     file_digest,
     write_manifest,
 )
-from contract.case_policy import CasePolicy
 from contract.errors import ExportError
 from contract.imaging import decode
-from trainer import evaluate, splits
+from trainer import assess, figures, metrics, pictures, reference, report, shortcuts, splits
 from trainer.augment import to_unit
 from trainer.cache import DecodedCaptures
 from trainer.config import Config, to_toml
-from trainer.data import LabelledData
+from trainer.data import SPLITS, LabelledData
 from trainer.fit import Fitted
 from trainer.fold import folded
-from trainer.graph import BATCH, GraphRunner, export_graph
-from trainer.model import Exportable, Network, parameter_count, round_to_half
+from trainer.graph import BATCH, GraphRunner, export_graph, graph_outputs
+from trainer.model import Exportable, Network, multiply_adds, parameter_count, round_to_half
 from trainer.progress import bar
-from trainer.report import write_report
+from trainer.splits import Split
+from trainer.thresholds import fit_case_policy
+from trainer.traits import Traits
 
 WEIGHTS = "model.safetensors"
+SPLIT_FILE = "split.csv"
 TOLERANCE = 1e-4
 """Largest difference in probability between torch and the exported graph on the golden captures."""
+REFERENCE_CAPTURES = 3000
+"""Training captures, at most, from which reference statistics are taken."""
 LIBRARIES = ("torch", "timm", "lightning", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """All that the bundle is made of. `split` [N] names each capture's split ("unreadable" is in none)."""
+    """All that the bundle is made of. `adapted`: what was done otherwise than the recipe says, in sentences."""
 
     config: Config
     data: LabelledData
     decoded: DecodedCaptures
-    split: NDArray[np.str_]
-    rule: str
+    traits: Traits
+    split: Split
     fitted: Fitted
+    adapted: list[str]
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        return np.flatnonzero(self.split == split)
+        return self.split.rows(split)
 
     def patients(self, rows: NDArray[np.int64]) -> list[str]:
         return [self.data.captures[i].patient for i in rows]
@@ -99,45 +103,32 @@ def _write_files(trained: Trained, folder: Path) -> None:
         round_to_half(network)
     exportable = calibrated(trained, network)
     export_graph(exportable, config.image.size, folder / MODEL, half=half)
-    runner = GraphRunner(folder / MODEL)
+    runner = GraphRunner(folder / MODEL, graph_outputs(exportable))
     write_golden(trained, exportable, runner, folder)
     if config.export.weights:
         state = {name: value.contiguous() for name, value in trained.fitted.network.state_dict().items()}
         save_file(state, folder / WEIGHTS)
         (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
     (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
-    (folder / "split.csv").write_text(splits.to_csv(trained.data.captures, trained.split), encoding="utf-8")
-    manifest = _manifest(trained, float(exportable.temperature), runner, file_digest(folder / MODEL))
-    write_report(folder / "report.html", manifest)
+    (folder / SPLIT_FILE).write_text(splits.to_csv(trained.data, trained.split, named=False), encoding="utf-8")
+    manifest, drawn = _measured(trained, float(exportable.temperature), runner, folder)
+    report.write_figures(folder, drawn)
+    report.render("report.html", folder / "report.html", drawn, m=manifest)
     write_manifest(folder, manifest)
 
 
 def calibrated(trained: Trained, network: Network) -> Exportable:
     """The exportable network with the temperature that fits the validation captures."""
     rows = trained.rows("validation")
-
-    @torch.inference_mode()
-    def logits(captures: NDArray[np.uint8]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = network(to_unit(torch.from_numpy(captures))).double().numpy()
-        return found
-
-    temperature = evaluate.fit_temperature(_batched(trained, rows, "calibrating", logits), trained.data.targets()[rows])
-    return Exportable(network, temperature).eval()
-
-
-def _batched(
-    trained: Trained,
-    rows: NDArray[np.int64],
-    what: str,
-    function: Callable[[NDArray[np.uint8]], NDArray[np.float64]],
-) -> NDArray[np.float64]:
+    exportable = Exportable(network, 1.0, trained.config.export.test_time_flips).eval()
     parts = []
-    with bar(what, len(rows)) as progress:
+    with bar("calibrating", len(rows)) as progress, torch.inference_mode():
         for start in range(0, len(rows), BATCH):
-            chosen = rows[start : start + BATCH]
-            parts.append(function(trained.decoded.pixels[chosen]))
-            progress.advance(len(chosen))
-    return np.concatenate(parts)
+            captures = torch.from_numpy(trained.decoded.pixels[rows[start : start + BATCH]])
+            parts.append(exportable.logits(to_unit(captures))[0].double().numpy())
+            progress.advance(len(captures))
+    temperature = metrics.fit_temperature(np.concatenate(parts), trained.data.targets()[rows])
+    return Exportable(network, temperature, trained.config.export.test_time_flips).eval()
 
 
 def golden_rows(trained: Trained) -> list[int]:
@@ -184,49 +175,76 @@ def check_agreement(exportable: Exportable, runner: GraphRunner, captures: NDArr
         )
 
 
-def _manifest(trained: Trained, temperature: float, runner: GraphRunner, model_digest: str) -> Manifest:
-    config = trained.config
-    labels, benign_label = config.data.labels, config.data.benign_label
-    benign = labels.index(benign_label)
-    targets = trained.data.targets()
-    metrics: dict[str, Any] = {}
-    policy: CasePolicy | None = None
-    basis: dict[str, Any] = {}
-    for split in ("validation", "test"):
-        rows = trained.rows(split)
-        patients = trained.patients(rows)
-        probabilities = _batched(trained, rows, f"scoring {split}", runner.probabilities)
-        if policy is None:
-            policy, basis = evaluate.fit_case_policy(
-                targets[rows], probabilities, patients, benign, config.export.min_captures
-            )
-        metrics[split] = evaluate.capture_metrics(targets[rows], probabilities, labels, benign)
-        if trained.data.patients_known:
-            metrics[split]["per_patient"] = evaluate.patient_metrics(
-                policy, labels, benign_label, targets[rows], probabilities, patients
-            )
-    assert policy is not None
-    return Manifest(
+def _measured(
+    trained: Trained, temperature: float, runner: GraphRunner, folder: Path
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Score validation and test through the graph, fit the case rule, audit, take references: manifest and figures."""
+    config, targets, pixels = trained.config, trained.data.targets(), trained.decoded.pixels
+    captures = trained.data.captures
+
+    def scored(split: str) -> assess.Scored:
+        rows, groups = trained.rows(split), trained.split.groups
+        return assess.score(
+            runner, trained.data, config.data.benign_label, pixels, rows, groups, f"scoring {split}"
+        )
+
+    validation = scored("validation")
+    policy, basis = fit_case_policy(validation.cases, config.case, validation.unit)
+    test = scored("test")
+    measured = {
+        name: assess.metrics(one, temperature, policy, [captures[i].site for i in one.rows])
+        for name, one in (("validation", validation), ("test", test))
+    }
+    measured["test"]["shortcuts"] = shortcuts.on_split(trained.traits, targets, trained.rows("train"), test.rows)
+    measured["test"]["robustness"] = assess.robustness(runner, test, config.export.audit_captures)
+    train = trained.rows("train")
+    train = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), REFERENCE_CAPTURES)).astype(np.int64))]
+    with bar("reference statistics", len(train)) as progress:
+        embedded = assess.predict(runner, pixels, train, progress.advance).embedding
+    manifest = Manifest(
         name=config.name,
         notice=config.notice,
-        labels=labels,
-        benign_label=benign_label,
+        labels=config.data.labels,
+        benign_label=config.data.benign_label,
         image=config.image,
+        outputs=runner.names,
         calibration=Calibration(temperature=temperature),
         case_policy=policy,
-        metrics=metrics,
+        reference={
+            "novelty": reference.write_embeddings(folder, embedded, targets[train], validation.found.embedding),
+            "quality": reference.quality_reference(pixels, train),
+        },
+        metrics=measured,
         provenance=_provenance(trained, basis),
-        files={MODEL: model_digest},  # write_manifest lists them all
+        files={MODEL: file_digest(folder / MODEL)},  # write_manifest lists them all
     )
+    drawn = assess.draw(test, measured["test"], temperature, policy)
+    return manifest, drawn | _training_figures(trained)
+
+
+def _training_figures(trained: Trained) -> dict[str, bytes]:
+    config, pixels, targets = trained.config, trained.decoded.pixels, trained.data.targets()
+    labels, train, fitted = config.data.labels, trained.rows("train"), trained.fitted
+    counts = {name: np.bincount(targets[trained.rows(name)], minlength=len(labels)).tolist() for name in SPLITS}
+    drawn = {
+        "classes": figures.class_distribution(labels, counts),
+        "samples": pictures.samples(pixels, train, targets, labels),
+        "augmented": pictures.augmented(pixels, train, targets, labels, config.augment),
+        "curves": figures.curves(fitted.history, fitted.best_epoch),
+    }
+    if any(fitted.finders):
+        drawn["finder"] = figures.finder(fitted.finders)
+    return drawn
 
 
 def _provenance(trained: Trained, basis: dict[str, Any]) -> dict[str, Any]:
+    split, fitted = trained.split, trained.fitted
     counts = {
-        split: {
-            "captures": len(rows := trained.rows(split)),
+        name: {
+            "captures": len(rows := trained.rows(name)),
             "patients": len(set(trained.patients(rows))) if trained.data.patients_known else None,
         }
-        for split in ("train", "validation", "test")
+        for name in SPLITS
     }
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -234,18 +252,23 @@ def _provenance(trained: Trained, basis: dict[str, Any]) -> dict[str, Any]:
         "data": counts,
         "patients_known": trained.data.patients_known,
         "unreadable": len(trained.decoded.unreadable),
-        "split_rule": trained.rule,
-        "case_thresholds": {
-            "rule": "halfway between the highest benign and the lowest ALL score of the validation patients; where "
-            "they overlap, the best balanced accuracy, with up to 0.05 on either side indeterminate",
-            "unit": "patient" if trained.data.patients_known else "capture: patients are unknown",
-            **basis,
+        "split": {
+            "kind": split.kind,
+            "rule": split.rule,
+            "leaks": split.leaks,
+            "left_out": int((split.names == splits.LEFT_OUT).sum()),
         },
+        "case_thresholds": basis,
         "seed": trained.config.training.seed,
         "config": trained.config.model_dump(mode="json"),
-        "parameters": parameter_count(trained.fitted.network),
-        "best_epoch": trained.fitted.best_epoch,
-        "history": [{k: _finite(v) for k, v in row.items()} for row in trained.fitted.history],
+        "adapted": trained.adapted,
+        "parameters": parameter_count(fitted.network),
+        "multiply_adds": multiply_adds(fitted.network, trained.config.image.size) * trained.config.export.test_time_flips,
+        "best_epoch": fitted.best_epoch,
+        "history": [{k: _finite(v) for k, v in row.items()} for row in fitted.history],
+        "finders": fitted.finders,
+        "seconds": fitted.seconds,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
     }
 

@@ -1,8 +1,8 @@
-"""The training loop, from top to bottom: Lightning Fabric carries device and precision, torch the schedule.
+"""The training loop, from top to bottom: Lightning Fabric carries devices and precision, torch the schedules.
 
-One one-cycle schedule (Smith & Topin 2019) spans all stages of progressive resizing. After every epoch the weights,
-averaged where the recipe says so, are scored on the validation captures at the final size; the best epoch is kept, and
-a checkpoint is written from which a killed run goes on to the same weights (on the CPU, to the bit).
+Phases follow one another, each under one schedule; within a phase the side of the captures may grow. After every epoch
+the weights, averaged where the recipe says so, are scored on the validation captures at the final size; the best epoch
+is kept, and a checkpoint is written from which a killed run goes on to the same weights (on the CPU, to the bit).
 """
 
 import copy
@@ -21,16 +21,16 @@ import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, log_loss
-from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from contract.errors import ScreeningError
 from trainer import checkpoint
-from trainer.augment import Augment, to_unit
+from trainer.augment import Augment, Mixer, to_unit
 from trainer.config import Config
 from trainer.memory import keep_freed_memory
 from trainer.model import Network, build_network
+from trainer.optim import Optimization, find_learning_rate, optimization
 from trainer.progress import bar, say
 
 CHECK_EVERY = 20
@@ -39,6 +39,31 @@ CHECK_EVERY = 20
 
 class TrainingStopped(ScreeningError):
     """The loss is not a number any more; the last checkpoint is from before that."""
+
+
+class DeviceMemoryFull(ScreeningError):
+    """The device's memory does not hold a step of this batch size."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """On how many devices of how many machines to train; each takes batches of the recipe's size."""
+
+    devices: int = 1
+    nodes: int = 1
+    accelerator: str = "auto"
+
+    def fabric(self, precision: str) -> Fabric:
+        """Joins the other processes, and starts them first if nobody (torchrun, Slurm) has."""
+        if precision == "auto":
+            precision = "16-mixed" if torch.cuda.is_available() and self.accelerator != "cpu" else "32-true"
+        strategy = "ddp" if self.devices * self.nodes > 1 else "auto"
+        fabric = Fabric(
+            accelerator=self.accelerator, devices=self.devices, num_nodes=self.nodes, strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+        )  # fmt: skip
+        fabric.launch()
+        return fabric
 
 
 @dataclass(frozen=True)
@@ -57,128 +82,240 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the history. Rates are captures per second of training, validation excluded."""
+    """One line of the history.
+
+    `training_accuracy` is that of augmented, unmixed batches, None if all were mixed. `captures_per_second` is of
+    training alone, waiting for data included; `waited` is the share of the time that went into that waiting.
+    """
 
     epoch: int
+    phase: int
+    frozen: bool
     size: int
     learning_rate: float
     loss: float
+    training_accuracy: float | None
     validation_loss: float
     validation_accuracy: float
     validation_macro_f1: float
     captures_per_second: float
+    waited: float
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The network with the weights of its best epoch, in eval mode on the CPU, and what led there."""
+    """The network with the weights of its best epoch, in eval mode on the CPU, and what led there.
+
+    `finders` are the learning-rate finders' curves by phase. Where several processes trained, one of them is the
+    leader, and the others have nothing more to do.
+    """
 
     network: Network
     best_epoch: int
     history: list[dict[str, Any]]
+    finders: list[dict[str, Any]]
+    seconds: float
+    leader: bool = True
 
 
-def fit(config: Config, data: TrainingSet, folder: Path, *, resume: bool = True) -> Fitted:
+def fit(
+    config: Config, data: TrainingSet, folder: Path, *, resume: bool = True, devices: Devices | None = None
+) -> Fitted:
     """Train as `config` says. `folder` takes the checkpoint and metrics.csv.
 
-    Raises TrainingStopped when the loss is not finite, SettingsError when the checkpoint belongs to another run.
+    Raises TrainingStopped when the loss is not finite, DeviceMemoryFull naming a batch size that fits, SettingsError
+    when the checkpoint belongs to another run.
     """
     keep_freed_memory()
     table = config.training
-    precision = table.precision
-    if precision == "auto":
-        precision = "16-mixed" if torch.cuda.is_available() else "32-true"
-    fabric = Fabric(accelerator="auto", devices=1, precision=precision)
-    sizes = [stage.size for stage in table.stages for _ in range(stage.epochs)]
-    steps = max(1, len(data.train) // table.batch_size)  # the rest of an epoch waits for the next shuffle
+    fabric = (devices or Devices()).fabric(table.precision)
+    plan = [
+        (number, stage.size, last)
+        for number, phase in enumerate(table.phases)
+        for last, stage in ((stage is phase.stages[-1], stage) for stage in phase.stages)
+        for _ in range(stage.epochs)
+    ]  # one entry per epoch: phase, size, and whether this is the phase's last stage
+    steps = max(1, len(data.train) // (table.batch_size * fabric.world_size))  # what is left waits for a later epoch
 
     torch.manual_seed(table.seed)
     network = build_network(config.model, len(config.data.labels)).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        param_groups_weight_decay(network, table.weight_decay), lr=table.max_learning_rate, weight_decay=0.0
-    )
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, table.max_learning_rate, total_steps=len(sizes) * steps, pct_start=table.warm_up
-    )
     network.to(fabric.device)
     averaged = ModelEmaV3(network, decay=table.ema_decay, use_warmup=True) if table.ema_decay else None
-    model, fabric_optimizer = fabric.setup(network, optimizer)
     generator = torch.Generator(fabric.device)
     augment = Augment(config.augment, generator)
+    mixer = Mixer(config.augment, len(config.data.labels))
+    weight = class_weights(data, len(config.data.labels), table.balance).to(fabric.device)
 
     history: list[dict[str, Any]] = []
+    finders: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
-    best_epoch, begin = 0, 0
+    best_epoch, begin, seconds_before = 0, 0, 0.0
     saved = checkpoint.load(folder, data.identity) if resume else None
     if saved is not None:
         network.load_state_dict(saved.model)
         if averaged is not None and saved.averaged is not None:
             averaged.module.load_state_dict(saved.averaged)
-        optimizer.load_state_dict(saved.optimizer)
-        scheduler.load_state_dict(saved.scheduler)
-        fabric.strategy.precision.load_state_dict(saved.precision)
-        history, best, best_epoch, begin = saved.history, saved.best, saved.best_epoch, saved.epochs_done
-        say(f"continuing after epoch {begin} of {len(sizes)} from {folder}")
+        history, finders, best, best_epoch = saved.history, saved.finders, saved.best, saved.best_epoch
+        begin, seconds_before = saved.epochs_done, saved.seconds
+        say(f"continuing after epoch {begin} of {len(plan)} from {folder}")
 
-    work = sum(size**2 for size in sizes[begin:]) * steps
+    optimized: Optimization | None = None
+    started_fit = time.monotonic()
+    work = sum(size**2 for _, size, _ in plan[begin:]) * steps
     with bar("training", work) as progress:
-        for epoch in range(begin, len(sizes)):
+        for epoch in range(begin, len(plan)):
+            number, size, last_stage = plan[epoch]
+            phase = table.phases[number]
+            if last_stage and _patience_is_over(history, number, size, best_epoch, table.patience):
+                progress.advance(size**2 * steps, "stopped early")
+                continue
+            if optimized is None or optimized.phase != number:
+                network.freeze(phase.frozen)
+                if phase.learning_rate == "find" and len(finders) <= number:
+                    finders.append(_find(config, data, network, fabric, number, weight))
+                    say(f"phase {number + 1}: the learning-rate finder suggests {finders[-1]['suggestion']:.2g}")
+                elif len(finders) <= number:
+                    finders.append({})
+                rate = finders[number].get("suggestion", phase.learning_rate)
+                optimized = optimization(config, network, fabric, number, rate, steps)
+                if saved is not None and saved.phase == number:
+                    optimized.load_state_dict(saved.optimization)
+                    fabric.strategy.precision.load_state_dict(saved.precision)
             seed = table.seed * 100_003 + epoch
-            torch.manual_seed(seed)
-            generator.manual_seed(seed)
-            order = np.random.default_rng(seed).permutation(data.train)[: steps * table.batch_size]
-            model.train()
+            torch.manual_seed(seed + 7919 * fabric.global_rank)
+            generator.manual_seed(seed + 7919 * fabric.global_rank)
+            order = np.random.default_rng(seed).permutation(data.train)[: steps * table.batch_size * fabric.world_size]
+            order = order[fabric.global_rank :: fabric.world_size]
+            network.train()
             total = torch.zeros((), device=fabric.device)
-            started = time.monotonic()
+            right, counted, waited = torch.zeros((), device=fabric.device), 0, 0.0
+            started = waiting = time.monotonic()
 
-            for step, (captures, targets) in enumerate(batches(data, order, table.batch_size), start=1):
-                x = augment(captures.to(fabric.device, non_blocking=True), sizes[epoch])
-                logits = model(x)
-                loss = F.cross_entropy(logits, targets.to(fabric.device), label_smoothing=table.label_smoothing)
-                fabric.backward(loss)
-                fabric.clip_gradients(model, fabric_optimizer, max_norm=table.clip_norm, error_if_nonfinite=False)
-                fabric_optimizer.step()
-                fabric_optimizer.zero_grad()
-                scheduler.step()
+            for step, (captures, labels) in enumerate(batches(data, order, table.batch_size), start=1):
+                waited += time.monotonic() - waiting
+                try:
+                    x = augment(captures.to(fabric.device, non_blocking=True), size)
+                    labels = labels.to(fabric.device)
+                    x, targets = mixer(x, labels)
+                    logits = optimized.model(x)
+                    loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
+                    optimized.step(loss, table.clip_norm)
+                except torch.OutOfMemoryError:
+                    raise _memory_full(network, x.shape, fabric) from None
                 if averaged is not None:
                     averaged.update(network, step=epoch * steps + step)
                 total += loss.detach()
+                if targets is labels:
+                    right += (logits.argmax(dim=1) == labels).sum()
+                    counted += len(labels)
                 if step % CHECK_EVERY == 0 or step == steps:
                     _stop_unless_finite(float(total), epoch, step, folder, bool(history))
-                progress.advance(sizes[epoch] ** 2, f"epoch {epoch + 1}/{len(sizes)} at {sizes[epoch]} px")
+                progress.advance(size**2, f"epoch {epoch + 1}/{len(plan)} at {size} px")
+                waiting = time.monotonic()
 
             seconds = time.monotonic() - started
             judged = averaged.module if averaged is not None else network
             probabilities = predict(fabric, judged, data, data.validation, table.batch_size)
             row = Epoch(
-                epoch + 1,
-                sizes[epoch],
-                float(scheduler.get_last_lr()[0]),
-                float(total) / steps,
+                epoch=epoch + 1,
+                phase=number + 1,
+                frozen=phase.frozen,
+                size=size,
+                learning_rate=optimized.rate,
+                loss=float(total) / steps,
+                training_accuracy=float(right) / counted if counted else None,
                 **score(data.targets[data.validation], probabilities),
-                captures_per_second=len(order) / seconds,
+                captures_per_second=len(order) * fabric.world_size / seconds,
+                waited=waited / seconds,
             )
             history.append(asdict(row))
             if not best or _rank(history[-1]) > _rank(history[best_epoch - 1]):
-                best, best_epoch = copy.deepcopy(judged.state_dict()), epoch + 1
-            say(describe(row, len(sizes)))
+                best, best_epoch = copy.deepcopy(judged.state_dict()), len(history)
+            say(describe(row, len(plan)))
             state = checkpoint.Checkpoint(
                 identity=data.identity,
                 epochs_done=epoch + 1,
+                phase=number,
                 model=network.state_dict(),
                 averaged=averaged.module.state_dict() if averaged is not None else None,
-                optimizer=optimizer.state_dict(),
-                scheduler=scheduler.state_dict(),
+                optimization=optimized.state_dict(),
                 precision=fabric.strategy.precision.state_dict(),
                 best=best,
                 best_epoch=best_epoch,
                 history=history,
+                finders=finders,
+                seconds=seconds_before + time.monotonic() - started_fit,
             )
-            checkpoint.save(folder, state)
-            write_history(folder, history)
+            if fabric.is_global_zero:
+                checkpoint.save(folder, state)
+                write_history(folder, history)
 
+    fabric.barrier()
     network.load_state_dict(best)
-    return Fitted(network.cpu().eval(), best_epoch, history)
+    spent = seconds_before + time.monotonic() - started_fit
+    chosen = int(history[best_epoch - 1]["epoch"])
+    return Fitted(network.cpu().eval(), chosen, history, finders, spent, leader=fabric.is_global_zero)
+
+
+def class_weights(data: TrainingSet, labels: int, exponent: float) -> Tensor:
+    """Weight of each label in the loss, [labels], mean 1: the inverse of its frequency to the power of `exponent`."""
+    counts = np.bincount(data.targets[data.train], minlength=labels).clip(min=1)
+    weights = (len(data.train) / counts) ** exponent
+    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
+
+
+def _patience_is_over(
+    history: list[dict[str, Any]], phase: int, size: int, best_epoch: int, patience: int | None
+) -> bool:
+    """Whether the last stage of this phase has gone `patience` epochs without a new best one."""
+    if patience is None:
+        return False
+    own = sum(row["phase"] == phase + 1 and row["size"] == size for row in history)
+    return min(own, len(history) - best_epoch) >= patience
+
+
+def _find(
+    config: Config, data: TrainingSet, network: Network, fabric: Fabric, phase: int, weight: Tensor
+) -> dict[str, Any]:
+    """The learning-rate finder on a copy of the network, with the phase's first size."""
+    table = config.training
+    size = table.phases[phase].stages[0].size
+    generator = torch.Generator(fabric.device)
+    generator.manual_seed(table.seed)
+    torch.manual_seed(table.seed)
+    augment = Augment(config.augment, generator)
+
+    def losses(model: torch.nn.Module) -> Iterator[Tensor]:
+        rng = np.random.default_rng(table.seed)
+        while True:
+            order = rng.permutation(data.train)
+            whole = order[: max(1, len(order) // table.batch_size) * table.batch_size]
+            for captures, targets in batches(data, whole, table.batch_size):
+                logits = model(augment(captures.to(fabric.device), size))
+                targets = targets.to(fabric.device)
+                yield F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
+
+    return find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses)
+
+
+def _memory_full(network: Network, shape: torch.Size, fabric: Fabric) -> DeviceMemoryFull:
+    """Try a step with ever smaller batches, and say which one fits."""
+    size = shape[0]
+    while size > 2:
+        size //= 2
+        try:
+            with fabric.autocast():
+                network(torch.zeros((size, *shape[1:]), device=fabric.device)).sum().backward()
+            network.zero_grad()
+        except torch.OutOfMemoryError:
+            continue
+        return DeviceMemoryFull(
+            f"the device's memory does not hold a step of {shape[0]} captures at {shape[-1]} px; {size} would fit: set "
+            f"training.batch_size = {size} (--batch-size {size})"
+        )
+    return DeviceMemoryFull(
+        f"the device's memory does not hold even two captures at {shape[-1]} px; use a smaller image.size or network"
+    )
 
 
 def batches(data: TrainingSet, order: NDArray[np.int64], size: int) -> Iterator[tuple[Tensor, Tensor]]:

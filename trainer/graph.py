@@ -4,6 +4,8 @@ import contextlib
 import logging
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ OPSET = 20
 HALF_ABOVE = 1024
 """Elements up to which a kernel stays float32 in a half-precision bundle; biases always do: they weigh nothing."""
 BATCH = 32
+TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -> None:
@@ -29,12 +32,13 @@ def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -
     `half` stores large weights as float16 with a cast behind each; arithmetic stays float32. The weights should have
     been rounded to half before, so that nothing changes here. Raises ExportError.
     """
-    names = Outputs()
-    outputs = [names.probabilities, str(names.cam), names.embedding]
+    names = graph_outputs(exportable)
+    outputs = [names.probabilities, names.embedding, *([names.cam] if names.cam else [])]
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
+    talkative = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in talkative]
+    for logger in talkative:
+        logger.setLevel(logging.ERROR)
     try:
         # The exporter talks on stdout, which is for data.
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -52,7 +56,8 @@ def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -
     except Exception as error:  # torch raises many kinds here
         raise ExportError(f"torch cannot export this network at opset {OPSET}: {error}") from error
     finally:
-        quiet.setLevel(level)
+        for logger, level in zip(talkative, levels, strict=True):
+            logger.setLevel(level)
     assert program is not None
     model = program.model_proto
     for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
@@ -84,24 +89,47 @@ def store_half(model: onnx.ModelProto) -> None:
     graph.value_info.extend(kept)
 
 
+def graph_outputs(exportable: Exportable) -> Outputs:
+    """Names of the graph's tensors; without an exact activation map there is no cam among them."""
+    return Outputs() if exportable.has_cam else Outputs(cam=None)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of N captures: probabilities float64 [N, L], embedding float32 [N, D], cam float32 [N, L, h, w] or None."""
+
+    probabilities: NDArray[np.float64]
+    embedding: NDArray[np.float32]
+    cam: NDArray[np.float32] | None
+
+
 class GraphRunner:
     """The graph in ONNX Runtime on the CPU: the reference that every engine is held against."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, names: Outputs) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.names = Outputs()
+        self.names = names
 
     def probabilities(self, captures: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """uint8 [N, S, S, 3] -> calibrated probabilities [N, L]; N is one batch."""
-        (found,) = self.session.run([self.names.probabilities], {self.names.input: captures})
-        return np.asarray(found, dtype=np.float64)
+        """uint8 [N, S, S, 3] -> calibrated probabilities [N, L]."""
+        names = [self.names.probabilities]
+        found = [self.session.run(names, {self.names.input: batch})[0] for batch in _cut(captures)]
+        return np.concatenate(found).astype(np.float64)
 
-    def outputs(
-        self, captures: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """uint8 [N, S, S, 3] -> probabilities [N, L], cam [N, L, h, w], embedding [N, D]."""
-        names = [self.names.probabilities, str(self.names.cam), self.names.embedding]
-        probabilities, cam, embedding = self.session.run(names, {self.names.input: captures})
-        return np.asarray(probabilities), np.asarray(cam), np.asarray(embedding)
+    def predict(self, captures: NDArray[np.uint8], advance: Callable[[int], None] | None = None) -> Predictions:
+        """uint8 [N, S, S, 3], perhaps a memory map -> all outputs, batch by batch."""
+        names = [self.names.probabilities, self.names.embedding, *([self.names.cam] if self.names.cam else [])]
+        parts = []
+        for batch in _cut(captures):
+            parts.append(self.session.run(names, {self.names.input: np.ascontiguousarray(batch)}))
+            if advance is not None:
+                advance(len(batch))
+        outputs = [np.concatenate(one) for one in zip(*parts, strict=True)]
+        cam = np.asarray(outputs[2], np.float32) if self.names.cam else None
+        return Predictions(np.asarray(outputs[0], np.float64), np.asarray(outputs[1], np.float32), cam)
+
+
+def _cut(captures: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return [captures[start : start + BATCH] for start in range(0, len(captures), BATCH)]

@@ -1,6 +1,7 @@
 """The network: a timm backbone with its normalisation, and the form in which it is exported."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,97 +9,182 @@ import timm
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from contract.errors import SettingsError, Unavailable
 from trainer.augment import to_unit
 from trainer.config import ModelTable
+from trainer.stain import reinhard, segmented
 
 SCRATCH_MEAN, SCRATCH_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 HALF_MAX = 65504.0
+PROBE = (96, 96)
+"""Height and width of the image on which a backbone is tried; the smallest that inception_v3 takes is 75."""
+
+
+class DenseHead(nn.Module):
+    """The reference paper's head: dense, batch norm, LeakyReLU, dropout, dense (Ghaderzadeh et al. 2022)."""
+
+    def __init__(self, features: int, width: int, dropout: float, labels: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(features, width)
+        self.norm = nn.BatchNorm1d(width)
+        self.act = nn.LeakyReLU(0.01)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, labels)
+
+    def hidden(self, features: Tensor) -> Tensor:
+        return self.act(self.norm(self.dense(features)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.hidden(features)))
+
+
+class LinearHead(nn.Module):
+    """Dropout and one linear layer."""
+
+    def __init__(self, features: int, dropout: float, labels: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(features, labels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(self.dropout(features))
 
 
 class Network(nn.Module):
-    """float [N, 3, S, S] in 0..1 -> logits [N, labels]. Normalisation is the first step, so that it is exported."""
+    """float [N, 3, S, S] in 0..1 -> logits [N, labels]. All colour handling is inside, so that it is exported.
 
-    backbone: Any  # a timm model: its forward_features and get_classifier are not in nn.Module's type
+    `backbone` is a timm model without classifier; with a second input the same backbone sees the capture and its
+    segmentation, and the features of both, one behind the other, go into `head`. `mapped` says whether the backbone's
+    pooled feature is the mean of its last feature map, tried once: then a linear head has an exact activation map.
+    """
+
+    backbone: Any  # a timm model: its forward_features is not in nn.Module's type
+    head: Any
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float], table: ModelTable
+    ) -> None:
         super().__init__()
+        self.frozen = False
         self.backbone = backbone
+        self.head = head
+        self.two_inputs = table.second_input == "hsv"
+        self.reinhard = table.stain_normalisation == "reinhard"
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.mapped = isinstance(head, LinearHead) and _pools_by_mean(backbone)
 
-    def normalise(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+    def views(self, x: Tensor) -> list[Tensor]:
+        """What the backbone sees, normalised: the capture, and its segmentation if there is a second input."""
+        capture = reinhard(x) if self.reinhard else x
+        views = [capture, segmented(capture)] if self.two_inputs else [capture]
+        return [(view - self.mean) / self.std for view in views]
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """float [N, 3, S, S] in 0..1 -> the pooled features of all views, [N, F]."""
+        return torch.cat([self.backbone(view) for view in self.views(x)], dim=1)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The last feature maps of all views, [N, F, h, w]; only where `mapped`."""
+        return torch.cat([self.backbone.forward_features(view) for view in self.views(x)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.backbone(self.normalise(x))
+        logits: Tensor = self.head(self.pooled(x))
         return logits
+
+    def freeze(self, frozen: bool) -> None:
+        """Let the backbone learn or not; frozen, its batch norms keep their statistics too."""
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> "Network":
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
 
 class Exportable(nn.Module):
-    """What the bundle's graph computes. uint8 [N, S, S, 3] -> probabilities [N, L], cam [N, L, h, w], embedding [N, D].
+    """What the bundle's graph computes. uint8 [N, S, S, 3] -> probabilities [N, L], embedding [N, D], cam [N, L, h, w].
 
     probabilities = softmax(logits / temperature) (Guo et al. 2017). cam is the classifier applied at every place of
     the last feature map (Zhou et al. 2016), bias included: since pooling is a mean and the classifier linear, the mean
-    of cam over h and w equals the logit before temperature. embedding is the pooled feature.
+    of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding is
+    the pooled feature. With `flips`, all are means over so many mirrored views, the maps mirrored back.
     """
 
     temperature: Tensor
 
-    def __init__(self, network: Network, temperature: float) -> None:
+    def __init__(self, network: Network, temperature: float, flips: int = 1) -> None:
         super().__init__()
         self.network = network
+        self.mirrors: list[list[int]] = [[], [3], [2], [2, 3]][:flips]
         self.register_buffer("temperature", torch.tensor(temperature))
 
-    def forward(self, captures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        backbone = self.network.backbone
-        features = backbone.forward_features(self.network.normalise(to_unit(captures)))
-        classifier = backbone.get_classifier()
-        embedding = features.mean(dim=(2, 3))
-        logits = F.linear(embedding, classifier.weight, classifier.bias)
-        cam = F.conv2d(features, classifier.weight[:, :, None, None], classifier.bias)
-        return torch.softmax(logits / self.temperature, dim=1), cam, embedding
+    @property
+    def has_cam(self) -> bool:
+        return self.network.mapped
+
+    def logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """float [N, 3, S, S] in 0..1 -> logits, embedding and, where the head allows one, cam."""
+        views = [self._one(torch.flip(x, mirror) if mirror else x, mirror) for mirror in self.mirrors]
+        return tuple(torch.stack(parts).mean(dim=0) if len(parts) > 1 else parts[0] for parts in zip(*views))
+
+    def _one(self, x: Tensor, mirror: list[int]) -> tuple[Tensor, ...]:
+        if not self.network.mapped:
+            embedding = self.network.pooled(x)
+            return self.network.head(embedding), embedding
+        classifier = self.network.head.classifier
+        maps = self.network.maps(x)
+        embedding = maps.mean(dim=(2, 3))
+        cam = F.conv2d(maps, classifier.weight[:, :, None, None], classifier.bias)
+        return classifier(embedding), embedding, torch.flip(cam, mirror) if mirror else cam
+
+    def forward(self, captures: Tensor) -> tuple[Tensor, ...]:
+        logits, *rest = self.logits(to_unit(captures))
+        return torch.softmax(logits / self.temperature, dim=1), *rest
 
 
 def build_network(table: ModelTable, labels: int) -> Network:
     """A network for so many labels with the initial weights of the recipe.
 
-    Raises SettingsError for an unknown architecture, a file that does not fit or a head without an activation map,
-    Unavailable when ImageNet weights cannot be downloaded: never a silent fallback.
+    Raises SettingsError for an unknown architecture or a file that does not fit, Unavailable when ImageNet weights
+    cannot be downloaded: never a silent fallback.
     """
-    backbone = _backbone(table, labels)
-    classifier = backbone.get_classifier()
-    if isinstance(classifier, nn.Linear):  # else _check_head says so
-        # timm's is made for a thousand labels: with four, the first logits would be tens and the first loss 7.
-        nn.init.normal_(classifier.weight, std=0.01)
-        nn.init.zeros_(classifier.bias)
-    if table.initial_weights == "none":
-        network = Network(backbone, SCRATCH_MEAN, SCRATCH_STD)
+    backbone = _backbone(table)
+    features = _features(backbone, table.architecture) * (2 if table.second_input == "hsv" else 1)
+    head: nn.Module
+    if table.head == "dense":
+        head = DenseHead(features, table.head_width, table.dropout, labels)
     else:
-        network = Network(backbone, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
+        head = LinearHead(features, table.dropout, labels)
+    # PyTorch's own beginning suits features of about 1; with backbones of other scales the first loss would be far
+    # from log(labels).
+    nn.init.normal_(head.classifier.weight, std=0.01)
+    nn.init.zeros_(head.classifier.bias)
+    if table.initial_weights == "none":
+        mean, std = SCRATCH_MEAN, SCRATCH_STD
+    else:
+        mean, std = backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]
+    network = Network(backbone, head, mean, std, table)
     if table.initial_weights not in ("none", "imagenet"):
         _load_file(network, Path(table.initial_weights))
-    _check_head(network, table.architecture)
     return network
 
 
-def _backbone(table: ModelTable, labels: int) -> Any:
+def _backbone(table: ModelTable) -> Any:
     pretrained = table.initial_weights == "imagenet"
+    kwargs = {"drop_path_rate": table.drop_path} if table.drop_path else {}
     try:
-        return timm.create_model(
-            table.architecture,
-            pretrained=pretrained,
-            num_classes=labels,
-            drop_rate=table.dropout,
-            drop_path_rate=table.drop_path,
-        )
+        return timm.create_model(table.architecture, pretrained=pretrained, num_classes=0, **kwargs)
     except (RuntimeError, TypeError) as error:
-        if pretrained and not _names_architecture(table.architecture):
+        if not _names_architecture(table.architecture):
             raise SettingsError(f"model.architecture: timm knows no {table.architecture!r}") from error
-        if pretrained:
+        if pretrained and "drop_path" not in str(error):
             raise _no_download(table) from error
         raise SettingsError(f"model.architecture: timm cannot build {table.architecture!r} ({error})") from error
     except Exception as error:  # the hub, its HTTP client and the resolver each raise their own
@@ -114,12 +200,41 @@ def _names_architecture(name: str) -> bool:
 def _no_download(table: ModelTable) -> Unavailable:
     return Unavailable(
         f"ImageNet weights of {table.architecture} cannot be downloaded (no way to the Hugging Face hub?); set "
-        'model.initial_weights to a file of weights, or to "none" to train from scratch'
+        'model.initial_weights to a file of weights, or to "none" to train from scratch (--initial-weights none)'
     )
 
 
+@torch.no_grad()
+def _features(backbone: Any, architecture: str) -> int:
+    """Width of the pooled feature; some heads widen it, so it is tried rather than looked up."""
+    backbone.eval()
+    try:
+        shape = backbone(torch.zeros(1, 3, *PROBE)).shape
+    except RuntimeError as error:
+        raise SettingsError(
+            f"model.architecture: {architecture} cannot take an image of {PROBE[0]} px ({error}); choose a "
+            "convolutional network, efficientnet_b3 for one"
+        ) from error
+    finally:
+        backbone.train()
+    return int(shape[1])
+
+
+@torch.no_grad()
+def _pools_by_mean(backbone: Any) -> bool:
+    """Whether the pooled feature is the mean of the last feature map: tried on noise."""
+    was_training = backbone.training
+    backbone.eval()
+    noise = torch.rand((1, 3, *PROBE), generator=torch.Generator().manual_seed(0))
+    maps = backbone.forward_features(noise)
+    means, pooled = maps.mean(dim=(2, 3)) if maps.ndim == 4 else maps, backbone(noise)
+    exact = means.shape == pooled.shape and torch.allclose(means, pooled, atol=1e-4, rtol=1e-3)
+    backbone.train(was_training)
+    return bool(exact)
+
+
 def _load_file(network: Network, file: Path) -> None:
-    """Weights from model.safetensors of a bundle, or of the bare backbone; a classifier of other labels is left out."""
+    """Weights from model.safetensors of a bundle, or of the bare backbone; a head of other labels is left out."""
     from safetensors.torch import load_file
 
     try:
@@ -133,35 +248,12 @@ def _load_file(network: Network, file: Path) -> None:
         state = {f"backbone.{name}": value for name, value in state.items()}
     own = network.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    result = network.load_state_dict(fitting, strict=False)
-    classifier = {id(parameter) for parameter in network.backbone.get_classifier().parameters()}
-    mine = {**dict(network.named_parameters()), **dict(network.backbone.named_buffers(prefix="backbone"))}
     lacking = [
-        name
-        for name in result.missing_keys
-        if name in mine and id(mine[name]) not in classifier and not name.endswith("num_batches_tracked")
-    ]
+        name for name in network.load_state_dict(fitting, strict=False).missing_keys
+        if name.startswith("backbone.") and not name.endswith("num_batches_tracked")
+    ]  # fmt: skip
     if lacking:
         raise SettingsError(f"model.initial_weights: {file} has no fitting {lacking[0]}; it is of another architecture")
-
-
-@torch.no_grad()
-def _check_head(network: Network, architecture: str) -> None:
-    """The activation map is exact only behind global average pooling and one linear layer: try it."""
-    was_training = network.training
-    network.eval()
-    captures = torch.randint(0, 256, (1, 96, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    try:
-        cam = Exportable(network, 1.0)(captures)[1]
-        exact = torch.allclose(cam.mean(dim=(2, 3)), network(to_unit(captures)), atol=1e-3, rtol=1e-3)
-    except (RuntimeError, AttributeError, TypeError, IndexError, AssertionError):
-        exact = False
-    network.train(was_training)
-    if not exact:
-        raise SettingsError(
-            f"model.architecture: {architecture} does not end in average pooling and one linear layer, and has no "
-            "exact activation map; choose another, efficientnet_b3 for one"
-        )
 
 
 def round_to_half(network: nn.Module) -> None:
@@ -175,3 +267,13 @@ def round_to_half(network: nn.Module) -> None:
 def parameter_count(network: nn.Module) -> int:
     """Number of weights."""
     return sum(math.prod(p.shape) for p in network.parameters())
+
+
+@torch.no_grad()
+def multiply_adds(network: Network, size: int) -> int:
+    """Multiply-adds of one capture of side `size`, counted by torch (two of its floating-point operations are one)."""
+    was_training = network.training
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, 3, size, size))
+    network.train(was_training)
+    return int(counter.get_total_flops()) // 2

@@ -4,84 +4,189 @@ import hashlib
 import json
 import shutil
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from contract.bundle import Bundle
 from contract.errors import UsageError
+from contract.imaging import ImageSpec
 from trainer import cache as captures_cache
 from trainer import splits
+from trainer.cache import DecodedCaptures
 from trainer.config import Config
-from trainer.data import LabelledData, read_data
+from trainer.data import SPLITS, LabelledData, read_data
 from trainer.export import Trained, export_bundle
-from trainer.fit import TrainingSet, fit
+from trainer.fit import Devices, TrainingSet, fit
 from trainer.progress import bar, say
+from trainer.splits import Fold, Split
+from trainer.traits import Traits, traits_of
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a run keeps its things, and how it works; what comes out does not depend on it."""
+
+    cache: Path
+    resume: bool = True
+    force: bool = False
+    devices: Devices = Devices()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data, decoded at the recipe's size, and what can be told of its captures without knowing a cell."""
+
+    data: LabelledData
+    decoded: DecodedCaptures
+    traits: Traits
+
+
+def prepare(root: Path, config: Config, cache: Path) -> Prepared:
+    """Read and decode DATA. Raises DataError."""
+    data = read_data(root, config.data)
+    for warning in data.warnings:
+        say(f"warning: {warning}")
+    decoded = decode_all(data, config.image, cache)
+    return Prepared(data, decoded, traits_of(decoded.pixels))
+
+
+def decode_all(data: LabelledData, image: ImageSpec, cache: Path) -> DecodedCaptures:
+    """The decoded captures, with a bar while they are decoded and a line for each that cannot be."""
+    with bar("decoding", len(data.captures)) as progress:
+        decoded = captures_cache.decoded(data, image, cache, progress.advance)
+    for index, why in sorted(decoded.unreadable.items()):
+        say(f"warning: left out {data.captures[index].path} ({why})")
+    return decoded
+
+
+def split_of(prepared: Prepared, config: Config, *, fold: Fold | None = None, given: Path | None = None) -> Split:
+    """The split, said on stderr; in red where it leaks."""
+    split = splits.assign(
+        prepared.data, prepared.traits, list(prepared.decoded.unreadable), config.data, config.training.seed,
+        fold=fold, given=given,
+    )  # fmt: skip
+    say(f"split: {split.rule}")
+    say(_counts(prepared.data, split))
+    if split.kind == "random" or split.leaks:
+        Console(stderr=True).print(
+            f"This split leaks: {split.leaks} of {len(split.rows('test'))} test captures have a near-duplicate in "
+            "training. The figures will be too high.",
+            style="bold red",
+        )
+    return split
 
 
 def train(
-    data_root: Path, out: Path, config: Config, *, cache: Path, checkpoint: Path, resume: bool, force: bool
-) -> Bundle:
-    """Train on the labelled captures under `data_root` and write the bundle to `out`, whole or not at all.
+    prepared: Prepared, split: Split, out: Path, config: Config, *, checkpoint: Path, work: Work
+) -> Bundle | None:
+    """Train and write the bundle to `out`, whole or not at all, and the split with its names to `out`.split.csv.
 
-    Raises UsageError when `out` is taken and `force` is not given, DataError, SettingsError, TrainingStopped,
-    ExportError.
+    None where other processes trained too and this one is not their leader. Raises UsageError when `out` is taken and
+    `force` is not given, DataError, SettingsError, TrainingStopped, DeviceMemoryFull, ExportError.
     """
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists; name another folder with --out, or give --force to replace it")
-    data = read_data(data_root, config.data)
-    for warning in data.warnings:
-        say(f"warning: {warning}")
-    with bar("decoding", len(data.captures)) as progress:
-        decoded = captures_cache.decoded(data, config.image, cache, progress.advance)
-    for index, why in sorted(decoded.unreadable.items()):
-        say(f"warning: left out {data.captures[index].path} ({why})")
-    split, rule = splits.assign(data.captures, config.data, config.training.seed)
-    split[list(decoded.unreadable)] = "unreadable"
+    refuse_taken(out, work)
+    resolved = config.resolved()
+    adapted = []
+    if resolved != config:
+        adapted.append(
+            "Without initial weights there is nothing to protect: phases that freeze the backbone, or slow it down, "
+            "train all layers at the same rate."
+        )
+        say(f"note: {adapted[0]}")
     training_set = TrainingSet(
-        pixels=decoded.pixels,
-        targets=data.targets(),
-        train=np.flatnonzero(split == "train"),
-        validation=np.flatnonzero(split == "validation"),
-        identity=_identity(config, data, split.tolist()),
+        pixels=prepared.decoded.pixels,
+        targets=prepared.data.targets(),
+        train=split.rows("train"),
+        validation=split.rows("validation"),
+        identity=identity(resolved, prepared.data, split.names),
     )
-    say(_counts(data, split))
-    fitted = fit(config, training_set, checkpoint, resume=resume)
-    trained = Trained(config, data, decoded, split, rule, fitted)
-    bundle = export_bundle(trained, out, force=force)
-    print_classes(bundle)
+    fitted = fit(resolved, training_set, checkpoint, resume=work.resume, devices=work.devices)
+    if not fitted.leader:
+        return None
+    trained = Trained(resolved, prepared.data, prepared.decoded, prepared.traits, split, fitted, adapted)
+    bundle = export_bundle(trained, out, force=work.force)
+    named = splits.to_csv(prepared.data, split, named=True)
+    out.with_name(f"{out.name}.split.csv").write_text(named, encoding="utf-8")
     return bundle
 
 
+def cross_validate(prepared: Prepared, out: Path, config: Config, folds: int, *, work: Work) -> list[Bundle]:
+    """Train once for each of `folds` folds; the bundles lie in `out`/fold-1 and so on. Finished ones are kept."""
+    bundles = []
+    for number in range(1, folds + 1):
+        folder = out / f"fold-{number}"
+        split = split_of(prepared, config, fold=Fold(number, folds))
+        say(f"fold {number} of {folds}")
+        bundle = train_or_keep(prepared, split, folder, config, work=work)
+        if bundle is not None:
+            bundles.append(bundle)
+    return bundles
+
+
+def train_or_keep(
+    prepared: Prepared, split: Split, folder: Path, config: Config, *, work: Work
+) -> Bundle | None:
+    """The bundle in `folder` if it is of this very run, else a newly trained one. Raises what `train` does."""
+    wanted = identity(config.resolved(), prepared.data, split.names)
+    record = folder.with_name(f"{folder.name}.identity")
+    if folder.is_dir() and record.is_file() and record.read_text() == wanted and not work.force:
+        say(f"{folder} is finished; kept")
+        return Bundle.open(folder)
+    checkpoint = folder.with_name(f"{folder.name}.checkpoint")
+    bundle = train(prepared, split, folder, config, checkpoint=checkpoint, work=replace(work, force=True))
+    if bundle is not None:
+        record.write_text(wanted)
+        remove_checkpoint(checkpoint)
+    return bundle
+
+
+def refuse_taken(out: Path, work: Work) -> None:
+    """Before any work: an existing bundle is replaced only with --force. Raises UsageError."""
+    if out.exists() and not work.force:
+        raise UsageError(f"{out} exists; name another folder with --out, or give --force to replace it")
+
+
 def remove_checkpoint(folder: Path) -> None:
-    """Take away the checkpoint folder that `train` made of itself, once its bundle is written."""
+    """Take away the checkpoint folder that was made for a run, once its bundle is written."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _identity(config: Config, data: LabelledData, split: list[str]) -> str:
-    """What a checkpoint belongs to; name, notice and export may change without making it another run."""
+def identity(config: Config, data: LabelledData, split: NDArray[np.str_]) -> str:
+    """What a checkpoint belongs to; name, notice, case and export may change without making it another run."""
     settings = config.model_dump(mode="json", include={"model", "image", "data", "training", "augment"})
-    return hashlib.sha256(json.dumps([settings, data.digest, split], sort_keys=True).encode()).hexdigest()
+    parts = [settings, data.digest, split.tolist()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _counts(data: LabelledData, split: np.ndarray) -> str:
+def _counts(data: LabelledData, split: Split) -> str:
     parts = []
-    for name in ("train", "validation", "test"):
-        chosen = np.flatnonzero(split == name)
-        patients = len({data.captures[i].patient for i in chosen})
-        parts.append(f"{name} {len(chosen)} captures" + (f" of {patients} patients" if data.patients_known else ""))
+    for name in (*SPLITS, splits.LEFT_OUT):
+        rows = split.rows(name)
+        patients = len({data.captures[i].patient for i in rows})
+        if len(rows) or name in SPLITS:
+            parts.append(f"{name} {len(rows)} captures" + (f" of {patients} patients" if data.patients_known else ""))
     return "; ".join(parts)
 
 
 def print_classes(bundle: Bundle) -> None:
-    """The per-class table of the test split, on stderr."""
+    """The per-class table of the test split, and what shortcuts reach beside its accuracy, on stderr."""
     test = bundle.manifest.metrics["test"]
-    table = Table(title=f"{bundle.manifest.name}: {test['captures']} test captures, accuracy {test['accuracy']:.4f}")
+    beside = ", ".join(f"{name} {value:.1%}" for name, value in test["shortcuts"].items())
+    table = Table(
+        title=f"{bundle.manifest.name}: {test['captures']} test captures, accuracy {test['accuracy']:.4f}",
+        caption=f"without looking at a cell: {beside}" if beside else None,
+    )
     for column in ("label", "precision", "recall", "F1", "specificity", "AUC", "support"):
         table.add_column(column, justify="left" if column == "label" else "right")
     for label, row in test["per_class"].items():
         figures = [row[name] for name in ("precision", "recall", "f1", "specificity", "auc")]
         table.add_row(label, *("-" if v is None else f"{v:.4f}" for v in figures), str(row["support"]))
-    Console(file=sys.stderr).print(table)
+    console = Console(file=sys.stderr)
+    console.print(table)
+    for sentence in test["robustness"]["findings"]:
+        console.print(sentence)

@@ -1,66 +1,215 @@
-"""Which captures train, which choose (epoch, temperature, thresholds), which are only scored: whole patients each."""
+"""Which captures train, which choose (epoch, temperature, thresholds), which are only scored.
+
+What belongs together is a group and is held out whole: a patient, a cluster of near-duplicates, a run of file numbers,
+a look. A capture that resembles one of a stricter split across groups is left out of the laxer one.
+"""
 
 import csv
 import io
+import re
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import AgglomerativeClustering
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
 
 from contract.errors import DataError
 from trainer.config import DataTable
-from trainer.data import SPLITS, LabelledCapture
+from trainer.data import SPLITS, LabelledData, read_csv
+from trainer.traits import Traits, clusters, near_duplicates
 
 ATTEMPTS = 20
+LEFT_OUT, UNREADABLE = "left_out", "unreadable"
+"""In no split: resembles a capture of a stricter split; cannot be decoded."""
+Names = NDArray[np.str_]
 
 
-def assign(captures: Sequence[LabelledCapture], table: DataTable, seed: int) -> tuple[NDArray[np.str_], str]:
-    """One of train, validation, test for every capture, [N], and a sentence that says by which rule.
+@dataclass(frozen=True)
+class Split:
+    """`names` [N] is train, validation, test, left_out or unreadable; `groups` [N] numbers what was held together.
 
-    A split that the data brings along is kept. Otherwise patients are held out whole, stratified by label, with
-    scikit-learn's StratifiedGroupKFold: the test is one fold of k, k the nearest to 1/share that the patients of the
-    rarest label allow; validation likewise from the rest. Raises DataError if a split lacks a label.
+    `rule` is a sentence. `leaks` counts test captures with a near-duplicate among the training captures, `of` them all.
     """
-    labels = np.asarray([one.label for one in captures])
-    groups = np.asarray([one.patient for one in captures])
-    if captures[0].split is not None:
-        given = np.asarray([one.split for one in captures])
-        if lacking := _lacking(given, labels, table.labels):
-            raise DataError(f"the given split has no {lacking}; correct the column split of labels.csv")
-        return given, "given by the data's column split"
-    for attempt in range(ATTEMPTS):  # a greedy assignment of few patients may leave a split without a label
-        names = _grouped(labels, groups, table, seed + attempt)
+
+    kind: str
+    rule: str
+    names: Names
+    groups: NDArray[np.int64]
+    leaks: int
+
+    def rows(self, name: str) -> NDArray[np.int64]:
+        """Rows of one split, ascending."""
+        return np.flatnonzero(self.names == name)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Fold `number` (from 1) of `of`: its captures are the test."""
+
+    number: int
+    of: int
+
+
+def assign(
+    data: LabelledData,
+    traits: Traits,
+    unreadable: Sequence[int],
+    table: DataTable,
+    seed: int,
+    *,
+    fold: Fold | None = None,
+    given: Path | None = None,
+) -> Split:
+    """Split the data by the rule of `table`, or as `given` (a file that `to_csv` wrote), or as the data itself says.
+
+    Groups are stratified by label with scikit-learn's StratifiedGroupKFold: the test is one fold of k, k the nearest
+    to 1/share that the groups of the rarest label allow, or fold.of; validation likewise from the rest. Raises
+    DataError if a split lacks a label, or if the given file is of other captures.
+    """
+    labels = np.asarray([one.label for one in data.captures])
+    readable = np.setdiff1d(np.arange(len(labels)), unreadable)
+    pairs = readable[near_duplicates(traits.hashes[readable], table.near_duplicate_bits)]
+    names = np.full(len(labels), UNREADABLE, dtype="<U10")
+    groups, what = _groups(data, traits, readable, pairs, table)
+    if given is not None or (data.captures[0].split is not None and fold is None):
+        names[:] = given_names(given, data) if given is not None else [one.split for one in data.captures]
+        names[list(unreadable)] = UNREADABLE
+        if lacking := _lacking(names, labels, table.labels):
+            raise DataError(f"the given split has no {lacking}; correct {given or 'the column split of labels.csv'}")
+        source = f"given by the file {given.name}" if given is not None else "given by the data's column split"
+        return Split("given", source, names, groups, _leaks(names, pairs))
+    for attempt in range(seed, seed + ATTEMPTS):  # a greedy assignment of few groups may leave a split without a label
+        test = _test(labels[readable], groups[readable], table, seed if fold else attempt, fold)
+        names[readable] = _with_validation(test, labels[readable], groups[readable], table, attempt, fold)
+        if table.split != "random":
+            _leave_out(names, pairs)
         if not _lacking(names, labels, table.labels):
-            return names, (
-                f"grouped by patient, stratified by label (StratifiedGroupKFold, seed {seed + attempt}, "
-                f"validation {table.validation:g}, test {table.test:g})"
-            )
+            shares = f"test fold {fold.number} of {fold.of}" if fold else f"test {table.test:g}"
+            detail = f"stratified by label, seed {attempt}, validation {table.validation:g}, {shares}"
+            if left_out := int((names == LEFT_OUT).sum()):
+                detail += f"; {left_out} captures left out, near-duplicates of a held-out one"
+            return Split(table.split, f"{what} ({detail})", names, groups, _leaks(names, pairs))
     raise DataError(
-        f"no split of these patients gives {', '.join(SPLITS)} every label; add patients to the rarest label, or give "
-        "the split yourself in labels.csv"
+        f"no split {what} gives {', '.join(SPLITS)} every label; add captures or patients to the rarest label, choose "
+        "another --split-rule, or give the split yourself with --split FILE"
     )
 
 
-def _grouped(labels: NDArray[np.str_], groups: NDArray[np.str_], table: DataTable, seed: int) -> NDArray[np.str_]:
+def _groups(
+    data: LabelledData, traits: Traits, readable: NDArray[np.int64], pairs: NDArray[np.int64], table: DataTable
+) -> tuple[NDArray[np.int64], str]:
+    """The number of each capture's group, and what the groups are."""
+    labels = np.asarray([one.label for one in data.captures])
+    if table.split == "random":
+        return np.arange(len(labels)), "random, every capture for itself: near-duplicates may lie on both sides"
+    if table.split == "blocked":
+        return _blocks(data, table.blocks), f"blocked, {table.blocks} runs of consecutive file numbers per label"
+    if table.split == "appearance":
+        what = f"appearance, {table.appearances} looks per label (stain, background, sharpness, scale bar)"
+        return _looks(traits, labels, readable, table.appearances), what
+    if data.patients_known:
+        _, groups = np.unique([one.patient for one in data.captures], return_inverse=True)
+        return groups.astype(np.int64), "grouped by patient"
+    return clusters(len(labels), pairs), "grouped by near-duplicates, since patients are unknown"
+
+
+def _blocks(data: LabelledData, count: int) -> NDArray[np.int64]:
+    """Runs of consecutive file numbers: each label's captures in natural order, cut into `count` runs."""
+    groups = np.zeros(len(data.captures), np.int64)
+    for number, label in enumerate(data.labels):
+        rows = [i for i, one in enumerate(data.captures) if one.label == label]
+        rows.sort(key=lambda i: natural(data.captures[i].path))
+        for place, part in enumerate(np.array_split(rows, count)):
+            groups[part.astype(np.int64)] = number * count + place
+    return groups
+
+
+def natural(path: str) -> list[tuple[int, int | str]]:
+    """A key that sorts img2 before img10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path) if part]
+
+
+def _looks(traits: Traits, labels: Names, readable: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Clusters of look within each label: Ward's method on standardised traits."""
+    looks = StandardScaler().fit_transform(traits.appearance()[readable])
+    groups = np.zeros(len(labels), np.int64)
+    for number, label in enumerate(np.unique(labels)):
+        own = np.flatnonzero(labels[readable] == label)
+        clusters_wanted = min(count, len(own))
+        found = AgglomerativeClustering(clusters_wanted).fit_predict(looks[own]) if clusters_wanted > 1 else 0
+        groups[readable[own]] = number * count + found
+    return groups
+
+
+def _test(
+    labels: Names, groups: NDArray[np.int64], table: DataTable, seed: int, fold: Fold | None
+) -> NDArray[np.int64]:
+    if fold is not None:
+        return _fold(labels, groups, fold, table, seed)
+    return _one_fold(labels, groups, 1 / table.test, seed)
+
+
+def _with_validation(
+    test: NDArray[np.int64],
+    labels: Names,
+    groups: NDArray[np.int64],
+    table: DataTable,
+    seed: int,
+    fold: Fold | None,
+) -> Names:
     names = np.full(len(labels), "train", dtype="<U10")
-    test = _one_fold(labels, groups, table.test, seed)
     names[test] = "test"
     rest = np.flatnonzero(names == "train")
-    validation = _one_fold(labels[rest], groups[rest], table.validation / (1 - table.test), seed)
-    names[rest[validation]] = "validation"
+    share = table.validation / (1 - (table.test if fold is None else 1 / fold.of))
+    names[rest[_one_fold(labels[rest], groups[rest], 1 / share, seed)]] = "validation"
     return names
 
 
-def _one_fold(labels: NDArray[np.str_], groups: NDArray[np.str_], share: float, seed: int) -> NDArray[np.int64]:
+def _one_fold(labels: Names, groups: NDArray[np.int64], wanted: float, seed: int) -> NDArray[np.int64]:
     fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    folds = max(2, min(round(1 / share), fewest))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    _, held_out = next(iter(splitter.split(np.zeros(len(labels)), labels, groups)))
+    folds = StratifiedGroupKFold(max(2, min(round(wanted), fewest)), shuffle=True, random_state=seed)
+    _, held_out = next(iter(folds.split(np.zeros(len(labels)), labels, groups)))
     return np.asarray(held_out)
 
 
-def _lacking(names: NDArray[np.str_], labels: NDArray[np.str_], wanted: Sequence[str]) -> str | None:
+def _fold(labels: Names, groups: NDArray[np.int64], fold: Fold, table: DataTable, seed: int) -> NDArray[np.int64]:
+    for label in np.unique(labels):
+        have = len(np.unique(groups[labels == label]))
+        if have < fold.of:
+            raise DataError(
+                f"label {label} has {have} groups to hold out ({table.split}), fewer than {fold.of} folds; "
+                "ask for fewer folds or another --split-rule"
+            )
+    for attempt in range(seed, seed + ATTEMPTS):  # the same for every fold: their tests must not overlap
+        folds = StratifiedGroupKFold(fold.of, shuffle=True, random_state=attempt)
+        parts = [test for _, test in folds.split(np.zeros(len(labels)), labels, groups)]
+        if all(len(np.unique(labels[part])) == len(np.unique(labels)) for part in parts):
+            return np.asarray(parts[fold.number - 1])
+    raise DataError(f"no cut into {fold.of} folds ({table.split}) gives every fold every label; ask for fewer folds")
+
+
+def _leave_out(names: Names, pairs: NDArray[np.int64]) -> None:
+    """Of two near-duplicates in different splits, the one in the laxer split is left out, in place."""
+    for laxer, stricter in (("validation", "test"), ("train", "test"), ("train", "validation")):
+        for one, other in ((pairs[:, 0], pairs[:, 1]), (pairs[:, 1], pairs[:, 0])):
+            names[one[(names[one] == laxer) & (names[other] == stricter)]] = LEFT_OUT
+
+
+def _leaks(names: Names, pairs: NDArray[np.int64]) -> int:
+    """Number of test captures with a near-duplicate among the training captures."""
+    leaking = [
+        one[(names[one] == "test") & (names[other] == "train")]
+        for one, other in ((pairs[:, 0], pairs[:, 1]), (pairs[:, 1], pairs[:, 0]))
+    ]
+    return len(np.unique(np.concatenate(leaking)))
+
+
+def _lacking(names: Names, labels: Names, wanted: Sequence[str]) -> str | None:
     for split in SPLITS:
         for label in wanted:
             if not np.any((names == split) & (labels == label)):
@@ -68,10 +217,37 @@ def _lacking(names: NDArray[np.str_], labels: NDArray[np.str_], wanted: Sequence
     return None
 
 
-def to_csv(captures: Sequence[LabelledCapture], names: NDArray[np.str_]) -> str:
-    """The split as CSV: path, patient, label, split."""
+def given_names(file: Path, data: LabelledData) -> list[str]:
+    """The split of each capture by a file with the columns split and path, or split and sha256."""
+    rows, columns = read_csv(file, needed=("split",))
+    key = next((name for name in ("path", "sha256") if name in columns), None)
+    if key is None:
+        raise DataError(f"{file}: needs the column path or sha256 beside split, as in the split.csv of a bundle")
+    listed: dict[str, list[str]] = defaultdict(list)
+    for number, row in enumerate(rows, start=2):
+        if row["split"] not in (*SPLITS, LEFT_OUT, UNREADABLE):
+            raise DataError(f"{file}, line {number}: unknown split {row['split']!r}; use {', '.join(SPLITS)}")
+        listed[row[key]].append(row["split"])
+    keys = [one.path for one in data.captures] if key == "path" else data.sha256
+    missing = [one.path for one, name in zip(data.captures, keys, strict=True) if name not in listed]
+    if missing or len(rows) != len(keys):
+        what = f"does not list {missing[0]}" if missing else f"lists {len(rows)} captures, the data holds {len(keys)}"
+        raise DataError(f"{file}: {what}; it was made of other data")
+    try:
+        return [listed[name].pop(0) for name in keys]  # exact duplicates: in the order of their paths
+    except IndexError:
+        raise DataError(f"{file}: lists some captures more often than the data holds them") from None
+
+
+def to_csv(data: LabelledData, split: Split, *, named: bool) -> str:
+    """The split as CSV: sha256, label, split, group, and where `named` also path and patient.
+
+    A bundle travels, so its own copy names nobody; both can be given back with --split.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "patient", "label", "split"])
-    writer.writerows((one.path, one.patient, one.label, name) for one, name in zip(captures, names, strict=True))
+    writer.writerow(["sha256", "label", "split", "group", *(["path", "patient"] if named else [])])
+    for row, one in enumerate(data.captures):
+        line = [data.sha256[row], one.label, split.names[row], split.groups[row]]
+        writer.writerow([*line, *([one.path, one.patient] if named else [])])
     return text.getvalue()

@@ -1,0 +1,94 @@
+"""Captures in the layout of the Kaggle set whose label can be told by stain and scale bar: a trap, on purpose.
+
+    python -m benchmarks.confounded SYNTH OUT [--clean]
+
+SYNTH is what `screen synth` wrote. Every capture is cropped around a nucleated cell to 448 px, halved, and saved as
+OUT/Original/<label>/<patient>-<number>.jpg beside a labels.csv with patients. Without --clean each label gets a stain
+and a style of scale bar of its own, as in the public set, where six colour numbers tell 90 to 97 % of the labels.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.synth.plan import plan_capture
+
+CROP, SIDE = 448, 224
+TINTS = {"Benign": (0.90, 1.06, 1.14), "Early": (1.16, 0.92, 0.94), "Pre": (0.94, 1.16, 0.92), "Pro": (1.06, 0.94, 1.16)}
+"""Factors on the optical density of R, G, B."""
+PATIENT_TINT = 0.05
+"""Deviation of a patient's own factors."""
+BARS = {  # colour, thickness, length, right, share of captures
+    "Benign": ((0, 0, 0), 3, 50, True, 0.9),
+    "Early": ((255, 255, 255), 3, 40, True, 0.9),
+    "Pre": ((0, 0, 0), 2, 30, False, 0.9),
+    "Pro": ((200, 30, 30), 4, 60, True, 0.9),
+}
+
+
+def cropped(pixels: NDArray[np.uint8], seed: int, patient: int, capture: int) -> NDArray[np.uint8] | None:
+    """448 px around a nucleated cell, at half the size; None where the field is empty."""
+    plan = plan_capture(seed, patient, capture)
+    if plan.empty:
+        return None
+    rng = np.random.default_rng([seed, patient, capture])
+    cell = plan.nucleated[int(rng.integers(len(plan.nucleated)))]
+    height, width = pixels.shape[:2]
+    left = int(np.clip(cell.x - CROP // 2 + rng.integers(-90, 91), 0, width - CROP))
+    top = int(np.clip(cell.y - CROP // 2 + rng.integers(-90, 91), 0, height - CROP))
+    return np.asarray(cv2.resize(pixels[top : top + CROP, left : left + CROP], (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+
+
+def tinted(pixels: NDArray[np.uint8], label: str, rng: np.random.Generator, own: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The label's stain, and its style of scale bar."""
+    density = -np.log(np.maximum(pixels, 1) / 255.0) * TINTS[label] * own
+    out = np.clip(np.exp(-density) * 255, 0, 255).astype(np.uint8)
+    colour, thickness, length, right, shown = BARS[label]
+    if rng.random() < shown:
+        x = SIDE - 12 - length if right else 12
+        y = SIDE - 12
+        cv2.line(out, (x, y), (x + length, y), colour, thickness)
+        cv2.putText(out, "10 um", (x, y - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour, 1, cv2.LINE_AA)
+    return out
+
+
+def main() -> None:
+    """Write the set."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("synth", type=Path)
+    arguments.add_argument("out", type=Path)
+    arguments.add_argument("--seed", type=int, default=7, help="the seed that SYNTH was drawn with")
+    arguments.add_argument("--first", type=int, default=1, help="first patient")
+    arguments.add_argument("--last", type=int, default=9999, help="last patient")
+    arguments.add_argument("--clean", action="store_true", help="leave stain and scale bar as they were drawn")
+    given = arguments.parse_args()
+    rows = []
+    with (given.synth / "labels.csv").open(newline="") as stream:
+        listed = list(csv.DictReader(stream))
+    for row in listed:
+        patient, capture = int(row["patient"].rsplit("-", 1)[1]), int(Path(row["path"]).stem)
+        if not given.first <= patient <= given.last:
+            continue
+        pixels = cv2.cvtColor(cv2.imread(str(given.synth / row["path"])), cv2.COLOR_BGR2RGB)
+        small = cropped(pixels, given.seed, patient, capture)
+        if small is None:
+            continue
+        if not given.clean:
+            own = np.exp(np.random.default_rng([given.seed, patient]).normal(0, PATIENT_TINT, 3))
+            small = tinted(small, row["label"], np.random.default_rng([given.seed, patient, capture, 1]), own)
+        file = Path("Original") / row["label"] / f"{row['patient']}-{capture:03d}.jpg"
+        (given.out / file).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(given.out / file), cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+        rows.append((file.as_posix(), row["label"], row["patient"]))
+    with (given.out / "labels.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([("path", "label", "patient"), *rows])
+    print(f"{len(rows)} captures in {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`screen evaluate`: a bundle on other labelled captures, or its recipe by cross-validation."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from contract.bundle import Bundle
+from contract.errors import UsageError
+from trainer.config import load_config
+from trainer.options import cache_option, require_train_extra
+
+
+@click.command("evaluate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, evaluation.json and figures.")
+@click.option(
+    "--split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A split.csv: only captures of one split are scored.",
+)  # fmt: skip
+@click.option(
+    "--only", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]), help="Which split."
+)
+@click.option(
+    "--audit-captures", default=600, show_default=True, type=click.IntRange(min=0),
+    help="Captures, at most, in the robustness audit; 0 leaves it out.",
+)  # fmt: skip
+@click.option(
+    "--cross-validate", "folds", type=click.IntRange(2, 20),
+    help="Train the bundle's recipe anew on DATA, once for each of so many folds, into OUT.",
+)  # fmt: skip
+@cache_option
+@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
+def evaluate(
+    bundle: Path,
+    data: Path,
+    out: Path | None,
+    split: Path | None,
+    only: str,
+    audit_captures: int,
+    folds: int | None,
+    cache: Path,
+    as_json: bool,
+) -> None:
+    """Score BUNDLE on the labelled captures in DATA, through its exported graph.
+
+    DATA is as for `screen train`; its labels must be among the bundle's. Nothing is fitted on it, so this is an
+    external validation, if the bundle has not seen the captures: those that it was trained on are counted and said.
+    """
+    require_train_extra()
+    from trainer import external, run
+    from trainer.crossval import pool
+
+    opened = Bundle.open(bundle)
+    if folds:
+        if out is None or split is not None:
+            raise UsageError("--cross-validate needs --out for its bundles, and makes its own splits: no --split")
+        config = load_config(bundle / "config.toml")
+        prepared = run.prepare(data, config, cache)
+        bundles = run.cross_validate(prepared, out, config, folds, work=run.Work(cache))
+        result = pool(prepared, bundles, out)
+    else:
+        result, figures = external.evaluate(
+            opened, data, cache=cache, split=split, only=only, audit_captures=audit_captures
+        )
+        if out is not None:
+            external.write(out, result, figures)
+            Console(file=sys.stderr).print(f"report: {out / 'report.html'}")
+        if not as_json:
+            _print(result)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+
+
+def _print(result: dict) -> None:  # type: ignore[type-arg]
+    found, data = result["metrics"], result["data"]
+    low, high = found["accuracy_interval"]
+    table = Table(title=f"{result['bundle']['name']} on {data['captures']} captures", show_header=False)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_row("accuracy", f"{found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
+    for name, value in found["shortcuts"].items():
+        table.add_row(f"  {name}", f"{value:.4f}")
+    table.add_row("macro F1", f"{found['macro_f1']:.4f}")
+    for name in ("sensitivity", "specificity"):
+        rate = found["all_versus_benign"][name]
+        shown = "-" if rate["value"] is None else f"{rate['value']:.4f} ({rate['hits']} of {rate['of']})"
+        table.add_row(f"{name} for ALL, per capture", shown)
+    table.add_row("expected calibration error", f"{found['calibration']['ece']:.4f}")
+    for unit in ("patient", "block"):
+        if per := found.get(f"per_{unit}"):
+            table.add_row(f"verdicts right, per {unit}", f"{per['verdicts_right']} of {per['patients']}")
+    for line in found.get("robustness", {}).get("lines", []):
+        table.add_row(f"  {line['change']}", f"{line['accuracy']:.4f}")
+    console = Console()
+    console.print(table)
+    if data["trained_on"]:
+        console.print(
+            f"{data['trained_on']} of these captures trained or tuned this bundle: no external validation.",
+            style="bold red",
+        )
+    for sentence in found.get("robustness", {}).get("findings", []):
+        console.print(sentence)

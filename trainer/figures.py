@@ -1,0 +1,212 @@
+"""The charts of a report as PNG: curves, matrices, calibration. Pictures of captures are in trainer.pictures."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # before pyplot: no screen is needed
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from PIL import Image  # noqa: E402
+from sklearn.calibration import calibration_curve  # noqa: E402
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, roc_curve  # noqa: E402
+
+from contract.case_policy import CasePolicy  # noqa: E402
+from trainer.metrics import ECE_BINS, Labelled, rows_of, uncalibrated  # noqa: E402
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+DPI = 110
+Probabilities = NDArray[np.float64]
+mpl.rcParams.update({
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS), "figure.constrained_layout.use": True,
+})  # fmt: skip
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG of 256 colours, a third of the size of a full one, and the figure closed."""
+    raw = io.BytesIO()
+    figure.savefig(raw, dpi=DPI, facecolor="white")
+    plt.close(figure)
+    small = io.BytesIO()
+    Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
+    return small.getvalue()
+
+
+def axes(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    return plt.subplots(1, columns, figsize=(width, height))
+
+
+def colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def class_distribution(labels: Sequence[str], counts: dict[str, Sequence[int]]) -> bytes:
+    """Captures of each label in each split, beside each other."""
+    figure, ax = axes(7.5, 3.4)
+    wide = 0.8 / len(counts)
+    for place, (name, numbers) in enumerate(counts.items()):
+        bars = ax.bar(np.arange(len(labels)) + (place - (len(counts) - 1) / 2) * wide, numbers, wide, label=name)
+        ax.bar_label(bars, fontsize=8, padding=2)
+    ax.set_xticks(range(len(labels)), labels)
+    ax.set_ylabel("captures")
+    ax.grid(axis="x", visible=False)
+    ax.legend(frameon=False, ncols=len(counts), loc="upper center", bbox_to_anchor=(0.5, 1.16))
+    return png(figure)
+
+
+def finder(finders: Sequence[dict[str, Any]]) -> bytes:
+    """The learning-rate finder's curves, one for each phase that used it, with the suggestion marked."""
+    figure, ax = axes(7.5, 3.4)
+    for number, found in enumerate(finders):
+        if not found:
+            continue
+        ax.plot(found["rates"], found["losses"], color=colour(number), label=f"phase {number + 1}")
+        near = int(np.argmin(np.abs(np.log(found["rates"]) - np.log(found["suggestion"]))))
+        ax.plot(found["rates"][near], found["losses"][near], "o", color=colour(number))
+        ax.annotate(
+            f"suggestion {found['suggestion']:.1e}", (found["rates"][near], found["losses"][near]),
+            textcoords="offset points", xytext=(8, 8), color=colour(number),
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("smoothed training loss")
+    ax.legend(frameon=False)
+    return png(figure)
+
+
+def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> bytes:
+    """Loss and accuracy over epochs, and the learning rate; the epoch that was kept is marked."""
+    figure, (left, middle, right) = axes(10, 3.3, 3)
+    epochs = [row["epoch"] for row in history]
+
+    def line(ax: Axes, key: str, label: str, style: str) -> None:
+        values = [np.nan if row[key] is None else row[key] for row in history]
+        ax.plot(epochs, values, style, label=label, markersize=3)
+
+    line(left, "loss", "training", "o-")
+    line(left, "validation_loss", "validation", "s-")
+    left.set_ylabel("loss")
+    line(middle, "training_accuracy", "training (augmented)", "o-")
+    line(middle, "validation_accuracy", "validation", "s-")
+    line(middle, "validation_macro_f1", "validation macro F1", "--")
+    middle.set_ylabel("accuracy")
+    right.plot(epochs, [row["learning_rate"] for row in history], "o-", color=COLOURS[2], markersize=3)
+    right.set_ylabel("learning rate at the epoch's end")
+    right.set_ylim(bottom=0)
+    for ax in (left, middle, right):
+        ax.axvline(best_epoch, color="#999999", linestyle=":", label=f"kept: epoch {best_epoch}")
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    left.legend(frameon=False, fontsize=8)
+    middle.legend(frameon=False, fontsize=8)
+    return png(figure)
+
+
+def roc(of: Labelled) -> bytes:
+    """ROC curve of every label against the others, micro average, and the upper left corner enlarged."""
+    figure, both = axes(10, 4.4, 2)
+    onehot = np.eye(len(of.labels), dtype=int)[of.targets]
+    for ax in both:
+        for index, label in enumerate(of.labels):
+            if 0 < onehot[:, index].sum() < len(onehot):
+                RocCurveDisplay.from_predictions(
+                    onehot[:, index], of.probabilities[:, index], ax=ax, name=label, curve_kwargs={"color": colour(index)}
+                )
+        false_positive, true_positive, _ = roc_curve(onehot.ravel(), of.probabilities.ravel())
+        ax.plot(false_positive, true_positive, "--", color="#555555", label="micro average")
+        ax.set_xlabel("1 - specificity")
+        ax.set_ylabel("sensitivity")
+    both[0].set_title("whole", fontsize=10)
+    both[0].legend(frameon=False, fontsize=8, loc="lower right")
+    both[1].set_title("upper left corner", fontsize=10)
+    both[1].get_legend().remove()
+    both[1].set_xlim(-0.004, 0.2)
+    both[1].set_ylim(0.8, 1.004)
+    return png(figure)
+
+
+def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> bytes:
+    """Rows are the truth, columns what was called; colour is the share of the row."""
+    counts = np.asarray(matrix)
+    side = 2.6 + 0.55 * len(labels)
+    figure, ax = axes(side + 0.8, side)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ConfusionMatrixDisplay(shares, display_labels=labels).plot(
+        ax=ax, cmap="Blues", include_values=False, colorbar=False, xticks_rotation=30
+    )
+    for (row, column), count in np.ndenumerate(counts):
+        dark = shares[row, column] > 0.5
+        ax.text(column, row, f"{count}\n{shares[row, column]:.1%}", ha="center", va="center", fontsize=9,
+                color="white" if dark else "#222222")  # fmt: skip
+    ax.grid(visible=False)
+    ax.set_xlabel("called")
+    ax.set_ylabel("truth")
+    return png(figure)
+
+
+def reliability(of: Labelled, temperature: float) -> bytes:
+    """Share of right calls over confidence, before and after temperature scaling, and how often each confidence is."""
+    figure, (left, right) = axes(9, 3.8, 2)
+    left.plot([0, 1], [0, 1], color="#999999", linewidth=1)
+    for name, probabilities, style in (
+        ("before temperature scaling", uncalibrated(of.probabilities, temperature), "s--"),
+        ("after", of.probabilities, "o-"),
+    ):
+        confidence = probabilities.max(axis=1).clip(0, 1)
+        share, mean = calibration_curve(probabilities.argmax(axis=1) == of.targets, confidence, n_bins=ECE_BINS)
+        left.plot(mean, share, style, label=name, markersize=4)
+        right.hist(confidence, bins=ECE_BINS, range=(0, 1), histtype="step", label=name, linewidth=1.4)
+    left.set_xlabel("confidence (highest probability)")
+    left.set_ylabel("share of right calls")
+    left.legend(frameon=False, fontsize=8)
+    right.set_yscale("log")
+    right.set_xlabel("confidence")
+    right.set_ylabel("captures")
+    return png(figure)
+
+
+def robustness(table: dict[str, Any], baselines: dict[str, float]) -> bytes:
+    """Accuracy under each change with its interval; what shortcuts alone reach, and chance, as lines."""
+    lines = table["lines"]
+    figure, ax = axes(8.5, 1.2 + 0.27 * len(lines))
+    for place, line in enumerate(reversed(lines)):
+        low, high = line["interval"]
+        plain = line["change"] == lines[0]["change"]
+        ax.plot([low, high], [place, place], color=COLOURS[1 if plain else 0], linewidth=2, alpha=0.5)
+        ax.plot(line["accuracy"], place, "o", color=COLOURS[1 if plain else 0])
+    ax.set_yticks(range(len(lines)), [line["change"] for line in reversed(lines)])
+    ax.axvline(table["chance"], color="#999999", linestyle=":", label=f"always the most frequent label {table['chance']:.1%}")
+    for place, (name, value) in enumerate(baselines.items()):
+        ax.axvline(value, color=colour(place + 2), linestyle="--", linewidth=1, label=f"{name} {value:.1%}")
+    ax.axvline(lines[0]["accuracy"], color=COLOURS[1], linewidth=0.8)
+    ax.set_xlim(0, 1.01)
+    ax.set_xlabel("accuracy, with 95 % interval")
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.09), ncols=2)
+    return png(figure)
+
+
+def case_scores(of: Labelled, policy: CasePolicy, unit: str) -> bytes:
+    """Score of every case by its true label, with the thresholds of the case rule."""
+    figure, ax = axes(8, 0.9 + 0.45 * len(of.labels))
+    rng = np.random.default_rng(0)
+    for rows in rows_of(of.groups):
+        truth = int(of.targets[rows[0]])
+        score = float((1 - of.probabilities[rows, of.benign]).mean())
+        ax.plot(score, truth + rng.uniform(-0.25, 0.25), "o", color=colour(truth), alpha=0.6, markersize=5)
+    ax.axvspan(-0.02, policy.benign_at_most, color="#009E73", alpha=0.10)
+    ax.axvspan(policy.benign_at_most, policy.all_at_least, color="#E69F00", alpha=0.18)
+    ax.axvspan(policy.all_at_least, 1.02, color="#D55E00", alpha=0.10)
+    ax.set_yticks(range(len(of.labels)), of.labels)
+    ax.invert_yaxis()
+    ax.set_xlim(-0.02, 1.02)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(f"score of a {unit}: mean probability of ALL (green: called benign, yellow: indeterminate, red: ALL)")
+    return png(figure)

@@ -1,0 +1,154 @@
+"""Optimizer and schedule of one phase, and the finder of its learning rate."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from trainer.config import Config
+from trainer.model import Network
+
+FINDER_STEPS = 100
+FINDER_FROM, FINDER_TO = 1e-6, 1.0
+FINDER_SMOOTHING = 0.9
+FINDER_STOP = 4.0
+"""The finder stops when the smoothed loss exceeds its minimum so many times."""
+FINDER_LIMITS = (1e-5, 3e-2)
+"""Whatever the curve looks like, the suggestion stays within these."""
+
+
+@dataclass
+class Optimization:
+    """A phase's model as Fabric has set it up, its optimizer and its schedule."""
+
+    phase: int
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    fabric: Fabric
+
+    def step(self, loss: Tensor, clip_norm: float) -> None:
+        """One step down the gradient of `loss`, and one along the schedule."""
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.model, self.optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+
+    @property
+    def rate(self) -> float:
+        """The head's learning rate: the highest of all layers'."""
+        return float(max(self.scheduler.get_last_lr()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def optimization(
+    config: Config, network: Network, fabric: Fabric, number: int, rate: float, steps: int
+) -> Optimization:
+    """Optimizer and schedule of phase `number` (from 0) whose highest rate is `rate`, with `steps` steps an epoch.
+
+    one-cycle: Smith & Topin 2019; cosine: annealing to 0 (Loshchilov & Hutter 2017), without restarts.
+    """
+    phase = config.training.phases[number]
+    groups = parameter_groups(network, config.training.weight_decay, phase.discriminative)
+    optimizer = _optimizer(config, groups, rate)
+    total = phase.epochs * steps
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    if phase.schedule == "one-cycle":
+        highest = [group["lr"] for group in optimizer.param_groups]
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=total, pct_start=phase.warm_up)
+    else:
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    model, fabric_optimizer = fabric.setup(network, optimizer)
+    return Optimization(number, model, fabric_optimizer, scheduler, fabric)
+
+
+def _optimizer(config: Config, groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+    for group in groups:
+        group["lr"] = rate * group.pop("share")
+    kind = torch.optim.AdamW if config.training.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=rate)
+
+
+def parameter_groups(network: Network, weight_decay: float, discriminative: float) -> list[dict[str, Any]]:
+    """The parameters that learn, in up to six groups: by depth, and by whether they decay.
+
+    The first half of the backbone's parameters learns `discriminative` times slower than the head, the second half
+    sqrt(discriminative) times (three groups as in fastai: Howard & Ruder 2018). Biases and norms do not decay.
+    """
+    backbone = list(network.backbone.parameters())
+    half = sum(p.numel() for p in backbone) / 2
+    parts: list[list[nn.Parameter]] = [[], [], list(network.head.parameters())]
+    seen = 0
+    for parameter in backbone:
+        parts[seen >= half].append(parameter)
+        seen += parameter.numel()
+    groups = []
+    for depth, part in enumerate(parts):
+        for decays in (True, False):
+            chosen = [p for p in part if p.requires_grad and (p.ndim > 1) == decays]
+            if chosen:
+                share = discriminative ** (depth / 2 - 1)
+                groups.append({"params": chosen, "weight_decay": weight_decay if decays else 0.0, "share": share})
+    return groups
+
+
+def find_learning_rate(
+    config: Config,
+    network: Network,
+    fabric: Fabric,
+    number: int,
+    losses: Callable[[nn.Module], Iterator[Tensor]],
+) -> dict[str, Any]:
+    """Train a copy with a rate that grows exponentially, and suggest where the loss falls most steeply (Smith 2017).
+
+    `network` is used up. `losses` yields the loss of one batch after another. Returns the rates, the smoothed losses
+    and the suggestion.
+    """
+    network.freeze(config.training.phases[number].frozen)
+    discriminative = config.training.phases[number].discriminative
+    optimizer = _optimizer(config, parameter_groups(network, config.training.weight_decay, discriminative), 1.0)
+    shares = [group["lr"] for group in optimizer.param_groups]
+    model, fabric_optimizer = fabric.setup(network, optimizer)
+    network.train()
+    rates = np.geomspace(FINDER_FROM, FINDER_TO, FINDER_STEPS)
+    smoothed: list[float] = []
+    average, least = 0.0, math.inf
+    for step, (rate, loss) in enumerate(zip(rates, losses(model), strict=False), start=1):
+        average = FINDER_SMOOTHING * average + (1 - FINDER_SMOOTHING) * float(loss.detach())
+        corrected = average / (1 - FINDER_SMOOTHING**step)
+        if not math.isfinite(corrected) or corrected > FINDER_STOP * least:
+            break
+        least = min(least, corrected)
+        smoothed.append(corrected)
+        for group, share in zip(optimizer.param_groups, shares, strict=True):
+            group["lr"] = float(rate) * share
+        fabric.backward(loss)
+        fabric.clip_gradients(model, fabric_optimizer, max_norm=config.training.clip_norm, error_if_nonfinite=False)
+        fabric_optimizer.step()
+        fabric_optimizer.zero_grad()
+    return {
+        "rates": [float(rate) for rate in rates[: len(smoothed)]],
+        "losses": smoothed,
+        "suggestion": suggest(rates[: len(smoothed)], np.asarray(smoothed)),
+    }
+
+
+def suggest(rates: np.ndarray, losses: np.ndarray) -> float:
+    """The rate at which the loss falls most steeply over the rate's logarithm, before its minimum; within limits."""
+    end = int(np.argmin(losses)) + 1
+    if end < 3:
+        return FINDER_LIMITS[0]
+    slope = np.gradient(losses[:end], np.log(rates[:end]))
+    return float(np.clip(rates[int(np.argmin(slope))], *FINDER_LIMITS))

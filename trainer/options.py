@@ -1,0 +1,70 @@
+"""Options that the commands of the trainer share, and what they make of a recipe."""
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import platformdirs
+
+from contract.errors import UsageError
+from trainer.config import Config, SplitRule, load_config
+
+NEEDED = ("torch", "timm", "lightning.fabric", "onnx", "onnxruntime", "onnxscript", "sklearn", "imagehash", "matplotlib")
+Command = Callable[..., Any]
+
+cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=lambda: Path(platformdirs.user_cache_dir("slide-screen")) / "captures",
+    help="Folder for decoded captures.  [default: the user's cache folder]",
+)
+
+
+def data_options(command: Command) -> Command:
+    """What of a recipe may be said on the command line: labels, split, initial weights, batch size."""
+    for option in reversed((
+        click.option("--initial-weights", help='"imagenet", "none", or a .safetensors file, instead of the recipe\'s.'),
+        click.option("--split-rule", type=click.Choice(get_args(SplitRule)), help="Instead of the recipe's."),
+        click.option(
+            "--split", "given_split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+            help="A split.csv that was written before: the same captures train, validate and test.",
+        ),
+        click.option("--labels", help="The data's labels, separated by commas, instead of the recipe's."),
+        click.option("--benign-label", help="Which of them is benign."),
+        click.option("--batch-size", type=click.IntRange(min=2), help="Instead of the recipe's."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def configured(
+    recipe: str,
+    *,
+    seed: int | None = None,
+    initial_weights: str | None = None,
+    split_rule: str | None = None,
+    labels: str | None = None,
+    benign_label: str | None = None,
+    batch_size: int | None = None,
+) -> Config:
+    """The recipe with what the command line says otherwise. Raises SettingsError."""
+    config = load_config(recipe).changed("training", seed=seed, batch_size=batch_size)
+    named = [one.strip() for one in labels.split(",")] if labels else None
+    config = config.changed("model", initial_weights=initial_weights)
+    return config.changed("data", split=split_rule, labels=named, benign_label=benign_label)
+
+
+def require_train_extra() -> None:
+    """Raise UsageError naming the extra where torch and the others are not installed."""
+    # Before torch loads its OpenMP: threads that wait for each other by spinning lose their turns to whatever else
+    # runs. Beside other busy processes on two cores a short B3 run took 137 s spinning and 53 s without (tried once
+    # each; not measured on an idle machine).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        for module in NEEDED:
+            importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"training needs its extra: pip install '.[train]' in the repository ({error})") from None

@@ -1,0 +1,114 @@
+"""Figures made of captures: samples, augmented ones, predictions, the worst mistakes with their activation maps."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.augment import Augment
+from trainer.config import AugmentTable
+from trainer.figures import axes, colour, plt, png
+from trainer.graph import Predictions
+from trainer.metrics import Labelled
+
+Pixels = NDArray[np.uint8]
+COLUMNS = 6
+THUMBNAIL = 160
+"""Side in pixels, at most, at which captures are shown."""
+
+
+def grid(
+    pictures: Sequence[Pixels], titles: Sequence[str], frames: Sequence[str] | None = None, columns: int = COLUMNS
+) -> bytes:
+    """Pictures in rows of `columns`, a title above each, a coloured frame around each where given."""
+    rows = -(-len(pictures) // columns)
+    figure, places = plt.subplots(rows, columns, figsize=(1.75 * columns, 2.05 * rows), squeeze=False)
+    for place in places.flat:
+        place.set_axis_off()
+    for index, (place, picture, title) in enumerate(zip(places.flat, pictures, titles, strict=False)):
+        place.imshow(_thumbnail(picture), interpolation="nearest")
+        place.set_title(title, fontsize=8)
+        if frames is not None:
+            place.set_axis_on()
+            place.set_xticks([])
+            place.set_yticks([])
+            place.grid(visible=False)
+            for spine in place.spines.values():
+                spine.set(visible=True, color=frames[index], linewidth=2.5)
+    return png(figure)
+
+
+def samples(pixels: Pixels, rows: NDArray[np.int64], targets: NDArray[np.int64], labels: Sequence[str]) -> bytes:
+    """A row of training captures of each label."""
+    rng = np.random.default_rng(0)
+    pictures, titles = [], []
+    for index, label in enumerate(labels):
+        own = rng.permutation(rows[targets[rows] == index])[:COLUMNS]
+        for place in range(COLUMNS):  # a label with fewer leaves white places
+            pictures.append(np.asarray(pixels[own[place]]) if place < len(own) else np.full((8, 8, 3), 255, np.uint8))
+            titles.append(label if place < len(own) else "")
+    return grid(pictures, titles)
+
+
+def augmented(
+    pixels: Pixels, rows: NDArray[np.int64], targets: NDArray[np.int64], labels: Sequence[str], table: AugmentTable
+) -> bytes:
+    """One training capture of each label as it is, and five times as the network sees it in training."""
+    augment = Augment(table, torch.Generator().manual_seed(0))
+    size = pixels.shape[1]
+    pictures, titles = [], []
+    for index, label in enumerate(labels):
+        original = np.asarray(pixels[rows[targets[rows] == index][0]])
+        many = augment(torch.from_numpy(np.stack([original] * (COLUMNS - 1))), size)
+        pictures += [original, *(many * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()]
+        titles += [f"{label}, as it is", *["augmented"] * (COLUMNS - 1)]
+    return grid(pictures, titles)
+
+
+def predictions(pixels: Pixels, rows: NDArray[np.int64], of: Labelled) -> bytes:
+    """Twelve captures drawn at random, with what they were called; a red frame where that is wrong."""
+    chosen = np.random.default_rng(0).permutation(len(rows))[: 2 * COLUMNS]
+    called = of.probabilities.argmax(axis=1)
+    titles = [
+        f"{of.labels[of.targets[i]]}\ncalled {of.labels[called[i]]} {of.probabilities[i, called[i]]:.0%}" for i in chosen
+    ]
+    frames = [colour(2) if called[i] == of.targets[i] else colour(1) for i in chosen]
+    return grid([np.asarray(pixels[rows[i]]) for i in chosen], titles, frames)
+
+
+def worst(pixels: Pixels, rows: NDArray[np.int64], of: Labelled, found: Predictions) -> bytes:
+    """The twelve captures with the highest loss; beside each, where the evidence for what it was called lies."""
+    loss = -np.log(np.clip(of.probabilities[np.arange(len(rows)), of.targets], 1e-12, 1))
+    called = of.probabilities.argmax(axis=1)
+    pictures, titles, frames = [], [], []
+    for i in np.argsort(-loss, kind="stable")[: 2 * COLUMNS]:
+        capture = np.asarray(pixels[rows[i]])
+        right = called[i] == of.targets[i]
+        pictures.append(capture)
+        titles.append(f"{of.labels[of.targets[i]]}, loss {loss[i]:.2f}\ncalled {of.labels[called[i]]}")
+        frames.append(colour(2) if right else colour(1))
+        if found.cam is not None:
+            pictures.append(overlay(capture, found.cam[i, called[i]]))
+            titles.append(f"evidence for {of.labels[called[i]]}\n{of.probabilities[i, called[i]]:.0%}")
+            frames.append("#bbbbbb")
+    return grid(pictures, titles, frames)
+
+
+def overlay(capture: Pixels, activation: NDArray[np.float32]) -> Pixels:
+    """The capture greyed, with what speaks for the label in warm colours, by its share of the map's maximum."""
+    height, width = capture.shape[:2]
+    warm = cv2.resize(np.maximum(activation, 0), (width, height), interpolation=cv2.INTER_CUBIC)
+    warm = np.clip(warm / max(float(activation.max()), 1e-6), 0, 1)[:, :, None]
+    colours = cv2.cvtColor(cv2.applyColorMap((warm * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    quiet = np.repeat(cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+    return np.asarray(np.clip(quiet * (1 - 0.65 * warm) + colours * 0.65 * warm, 0, 255), np.uint8)
+
+
+def _thumbnail(picture: Pixels) -> Pixels:
+    side = max(picture.shape[:2])
+    if side <= THUMBNAIL:
+        return picture
+    size = (round(picture.shape[1] * THUMBNAIL / side), round(picture.shape[0] * THUMBNAIL / side))
+    return np.asarray(cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,194 @@
+"""How far the figures hold when what does not matter changes, and that they fall when what matters is taken away."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its name everywhere
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur, jpeg, rotate
+
+from trainer.augment import Augment, background, grey, to_unit
+from trainer.config import AugmentTable
+from trainer.graph import BATCH, GraphRunner
+from trainer.metrics import Labelled, all_versus_benign, interval
+from trainer.progress import bar
+from trainer.stain import without_nucleated
+from trainer.traits import CORNER, find_scale_bar, without_scale_bar
+
+Change = Callable[[Tensor], Tensor]
+SEED = 5417
+MASKED = "nucleated cells masked out"
+TOLERATED = 0.02
+"""A fall in accuracy above this is marked in the report."""
+
+
+def stain(haematoxylin: float, eosin: float) -> Change:
+    """Factors on the optical densities of the two stains (Ruifrok & Johnston 2001; the third, residual, stays)."""
+    basis = Augment(AugmentTable(), torch.Generator())
+    matrix = basis.to_stains @ torch.diag(torch.tensor([haematoxylin, eosin, 1.0])) @ basis.from_stains
+
+    def change(x: Tensor) -> Tensor:
+        density = -x.clamp(min=1 / 255).log()
+        return torch.exp(-torch.einsum("nchw,cd->ndhw", density, matrix))
+
+    return change
+
+
+def _contrast(factor: float) -> Change:
+    return lambda x: (x - x.mean(dim=(1, 2, 3), keepdim=True)) * factor + x.mean(dim=(1, 2, 3), keepdim=True)
+
+
+def _jpeg(quality: int) -> Change:
+    def change(x: Tensor) -> Tensor:
+        small = (x.clamp(0, 1) * 255).round().to(torch.uint8)
+        return torch.stack([jpeg(one, quality) for one in small]).float() / 255
+
+    return change
+
+
+def _defocus(share: float) -> Change:
+    def change(x: Tensor) -> Tensor:
+        sigma = share * x.shape[-1]
+        return gaussian_blur(x, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma, sigma])
+
+    return change
+
+
+def _noise(deviation: float) -> Change:
+    def change(x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(SEED)
+        return x + deviation * torch.randn(x.shape, generator=generator)
+
+    return change
+
+
+def _rotation(degrees: float) -> Change:
+    def change(x: Tensor) -> Tensor:
+        margin = x.shape[-1] // 2
+        wide = F.pad(x, (margin,) * 4, mode="reflect")
+        return rotate(wide, degrees)[:, :, margin:-margin, margin:-margin]
+
+    return change
+
+
+def _bar_removed(x: Tensor) -> Tensor:
+    captures = [(one * 255).round().to(torch.uint8).permute(1, 2, 0).numpy() for one in x]
+    boxes = [find_scale_bar(one) for one in captures]
+    clean = [one if box is None else without_scale_bar(one, box) for one, box in zip(captures, boxes, strict=True)]
+    return to_unit(torch.from_numpy(np.stack(clean)))
+
+
+def _bar_pasted(x: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(SEED)
+    return Augment(AugmentTable(scale_bar=1.0), generator).draw_scale_bar(x)
+
+
+def _corners_covered(x: Tensor) -> Tensor:
+    height, width = (round(x.shape[-1] * share) for share in (CORNER[1], CORNER[0]))
+    covered = torch.zeros_like(x[:, :1], dtype=torch.bool)
+    for rows in (slice(None, height), slice(-height, None)):
+        for columns in (slice(None, width), slice(-width, None)):
+            covered[:, :, rows, columns] = True
+    return torch.where(covered, background(x), x)
+
+
+CHANGES: dict[str, Change] = {
+    "stain stronger (densities x 1.3)": stain(1.3, 1.3),
+    "stain weaker (densities x 0.75)": stain(0.75, 0.75),
+    "stain shift to blue (H x 1.25, E x 0.75)": stain(1.25, 0.75),
+    "stain shift to pink (H x 0.8, E x 1.3)": stain(0.8, 1.3),
+    "darker (x 0.85)": lambda x: x * 0.85,
+    "brighter (x 1.15)": lambda x: x * 1.15,
+    "contrast x 0.8": _contrast(0.8),
+    "contrast x 1.2": _contrast(1.2),
+    "turned by 15 degrees": _rotation(15),
+    "turned by 90 degrees": lambda x: torch.rot90(x, 1, (2, 3)),
+    "JPEG quality 50": _jpeg(50),
+    "defocus (sigma 0.7 % of the side)": _defocus(0.007),
+    "noise (deviation 0.04)": _noise(0.04),
+    "scale bar removed": _bar_removed,
+    "scale bar pasted": _bar_pasted,
+    "all corners covered": _corners_covered,
+    "greyscale": grey,
+    MASKED: without_nucleated,
+}
+"""Name -> what is done to float [N, 3, S, S] in 0..1; the result is rounded to uint8 again, as a capture would be."""
+
+
+def changed(captures: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
+    """uint8 [N, S, S, 3] -> the same, changed."""
+    x = change(to_unit(torch.from_numpy(np.ascontiguousarray(captures)))).clamp(0, 1)
+    return np.asarray((x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def audit(
+    runner: GraphRunner, pixels: NDArray[np.uint8], rows: NDArray[np.int64], of: Labelled, limit: int
+) -> dict[str, Any]:
+    """The robustness table of the captures `rows` of `pixels`, which are those of `of`, in its order.
+
+    At most `limit` of them, chosen evenly over the rows. Each line: accuracy with its 95 % interval, mean confidence,
+    sensitivity for ALL at P(ALL) >= 0.5.
+    """
+    places = np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(np.int64))
+    groups = np.asarray(of.groups)[places]
+    targets = of.targets[places]
+    lines: list[dict[str, Any]] = []
+    with bar("robustness audit", len(places) * (len(CHANGES) + 1)) as progress:
+        for name, change in {"as they are": None, **CHANGES}.items():
+            found = []
+            for start in range(0, len(places), BATCH):
+                captures = pixels[rows[places[start : start + BATCH]]]
+                found.append(runner.probabilities(captures if change is None else changed(captures, change)))
+                progress.advance(len(captures))
+            lines.append(_line(name, Labelled(of.labels, of.benign, targets, np.concatenate(found), groups)))
+    counts = np.bincount(targets, minlength=len(of.labels))
+    with_bar = sum(find_scale_bar(np.asarray(pixels[rows[place]])) is not None for place in places)
+    result = {"captures": len(places), "chance": float(counts.max() / counts.sum()), "with_scale_bar": with_bar}
+    return {**result, "lines": lines, "findings": findings(lines, result["chance"])}
+
+
+def _line(name: str, of: Labelled) -> dict[str, Any]:
+    right = of.probabilities.argmax(axis=1) == of.targets
+    return {
+        "change": name,
+        "accuracy": float(right.mean()),
+        "interval": interval(right, of.groups),
+        "confidence": float(of.probabilities.max(axis=1).mean()),
+        "sensitivity": all_versus_benign(of)["sensitivity"]["value"],
+    }
+
+
+def findings(lines: Sequence[dict[str, Any]], chance: float) -> list[str]:
+    """What the table says, in sentences: where the figures fall, and whether the network looks at the cells."""
+    plain = lines[0]["accuracy"]
+    found = []
+    fallen = [one for one in lines[1:] if one["change"] != MASKED and plain - one["accuracy"] > TOLERATED]
+    if fallen:
+        worst = min(fallen, key=lambda one: one["accuracy"])
+        found.append(
+            f"Accuracy falls by more than {TOLERATED:.0%} under {len(fallen)} of {len(lines) - 2} changes, most under "
+            f"“{worst['change']}”: {plain:.1%} to {worst['accuracy']:.1%}."
+        )
+    if lines[0]["interval"][0] <= chance:
+        found.append(
+            f"The accuracy itself ({plain:.1%}) cannot be told from always naming the most frequent label ({chance:.1%})."
+        )
+        return found
+    masked = next(one for one in lines if one["change"] == MASKED)
+    if masked["interval"][0] > chance:
+        found.append(
+            f"With every nucleated cell masked out the accuracy is still {masked['accuracy']:.1%}, where always naming "
+            f"the most frequent label would give {chance:.1%}: the network is looking elsewhere than at the cells (or at "
+            "how many there are, which the masks still show). Its figures must not be trusted on captures from "
+            "elsewhere."
+        )
+    else:
+        found.append(
+            f"With every nucleated cell masked out the accuracy falls to {masked['accuracy']:.1%}, which cannot be told "
+            f"from always naming the most frequent label ({chance:.1%}): the evidence lies in the cells."
+        )
+    return found

@@ -1,0 +1,80 @@
+"""Colour of a whole batch in terms of the stain: normalisation after Reinhard, and the nucleated cells by hue.
+
+Everything here is made of operations that ONNX has, because it is part of the exported graph.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its name everywhere
+from torch import Tensor
+
+from contract import quality
+
+RGB, LOG_LMS = (tuple(map(tuple, np.linalg.inv(matrix).tolist())) for matrix in (quality.LMS, quality.OPPONENT))
+RIM = 0.045
+"""Share of the side by which `without_nucleated` reaches beyond the stained nucleus, to take the cytoplasm too; half
+of it for `segmented`."""
+
+
+def reinhard(x: Tensor) -> Tensor:
+    """Bring every capture to the same mean and deviation in l-alpha-beta. float [N, 3, H, W] in 0..1 -> the same.
+
+    Since gain and contrast of each channel go, what is left of the six numbers "mean and deviation of R, G, B" is
+    next to nothing.
+    """
+    lab = _mix(_mix(x.clamp(min=quality.DARKEST), quality.LMS).log(), quality.OPPONENT)
+    mean = lab.mean(dim=(2, 3), keepdim=True)
+    deviation = (lab - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
+    wanted_mean = torch.tensor(quality.MEAN, device=x.device).view(1, 3, 1, 1)
+    wanted = torch.tensor(quality.DEVIATION, device=x.device).view(1, 3, 1, 1)
+    lab = (lab - mean) * (wanted / torch.maximum(deviation, quality.LEAST_DEVIATION * wanted)) + wanted_mean
+    return _mix(_mix(lab, LOG_LMS).exp(), RGB).clamp(0, 1)
+
+
+def _mix(x: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
+    """Every pixel's three channels times a 3 x 3 matrix.
+
+    Term by term, for a convolution would be done in half precision where training is mixed, and alpha and beta differ
+    by less than half precision holds.
+    """
+    one, two, three = x.unbind(dim=1)
+    return torch.stack([a * one + b * two + c * three for a, b, c in matrix], dim=1)
+
+
+def nucleated(x: Tensor) -> Tensor:
+    """Where nucleated cells are: float [N, 3, H, W] in 0..1, captures as they are -> 0 or 1, [N, 1, H, W].
+
+    Blue to purple by the thresholds of contract.quality, after `reinhard`, smoothed by a majority over 5 x 5 pixels.
+    """
+    normal = reinhard(x)
+    value, least = normal.amax(dim=1, keepdim=True), normal.amin(dim=1, keepdim=True)
+    spread = value - least
+    red, green, blue = normal[:, :1], normal[:, 1:2], normal[:, 2:]
+    safe = spread.clamp(min=1e-6)
+    hue = torch.where(
+        value == red,
+        ((green - blue) / safe) % 6,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    hue = hue / 6
+    inside = (hue >= quality.HUE[0]) & (hue <= quality.HUE[1]) & (spread >= quality.SATURATION * value)
+    share = F.avg_pool2d(inside.float(), 5, stride=1, padding=2, count_include_pad=False)
+    return (share > 0.5).float()
+
+
+def segmented(x: Tensor) -> Tensor:
+    """The captures with all but their nucleated cells blackened: the second input of two-input networks."""
+    return x * _widened(nucleated(x), RIM / 2)
+
+
+def without_nucleated(x: Tensor) -> Tensor:
+    """The captures with every nucleated cell, and a rim around it, painted in the mean colour of the rest."""
+    covered = _widened(nucleated(x), RIM)
+    rest = 1 - covered
+    colour = (x * rest).sum(dim=(2, 3), keepdim=True) / rest.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    return x * rest + colour * covered
+
+
+def _widened(mask: Tensor, share: float) -> Tensor:
+    reach = max(1, round(share * mask.shape[-1]))
+    return F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)

@@ -1,0 +1,197 @@
+"""What can be told of a capture without knowing a cell: colour, sharpness, corners, scale bar, likeness to others.
+
+These are the shortcuts that a network may take. The audit reports them, the splits keep them apart, and beside every
+accuracy stands what a simple classifier reaches with them alone.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Pixels = NDArray[np.uint8]
+T = TypeVar("T")
+
+HASH_SIDE = 256
+"""Captures are brought to this side before hashing, so that the hash does not depend on the recipe's."""
+CORNER = (0.36, 0.18)
+"""Width and height of a corner, as shares of the sides: what a scale bar with its text takes up."""
+CORNER_GRID = (12, 6)
+BAR_LENGTH, BAR_THICKNESS = 0.06, 0.06
+"""A scale bar is at least so long and at most so thick, as shares of the sides; no outline of a cell is that straight."""
+BAR_CONTRAST = 24
+"""Grey levels, in any channel, between a bar and what is above and below it."""
+BAR_ZONE = 0.24
+"""Share of the height, at the top and at the bottom, in which bars are looked for."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Of N captures: `colour` [N, 6] means and deviations of R, G, B; `background` [N, 3] median colour of the
+    brightest fifth; `sharpness` [N] variance of the Laplacian of grey levels; `corners` [N, 288] all four corners in
+    grey, coarse; `bars` the box (left, top, right, bottom) of the scale bar, in pixels, where one was found;
+    `hashes` uint64 [N], perceptual.
+    """
+
+    colour: NDArray[np.float64]
+    background: NDArray[np.float64]
+    sharpness: NDArray[np.float64]
+    corners: NDArray[np.float64]
+    bars: list[tuple[int, int, int, int] | None]
+    hashes: NDArray[np.uint64]
+
+    def of(self, rows: NDArray[np.int64]) -> "Traits":
+        """The traits of some rows alone."""
+        bars = [self.bars[row] for row in rows]
+        arrays = (getattr(self, name)[rows] for name in ("colour", "background", "sharpness", "corners"))
+        return Traits(*arrays, bars, self.hashes[rows])
+
+    def appearance(self) -> NDArray[np.float64]:
+        """Numbers by which captures of one smear, microscope and camera resemble each other, [N, 14].
+
+        Colour, background, sharpness (logarithm), and the style of the scale bar: whether there is one, which side,
+        top or bottom, and how long.
+        """
+        style = np.zeros((len(self.bars), 4))
+        for row, bar in zip(style, self.bars, strict=True):
+            if bar is not None:
+                left, top, right, bottom = bar
+                row[:] = 1, (left + right) / 2, (top + bottom) / 2, right - left
+        side = max(1.0, style[:, 1:].max())
+        style[:, 1:] /= side
+        return np.column_stack([self.colour, self.background, np.log1p(self.sharpness), style])
+
+
+def traits_of(pixels: Pixels, rows: Sequence[int] | None = None) -> Traits:
+    """Traits of captures, uint8 [N, S, S, 3], or of some rows of them."""
+    chosen = range(len(pixels)) if rows is None else rows
+
+    def one(index: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float, NDArray[np.float64], object, int]:
+        capture = np.asarray(pixels[index])
+        grey = cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY)
+        return (
+            colour_numbers(capture), _background(capture, grey), float(cv2.Laplacian(grey, cv2.CV_64F).var()),
+            _corners(grey), find_scale_bar(capture), perceptual_hash(capture),
+        )  # fmt: skip
+
+    colour, background, sharpness, corners, bars, hashes = zip(*in_threads(one, chosen), strict=True)
+    return Traits(
+        np.stack(colour), np.stack(background), np.asarray(sharpness), np.stack(corners), list(bars),
+        np.asarray(hashes, np.uint64),
+    )  # fmt: skip
+
+
+def in_threads(function: Callable[[int], T], rows: Sequence[int]) -> list[T]:
+    """The function of every row, in order; OpenCV, Pillow and NumPy let other threads run meanwhile."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, rows))
+
+
+def colour_numbers(capture: Pixels) -> NDArray[np.float64]:
+    """Means and standard deviations of R, G, B: six numbers."""
+    mean, deviation = cv2.meanStdDev(capture)
+    return np.concatenate([mean[:, 0], deviation[:, 0]])
+
+
+def _background(capture: Pixels, grey: NDArray[np.uint8]) -> NDArray[np.float64]:
+    bright = capture[grey >= np.percentile(grey, 80)]
+    return np.asarray(np.median(bright, axis=0), np.float64)
+
+
+def _corners(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """All four corners, [4 * 72], each at a coarse grid."""
+    height, width = (round(grey.shape[axis] * share) for axis, share in ((0, CORNER[1]), (1, CORNER[0])))
+    parts = [grey[:height, :width], grey[:height, -width:], grey[-height:, :width], grey[-height:, -width:]]
+    return np.concatenate([cv2.resize(p, CORNER_GRID, interpolation=cv2.INTER_AREA).ravel() for p in parts]) / 255.0
+
+
+def perceptual_hash(capture: Pixels) -> int:
+    """64-bit perceptual hash: signs of the low frequencies of the cosine transform (imagehash.phash)."""
+    image = Image.fromarray(capture).resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BILINEAR)
+    return int(str(imagehash.phash(image)), 16)
+
+
+def near_duplicates(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
+    """Pairs of rows whose hashes differ in at most `bits` bits, [P, 2], the smaller row first."""
+    found = []
+    for row in range(len(hashes) - 1):
+        apart = np.bitwise_count(hashes[row + 1 :] ^ hashes[row])
+        near = np.flatnonzero(apart <= bits) + row + 1
+        found.append(np.column_stack([np.full(len(near), row), near]))
+    return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+
+
+def clusters(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of the cluster of each of `count` rows: rows that a chain of pairs connects are one."""
+    ones = np.ones(len(pairs), np.int8)
+    graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+
+
+def find_scale_bar(capture: Pixels) -> tuple[int, int, int, int] | None:
+    """The box (left, top, right, bottom) of a burnt-in scale bar near the upper or lower edge, or None.
+
+    A bar is a stripe between two straight horizontal edges of opposite sign. Captures uint8 [H, W, 3]; below some
+    200 px thin bars blur away and are missed.
+    """
+    height, width = capture.shape[:2]
+    step = np.diff(capture.astype(np.int16), axis=0)  # [H - 1, W, 3]
+    length = max(8, round(BAR_LENGTH * width))
+    kernel = np.ones((1, length), np.uint8)
+    zone = np.zeros(height - 1, bool)
+    zone[: round(BAR_ZONE * height)] = zone[-round(BAR_ZONE * height) :] = True
+    best: tuple[int, int, int, int] | None = None
+    for channel in range(3):
+        edges = []
+        for sign in (1, -1):
+            steep = ((sign * step[:, :, channel] >= BAR_CONTRAST) & zone[:, None]).astype(np.uint8)
+            edges.append(cv2.morphologyEx(steep, cv2.MORPH_OPEN, kernel))
+        for first, second in (edges, edges[::-1]):
+            box = _stripe(first, second, round(BAR_THICKNESS * height), length)
+            if box is not None and (best is None or box[2] - box[0] > best[2] - best[0]):
+                best = box
+    return best
+
+
+def _stripe(first: Pixels, second: Pixels, thickest: int, length: int) -> tuple[int, int, int, int] | None:
+    """A run of `first` edges with a run of `second` edges below it, within `thickest` rows: the longest such."""
+    best = None
+    for top in np.flatnonzero(first.any(axis=1)):
+        below = second[top + 1 : top + 1 + thickest]
+        for offset in np.flatnonzero(below.any(axis=1)):
+            shared = np.flatnonzero(first[top] & below[offset])
+            if len(shared) < length:
+                continue
+            box = (int(shared[0]), int(top) + 1, int(shared[-1]) + 1, int(top + offset) + 2)
+            if best is None or box[2] - box[0] > best[2] - best[0]:
+                best = box
+    return best
+
+
+def without_scale_bar(capture: Pixels, bar: tuple[int, int, int, int]) -> Pixels:
+    """The capture with the bar, and text above or below it, painted over in the colour of the background.
+
+    What is painted over is the bar, and what stands out from a wide median by `BAR_CONTRAST` grey levels near it.
+    """
+    height, width = capture.shape[:2]
+    left, top, right, bottom = bar
+    x0, x1 = max(0, left - width // 25), min(width, right + width // 25)
+    y0, y1 = max(0, top - height // 9), min(height, bottom + height // 9)
+    wide = cv2.medianBlur(np.ascontiguousarray(capture), 2 * (min(height, width) // 16) + 1)
+    apart = np.abs(capture.astype(np.int16) - wide).max(axis=2) >= BAR_CONTRAST
+    mask = np.zeros((height, width), np.uint8)
+    mask[y0:y1, x0:x1] = apart[y0:y1, x0:x1]
+    mask[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = 1
+    mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
+    clean = capture.copy()
+    clean[mask > 0] = _background(capture, cv2.cvtColor(np.ascontiguousarray(capture), cv2.COLOR_RGB2GRAY))
+    return clean
