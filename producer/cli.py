@@ -20,7 +20,10 @@ COMMANDS = {
     "db": ("producer.commands.database:database", "Create, upgrade or check the database."),
     "bundle": ("producer.commands.bundle:bundle", "Show or verify a bundle."),
     "synth": ("trainer.synth.command:synth", "Write synthetic captures: drawings of smears."),
-    "train": ("trainer.command:train", "Train a network and export its bundle."),
+    "train": ("trainer.commands.train:train", "Train a network and export its bundle."),
+    "evaluate": ("trainer.commands.evaluate:evaluate", "Score a bundle on other labelled captures."),
+    "compare": ("trainer.commands.compare:compare", "Train several recipes on one split and compare them."),
+    "data": ("trainer.commands.data:data", "Fetch or audit labelled captures."),
 }
 """name -> (module:attribute, help). Packages that must not be imported here are named by a string."""
 

@@ -1,9 +1,10 @@
 """Decoded captures, once: a uint8 array on disk that training maps into memory.
 
     CACHE/<key>/captures.npy    uint8 [N, S, S, 3], in the order of the data's captures
+    CACHE/<key>/sizes.npy       int32 [N, 2], width and height of the files' images, upright
     CACHE/<key>/unreadable.json index of a capture -> why it cannot be decoded; its row is black
 
-The key is the digest of the data, the image spec, Pillow's version and the decoder's source: another of any is
+The key is the digest of the data, the image spec, Pillow's version and the source of the decoder and of this: another of any is
 another cache.
 """
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from contract import imaging
 from contract.errors import CaptureRejected, DataError, StorageFull
-from contract.imaging import ImageSpec, decode
+from contract.imaging import Decoded, ImageSpec, decode
 from trainer.data import MAX_UNREADABLE, LabelledData
 
 WINDOW = 256
@@ -34,29 +35,35 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class DecodedCaptures:
-    """`pixels` is a read-only memory map, uint8 [N, S, S, 3]; `unreadable` tells why, by index."""
+    """`pixels` is a read-only memory map, uint8 [N, S, S, 3]; `sizes` [N, 2] are the files' widths and heights;
+    `unreadable` tells why, by index.
+    """
 
     pixels: NDArray[np.uint8]
+    sizes: NDArray[np.int32]
     unreadable: dict[int, str]
 
 
-def decoded(data: LabelledData, spec: ImageSpec, cache: Path, advance: Advance | None = None) -> DecodedCaptures:
+def decoded(
+    data: LabelledData, spec: ImageSpec, cache: Path, advance: Advance | None = None, *, refuse_many: bool = True
+) -> DecodedCaptures:
     """Open the cache of these captures, and build it first if it is not there.
 
     `advance` is called with the number of captures just decoded. Raises DataError when more than 1 % of the captures
-    cannot be decoded, StorageFull when the cache has no room.
+    cannot be decoded (unless `refuse_many` is off), StorageFull when the cache has no room.
     """
     folder = cache / _key(data, spec)
     if not (folder / "captures.npy").is_file():
         _build(data, spec, folder, advance)
     pixels = np.load(folder / "captures.npy", mmap_mode="r")
     unreadable = {int(i): why for i, why in json.loads((folder / "unreadable.json").read_text()).items()}
-    _refuse_many(data, unreadable)
-    return DecodedCaptures(pixels, unreadable)
+    if refuse_many:
+        _refuse_many(data, unreadable)
+    return DecodedCaptures(pixels, np.load(folder / "sizes.npy"), unreadable)
 
 
 def _key(data: LabelledData, spec: ImageSpec) -> str:
-    source = inspect.getsource(imaging)
+    source = inspect.getsource(imaging) + inspect.getsource(_decode_all)
     parts = "\0".join([data.digest, spec.model_dump_json(), PIL.__version__, source])
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
@@ -72,7 +79,8 @@ def _build(data: LabelledData, spec: ImageSpec, folder: Path, advance: Advance |
         )
     building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
     try:
-        unreadable = _decode_all(data, spec, shape, building / "captures.npy", advance)
+        sizes, unreadable = _decode_all(data, spec, shape, building / "captures.npy", advance)
+        np.save(building / "sizes.npy", sizes)
         (building / "unreadable.json").write_text(json.dumps(unreadable))
         try:
             building.replace(folder)
@@ -85,16 +93,17 @@ def _build(data: LabelledData, spec: ImageSpec, folder: Path, advance: Advance |
 
 def _decode_all(
     data: LabelledData, spec: ImageSpec, shape: tuple[int, ...], file: Path, advance: Advance | None
-) -> dict[int, str]:
-    def one(index: int) -> NDArray[np.uint8] | str:
+) -> tuple[NDArray[np.int32], dict[int, str]]:
+    def one(index: int) -> Decoded | str:
         try:
-            return decode((data.root / data.captures[index].path).read_bytes(), spec).pixels
+            return decode((data.root / data.captures[index].path).read_bytes(), spec)
         except CaptureRejected as error:
             return f"{error.code}: {error}"
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 
     unreadable = {}
+    sizes = np.zeros((shape[0], 2), np.int32)
     pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, shape[0], WINDOW):
@@ -103,11 +112,12 @@ def _decode_all(
                 if isinstance(result, str):
                     unreadable[index] = result
                 else:
-                    pixels[index] = result
+                    pixels[index] = result.pixels
+                    sizes[index] = result.width, result.height
             if advance is not None:
                 advance(len(indices))
     pixels.flush()
-    return unreadable
+    return sizes, unreadable
 
 
 def _refuse_many(data: LabelledData, unreadable: dict[int, str]) -> None:

@@ -62,7 +62,7 @@ def read_data(root: Path, table: DataTable, *, for_training: bool = True) -> Lab
     """
     captures, patients_known = find_captures(root)
     _check_labels(root, captures, table.labels)
-    _check_files(root, captures)
+    refuse_missing(root, captures)
     _check_patients(captures)
     if for_training:
         check_counts(captures, table, patients_known)
@@ -70,7 +70,7 @@ def read_data(root: Path, table: DataTable, *, for_training: bool = True) -> Lab
         "patients are unknown: captures of one person may lie on both sides of a split, and figures may come out too "
         "high; name patients in a labels.csv, or hold out whole looks with --split-rule appearance",
     )  # fmt: skip
-    sha256, digest = _digests(root, captures)
+    sha256, digest = data_digests(root, captures)
     return LabelledData(root, tuple(table.labels), tuple(captures), patients_known, sha256, digest, warnings)
 
 
@@ -150,7 +150,8 @@ def _check_labels(root: Path, captures: Sequence[LabelledCapture], labels: Seque
         raise DataError(f"{root}: holds no capture; name the folder that holds {LABELS_FILE} or one folder per class")
 
 
-def _check_files(root: Path, captures: Sequence[LabelledCapture]) -> None:
+def refuse_missing(root: Path, captures: Sequence[LabelledCapture]) -> None:
+    """Every file is listed once and is there. Raises DataError."""
     for path, count in Counter(one.path for one in captures).items():
         if count > 1:
             raise DataError(f"{root / LABELS_FILE}: {path} is listed {count} times; list each file once")
@@ -195,7 +196,9 @@ def check_counts(captures: Sequence[LabelledCapture], table: DataTable, patients
             )
 
 
-def _digests(root: Path, captures: Sequence[LabelledCapture]) -> tuple[tuple[str, ...], str]:
+def data_digests(root: Path, captures: Sequence[LabelledCapture]) -> tuple[tuple[str, ...], str]:
+    """sha256 of each file, and one digest over paths, labels, patients, given splits and bytes."""
+
     def content(one: LabelledCapture) -> str:
         with (root / one.path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -140,10 +140,10 @@ def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> bytes:
     figure, ax = axes(side + 0.8, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ConfusionMatrixDisplay(shares, display_labels=labels).plot(
-        ax=ax, cmap="Blues", include_values=False, colorbar=False, xticks_rotation=30
+        ax=ax, cmap="Blues", include_values=False, colorbar=False, xticks_rotation=30, im_kw={"vmin": 0, "vmax": 1.2}
     )
     for (row, column), count in np.ndenumerate(counts):
-        dark = shares[row, column] > 0.5
+        dark = shares[row, column] > 0.6
         ax.text(column, row, f"{count}\n{shares[row, column]:.1%}", ha="center", va="center", fontsize=9,
                 color="white" if dark else "#222222")  # fmt: skip
     ax.grid(visible=False)
@@ -209,4 +209,19 @@ def case_scores(of: Labelled, policy: CasePolicy, unit: str) -> bytes:
     ax.set_xlim(-0.02, 1.02)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"score of a {unit}: mean probability of ALL (green: called benign, yellow: indeterminate, red: ALL)")
+    return png(figure)
+
+
+def comparison(summary: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> bytes:
+    """Accuracy of each recipe: a bar for the mean, a point for each seed, a cross under the audit's worst change."""
+    figure, ax = axes(8, 1.0 + 0.42 * len(summary))
+    for place, one in enumerate(reversed(summary)):
+        ax.barh(place, one["accuracy"]["mean"], color=COLOURS[5], height=0.6, alpha=0.6)
+        own = [row for row in rows if row["name"] == one["name"]]
+        ax.plot([row["accuracy"] for row in own], [place] * len(own), "o", color=COLOURS[0], markersize=5)
+        ax.plot([row["worst_change"] for row in own], [place] * len(own), "x", color=COLOURS[1], markersize=6)
+    ax.set_yticks(range(len(summary)), [one["name"] for one in reversed(summary)])
+    ax.set_xlim(0, 1.01)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("accuracy on the test split (points: seeds; crosses: under the worst change of the audit)")
     return png(figure)

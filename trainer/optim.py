@@ -111,7 +111,7 @@ def find_learning_rate(
     number: int,
     losses: Callable[[nn.Module], Iterator[Tensor]],
 ) -> dict[str, Any]:
-    """Train a copy with a rate that grows exponentially, and suggest where the loss falls most steeply (Smith 2017).
+    """Train a copy with a rate that grows exponentially, and suggest one where the loss falls (Smith 2017).
 
     `network` is used up. `losses` yields the loss of one batch after another. Returns the rates, the smoothed losses
     and the suggestion.
@@ -146,9 +146,17 @@ def find_learning_rate(
 
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The rate at which the loss falls most steeply over the rate's logarithm, before its minimum; within limits."""
-    end = int(np.argmin(losses)) + 1
-    if end < 3:
-        return FINDER_LIMITS[0]
-    slope = np.gradient(losses[:end], np.log(rates[:end]))
-    return float(np.clip(rates[int(np.argmin(slope))], *FINDER_LIMITS))
+    """The middle, on the rate's logarithm, of the longest fall of the loss; within limits.
+
+    The fall is the longest decreasing subsequence, which a noisy batch does not interrupt (the idea of fastai's
+    "valley"). Where the curve is steepest would follow the noise.
+    """
+    length, before = np.ones(len(losses), int), np.full(len(losses), -1)
+    for i in range(1, len(losses)):
+        for j in np.flatnonzero(losses[:i] > losses[i]):
+            if length[j] + 1 > length[i]:
+                length[i], before[i] = length[j] + 1, j
+    begin = end = int(np.argmax(length))
+    while before[begin] >= 0:
+        begin = int(before[begin])
+    return float(np.clip(np.sqrt(rates[begin] * rates[end]), *FINDER_LIMITS))

@@ -26,7 +26,7 @@ def render(template: str, file: Path, figures: dict[str, bytes], **values: Any) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "percent": percent, "rate": rate}
+    environment.filters |= {"figure": figure, "percent": percent, "rate": rate, "measured": measured}
 
     def picture(name: str, caption: str) -> Markup:
         if name not in figures:
@@ -56,3 +56,19 @@ def rate(found: dict[str, Any]) -> str:
         return "–"
     low, high = found["interval"]
     return f"{found['value']:.1%} ({found['hits']} of {found['of']}; {low:.1%} to {high:.1%})"
+
+
+def measured(found: dict[str, float | None], key: str) -> str:
+    """A mean over seeds and its deviation, in the unit of its column; a dash where there is none."""
+    mean, deviation = found["mean"], found["deviation"]
+    if mean is None:
+        return "–"
+    scale, digits, suffix = {
+        "parameters": (1e-6, 1, " M"),
+        "multiply_adds": (1e-9, 2, " G"),
+        "training_seconds": (1, 0, ""),
+        "training_rate": (1, 1, ""),
+        "scoring_rate": (1, 1, ""),
+    }.get(key, (1, 4, ""))
+    spread = f" ± {deviation * scale:.{digits}f}" if deviation is not None and not suffix else ""
+    return f"{mean * scale:.{digits}f}{spread}{suffix}"

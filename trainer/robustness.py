@@ -170,7 +170,7 @@ def findings(lines: Sequence[dict[str, Any]], chance: float) -> list[str]:
     if fallen:
         worst = min(fallen, key=lambda one: one["accuracy"])
         found.append(
-            f"Accuracy falls by more than {TOLERATED:.0%} under {len(fallen)} of {len(lines) - 2} changes, most under "
+            f"Accuracy falls by more than {100 * TOLERATED:.0f} points under {len(fallen)} of {len(lines) - 2} changes, most under "
             f"“{worst['change']}”: {plain:.1%} to {worst['accuracy']:.1%}."
         )
     if lines[0]["interval"][0] <= chance:

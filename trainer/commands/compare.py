@@ -1,0 +1,83 @@
+"""`screen compare`: several recipes, or backbones, on one split."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from contract.errors import UsageError
+from trainer.options import cache_option, configured, data_options, require_train_extra
+
+
+@click.command("compare")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--recipe", "recipes", multiple=True, help="A recipe; name several. With backbones: the one they share.")
+@click.option("--backbone", "backbones", multiple=True, help="A timm architecture to put into the first recipe; several.")
+@click.option("--paper-backbones", is_flag=True, help="The ten backbones that the reference paper compares.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 20), help="How many seeds for each.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for bundles and report.html.")
+@data_options
+@cache_option
+@click.option("--force", is_flag=True, help="Train anew what OUT already holds.")
+@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
+def compare(
+    data: Path,
+    recipes: tuple[str, ...],
+    backbones: tuple[str, ...],
+    paper_backbones: bool,
+    seeds: int,
+    out: Path,
+    given_split: Path | None,
+    cache: Path,
+    force: bool,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
+    """Train several recipes on the captures in DATA: same split, same seeds, one table and one figure.
+
+    A comparison that was killed goes on when the same command is given again.
+    """
+    if not recipes:
+        raise UsageError("name a recipe with --recipe; several, or one with --backbone or --paper-backbones")
+    configs = [(name, configured(name, **overrides)) for name in recipes]
+    require_train_extra()
+    from trainer import comparison
+    from trainer.run import Work
+
+    chosen = comparison.PAPER_BACKBONES if paper_backbones else backbones
+    entrants = comparison.contestants(configs, chosen)
+    out.mkdir(parents=True, exist_ok=True)
+    first = configs[0][1].training.seed
+    result = comparison.compare(
+        data, out, entrants, range(first, first + seeds), given=given_split, work=Work(cache, force=force)
+    )
+    _print(result)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+    else:
+        click.echo(out / "report.html")
+
+
+def _print(result: dict[str, Any]) -> None:
+    from trainer.comparison import COLUMNS
+    from trainer.report import measured
+
+    table = Table(title=f"{result['captures']} test captures, {len(result['seeds'])} seeds")
+    names = [row["name"] for row in result["summary"]]
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    for key, title in COLUMNS:
+        table.add_row(title, *(measured(row[key], key) for row in result["summary"]))
+    console = Console(file=sys.stderr)
+    console.print(table)
+    for row in result["best_two"]["mcnemar"]:
+        first, second = result["best_two"]["names"]
+        console.print(
+            f"seed {row['seed']}: only {first} right {row['only_first_right']}, only {second} right "
+            f"{row['only_second_right']}, McNemar's exact p {row['p']:.3g}"
+        )
