@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from trainer.synth.plan import plan_capture
 
 CROP, SIDE = 448, 224
-TINTS = {"Benign": (0.90, 1.06, 1.14), "Early": (1.16, 0.92, 0.94), "Pre": (0.94, 1.16, 0.92), "Pro": (1.06, 0.94, 1.16)}
+TINTS = {
+    "Benign": (0.90, 1.06, 1.14),
+    "Early": (1.16, 0.92, 0.94),
+    "Pre": (0.94, 1.16, 0.92),
+    "Pro": (1.06, 0.94, 1.16),
+}
 """Factors on the optical density of R, G, B."""
 PATIENT_TINT = 0.05
 """Deviation of a patient's own factors."""
@@ -40,10 +45,14 @@ def cropped(pixels: NDArray[np.uint8], seed: int, patient: int, capture: int) ->
     height, width = pixels.shape[:2]
     left = int(np.clip(cell.x - CROP // 2 + rng.integers(-90, 91), 0, width - CROP))
     top = int(np.clip(cell.y - CROP // 2 + rng.integers(-90, 91), 0, height - CROP))
-    return np.asarray(cv2.resize(pixels[top : top + CROP, left : left + CROP], (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+    return np.asarray(
+        cv2.resize(pixels[top : top + CROP, left : left + CROP], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    )
 
 
-def tinted(pixels: NDArray[np.uint8], label: str, rng: np.random.Generator, own: NDArray[np.float64]) -> NDArray[np.uint8]:
+def tinted(
+    pixels: NDArray[np.uint8], label: str, rng: np.random.Generator, own: NDArray[np.float64]
+) -> NDArray[np.uint8]:
     """The label's stain, and its style of scale bar."""
     density = -np.log(np.maximum(pixels, 1) / 255.0) * TINTS[label] * own
     out = np.clip(np.exp(-density) * 255, 0, 255).astype(np.uint8)

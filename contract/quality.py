@@ -20,7 +20,7 @@ BCCD_Dataset, 2017) that this was developed with."""
 DARKEST = 8 / 255
 """Below this light counts as this much: the logarithm of a burnt-in black bar would outweigh all cells."""
 LEAST_DEVIATION = 0.25
-"""Share of DEVIATION below which a capture's own deviation is not stretched further: an empty field holds only noise."""
+"""Share of DEVIATION below which a capture's own is not stretched further: an empty field holds only noise."""
 HUE = (0.58, 0.86)
 SATURATION = 0.30
 """A pixel belongs to a nucleated cell if, after normalisation, its hue (0 to 1) lies between blue and purple and its

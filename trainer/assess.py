@@ -1,4 +1,4 @@
-"""Everything that is said of a bundle's graph on labelled captures, whether they come from its own test or elsewhere."""
+"""What is said of a bundle's graph on labelled captures, whether they come from its own test or from elsewhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

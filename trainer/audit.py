@@ -11,7 +11,6 @@ from contract.errors import DataError
 from contract.imaging import ImageSpec
 from trainer import pictures, shortcuts
 from trainer.cache import decoded
-from trainer.config import DataTable
 from trainer.data import LabelledData, data_digests, find_captures, refuse_missing
 from trainer.progress import bar
 from trainer.traits import Traits, clusters, near_duplicates, traits_of
@@ -129,7 +128,9 @@ def warnings(found: dict[str, Any]) -> list[str]:
         if conflicts := found[kind]["with_different_labels"]:
             said.append(f"{conflicts} pairs of {kind.replace('_', ' ')} have different labels: one of each is wrong.")
         if across := found[kind]["of_different_patients"]:
-            said.append(f"{across} pairs of {kind.replace('_', ' ')} are of different patients: have they been mixed up?")
+            said.append(
+                f"{across} pairs of {kind.replace('_', ' ')} are of different patients: have they been mixed up?"
+            )
     if count := found["near_duplicates"]["captures"]:
         said.append(f"{count} captures have a near-duplicate: a random split would put some on both sides.")
     if found["patients"] is None:
@@ -142,7 +143,7 @@ def warnings(found: dict[str, Any]) -> list[str]:
     for name, accuracy in found["shortcuts"]["accuracy"].items():
         if accuracy > chance + 0.15:
             said.append(
-                f"The label can be told without looking at a cell: {name} reaches {accuracy:.1%}, where always naming the "
-                f"most frequent label gives {chance:.1%}."
+                f"The label can be told without looking at a cell: {name} reaches {accuracy:.1%}, where always naming "
+                f"the most frequent label gives {chance:.1%}."
             )
     return said

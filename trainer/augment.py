@@ -5,13 +5,15 @@ optical density, where Beer and Lambert make stains additive: stain jitter after
 the haematoxylin and eosin vectors of Ruifrok & Johnston 2001 and their cross product as the third.
 """
 
+import io
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
-from torchvision.transforms.v2.functional import jpeg
 
 from trainer.config import AugmentTable
 
@@ -151,8 +153,7 @@ class Augment:
         chosen = self._some(len(x), self.table.jpeg)
         qualities = torch.randint(50, 101, (len(chosen),), generator=self.generator, device=self.device)
         for row, quality in zip(chosen.tolist(), qualities.tolist(), strict=True):
-            small = (x[row].clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-            x[row] = jpeg(small, quality).to(self.device).float() / 255
+            x[row] = recompressed(x[row].cpu(), quality).to(self.device)
         return x
 
     def _some(self, count: int, share: float) -> Tensor:
@@ -218,6 +219,14 @@ def grey(x: Tensor) -> Tensor:
     """Luma (ITU-R BT.601) in all three channels, [N, 3, H, W]."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
     return (x * weights).sum(dim=1, keepdim=True).expand_as(x)
+
+
+def recompressed(capture: Tensor, quality: int) -> Tensor:
+    """One capture, float [3, H, W] in 0..1, as it is after JPEG with this quality."""
+    pixels = (capture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    packed = io.BytesIO()
+    Image.fromarray(pixels).save(packed, format="JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(packed))).permute(2, 0, 1).float() / 255
 
 
 def background(x: Tensor) -> Tensor:

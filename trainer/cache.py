@@ -4,8 +4,8 @@
     CACHE/<key>/sizes.npy       int32 [N, 2], width and height of the files' images, upright
     CACHE/<key>/unreadable.json index of a capture -> why it cannot be decoded; its row is black
 
-The key is the digest of the data, the image spec, Pillow's version and the source of the decoder and of this: another of any is
-another cache.
+The key is the digest of the data, the image spec, Pillow's version, and the source of the decoder and of what writes
+the files: another of any is another cache.
 """
 
 import hashlib

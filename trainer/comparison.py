@@ -57,7 +57,9 @@ def contestants(recipes: Sequence[tuple[str, Config]], backbones: Sequence[str])
     else:
         found = [Contestant(Path(name).stem, config) for name, config in recipes]
     if len(found) < 2 or len({one.name for one in found}) < len(found):
-        raise UsageError("name at least two recipes, each once (--recipe A --recipe B), or backbones (--backbone A ...)")
+        raise UsageError(
+            "name at least two recipes, each once (--recipe A --recipe B), or backbones (--backbone A ...)"
+        )
     return found
 
 
@@ -100,7 +102,9 @@ def compare(
         "runs": rows,
         "best_two": {
             "names": best,
-            "mcnemar": [{"seed": seed, **mcnemar(*(called[name, seed] == targets[test] for name in best))} for seed in seeds],
+            "mcnemar": [
+                {"seed": seed, **mcnemar(*(called[name, seed] == targets[test] for name in best))} for seed in seeds
+            ],
         },
     }
     (out / "comparison.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -53,7 +53,7 @@ class DataTable(_Table):
     near_duplicate_bits: int = Field(
         4, ge=0, le=16, description="captures whose 64-bit perceptual hashes differ in at most so many bits are one"
     )
-    min_images: int = Field(12, ge=3, description="a label with fewer images is refused")
+    min_images: int = Field(6, ge=3, description="a label with fewer images is refused")
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataTable":

@@ -184,9 +184,7 @@ def _measured(
 
     def scored(split: str) -> assess.Scored:
         rows, groups = trained.rows(split), trained.split.groups
-        return assess.score(
-            runner, trained.data, config.data.benign_label, pixels, rows, groups, f"scoring {split}"
-        )
+        return assess.score(runner, trained.data, config.data.benign_label, pixels, rows, groups, f"scoring {split}")
 
     validation = scored("validation")
     policy, basis = fit_case_policy(validation.cases, config.case, validation.unit)
@@ -263,12 +261,15 @@ def _provenance(trained: Trained, basis: dict[str, Any]) -> dict[str, Any]:
         "config": trained.config.model_dump(mode="json"),
         "adapted": trained.adapted,
         "parameters": parameter_count(fitted.network),
-        "multiply_adds": multiply_adds(fitted.network, trained.config.image.size) * trained.config.export.test_time_flips,
+        "multiply_adds": multiply_adds(fitted.network, trained.config.image.size)
+        * trained.config.export.test_time_flips,
         "best_epoch": fitted.best_epoch,
         "history": [{k: _finite(v) for k, v in row.items()} for row in fitted.history],
         "finders": fitted.finders,
         "seconds": fitted.seconds,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
     }
 

@@ -4,21 +4,22 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import cycler
 import matplotlib as mpl
 
 mpl.use("Agg")  # before pyplot: no screen is needed
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from PIL import Image  # noqa: E402
-from sklearn.calibration import calibration_curve  # noqa: E402
-from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, roc_curve  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import ConfusionMatrixDisplay, auc, roc_curve
 
-from contract.case_policy import CasePolicy  # noqa: E402
-from trainer.metrics import ECE_BINS, Labelled, rows_of, uncalibrated  # noqa: E402
+from contract.case_policy import CasePolicy
+from trainer.metrics import ECE_BINS, Labelled, rows_of, uncalibrated
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -26,7 +27,7 @@ DPI = 110
 Probabilities = NDArray[np.float64]
 mpl.rcParams.update({
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS), "figure.constrained_layout.use": True,
+    "axes.prop_cycle": cycler.cycler(color=COLOURS), "figure.constrained_layout.use": True,
 })  # fmt: skip
 
 
@@ -72,7 +73,8 @@ def finder(finders: Sequence[dict[str, Any]]) -> bytes:
         near = int(np.argmin(np.abs(np.log(found["rates"]) - np.log(found["suggestion"]))))
         ax.plot(found["rates"][near], found["losses"][near], "o", color=colour(number))
         ax.annotate(
-            f"suggestion {found['suggestion']:.1e}", (found["rates"][near], found["losses"][near]),
+            f"suggestion {found['suggestion']:.1e}" + ("" if found["clear"] else " (unclear curve)"),
+            (found["rates"][near], found["losses"][near]),
             textcoords="offset points", xytext=(8, 8), color=colour(number),
         )  # fmt: skip
     ax.set_xscale("log")
@@ -117,17 +119,17 @@ def roc(of: Labelled) -> bytes:
     for ax in both:
         for index, label in enumerate(of.labels):
             if 0 < onehot[:, index].sum() < len(onehot):
-                RocCurveDisplay.from_predictions(
-                    onehot[:, index], of.probabilities[:, index], ax=ax, name=label, curve_kwargs={"color": colour(index)}
-                )
+                false_positive, true_positive, _ = roc_curve(onehot[:, index], of.probabilities[:, index])
+                name = f"{label}, AUC {auc(false_positive, true_positive):.4f}"
+                ax.plot(false_positive, true_positive, color=colour(index), label=name)
         false_positive, true_positive, _ = roc_curve(onehot.ravel(), of.probabilities.ravel())
-        ax.plot(false_positive, true_positive, "--", color="#555555", label="micro average")
+        name = f"micro average, AUC {auc(false_positive, true_positive):.4f}"
+        ax.plot(false_positive, true_positive, "--", color="#555555", label=name)
         ax.set_xlabel("1 - specificity")
         ax.set_ylabel("sensitivity")
     both[0].set_title("whole", fontsize=10)
     both[0].legend(frameon=False, fontsize=8, loc="lower right")
     both[1].set_title("upper left corner", fontsize=10)
-    both[1].get_legend().remove()
     both[1].set_xlim(-0.004, 0.2)
     both[1].set_ylim(0.8, 1.004)
     return png(figure)
@@ -183,7 +185,9 @@ def robustness(table: dict[str, Any], baselines: dict[str, float]) -> bytes:
         ax.plot([low, high], [place, place], color=COLOURS[1 if plain else 0], linewidth=2, alpha=0.5)
         ax.plot(line["accuracy"], place, "o", color=COLOURS[1 if plain else 0])
     ax.set_yticks(range(len(lines)), [line["change"] for line in reversed(lines)])
-    ax.axvline(table["chance"], color="#999999", linestyle=":", label=f"always the most frequent label {table['chance']:.1%}")
+    ax.axvline(
+        table["chance"], color="#999999", linestyle=":", label=f"always the most frequent label {table['chance']:.1%}"
+    )
     for place, (name, value) in enumerate(baselines.items()):
         ax.axvline(value, color=colour(place + 2), linestyle="--", linewidth=1, label=f"{name} {value:.1%}")
     ax.axvline(lines[0]["accuracy"], color=COLOURS[1], linewidth=0.8)

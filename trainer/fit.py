@@ -173,7 +173,8 @@ def fit(
                 network.freeze(phase.frozen)
                 if phase.learning_rate == "find" and len(finders) <= number:
                     finders.append(_find(config, data, network, fabric, number, weight))
-                    say(f"phase {number + 1}: the learning-rate finder suggests {finders[-1]['suggestion']:.2g}")
+                    unclear = "" if finders[-1]["clear"] else " (no clear fall of the loss: a common value)"
+                    say(f"phase {number + 1}: learning rate {finders[-1]['suggestion']:.2g} by the finder{unclear}")
                 elif len(finders) <= number:
                     finders.append({})
                 rate = finders[number].get("suggestion", phase.learning_rate)

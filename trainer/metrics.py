@@ -111,7 +111,12 @@ def _clopper_pearson(hits: float, n: float) -> list[float]:
 
 def share(hits: int, of: int) -> dict[str, Any]:
     """A share of independent cases with its 95 % interval (Clopper & Pearson 1934); value None where there is none."""
-    return {"value": hits / of if of else None, "hits": hits, "of": of, "interval": _clopper_pearson(hits, of) if of else None}
+    return {
+        "value": hits / of if of else None,
+        "hits": hits,
+        "of": of,
+        "interval": _clopper_pearson(hits, of) if of else None,
+    }
 
 
 def capture_metrics(of: Labelled, temperature: float = 1.0) -> dict[str, Any]:

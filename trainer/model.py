@@ -132,7 +132,9 @@ class Exportable(nn.Module):
     def logits(self, x: Tensor) -> tuple[Tensor, ...]:
         """float [N, 3, S, S] in 0..1 -> logits, embedding and, where the head allows one, cam."""
         views = [self._one(torch.flip(x, mirror) if mirror else x, mirror) for mirror in self.mirrors]
-        return tuple(torch.stack(parts).mean(dim=0) if len(parts) > 1 else parts[0] for parts in zip(*views))
+        return tuple(
+            torch.stack(parts).mean(dim=0) if len(parts) > 1 else parts[0] for parts in zip(*views, strict=True)
+        )
 
     def _one(self, x: Tensor, mirror: list[int]) -> tuple[Tensor, ...]:
         if not self.network.mapped:
@@ -210,7 +212,7 @@ def _features(backbone: Any, architecture: str) -> int:
     backbone.eval()
     try:
         shape = backbone(torch.zeros(1, 3, *PROBE)).shape
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # transformers are made for one size
         raise SettingsError(
             f"model.architecture: {architecture} cannot take an image of {PROBE[0]} px ({error}); choose a "
             "convolutional network, efficientnet_b3 for one"

@@ -20,6 +20,9 @@ FINDER_STOP = 4.0
 """The finder stops when the smoothed loss exceeds its minimum so many times."""
 FINDER_LIMITS = (1e-5, 3e-2)
 """Whatever the curve looks like, the suggestion stays within these."""
+CLEAR = 5.0
+FALLBACK = 1e-3
+"""What is taken where the loss does not fall clearly; said in the log and in the report."""
 
 
 @dataclass
@@ -113,8 +116,8 @@ def find_learning_rate(
 ) -> dict[str, Any]:
     """Train a copy with a rate that grows exponentially, and suggest one where the loss falls (Smith 2017).
 
-    `network` is used up. `losses` yields the loss of one batch after another. Returns the rates, the smoothed losses
-    and the suggestion.
+    `network` is used up. `losses` yields the loss of one batch after another. Returns the rates, the smoothed
+    losses, the suggestion, and whether the curve was clear.
     """
     network.freeze(config.training.phases[number].frozen)
     discriminative = config.training.phases[number].discriminative
@@ -138,25 +141,25 @@ def find_learning_rate(
         fabric.clip_gradients(model, fabric_optimizer, max_norm=config.training.clip_norm, error_if_nonfinite=False)
         fabric_optimizer.step()
         fabric_optimizer.zero_grad()
+    suggestion = suggest(rates[: len(smoothed)], np.asarray(smoothed)) if len(smoothed) >= 3 else None
     return {
         "rates": [float(rate) for rate in rates[: len(smoothed)]],
         "losses": smoothed,
-        "suggestion": suggest(rates[: len(smoothed)], np.asarray(smoothed)),
+        "suggestion": FALLBACK if suggestion is None else suggestion,
+        "clear": suggestion is not None,
     }
 
 
-def suggest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The middle, on the rate's logarithm, of the longest fall of the loss; within limits.
+def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
+    """The rate at which the loss has fallen half of the way from where it began to its minimum; None if it never did.
 
-    The fall is the longest decreasing subsequence, which a noisy batch does not interrupt (the idea of fastai's
-    "valley"). Where the curve is steepest would follow the noise.
+    Where the curve is steepest would follow the noise of single batches. A fall counts if it exceeds five standard
+    deviations of the first tenth of the curve, where the rate is too low to change anything.
     """
-    length, before = np.ones(len(losses), int), np.full(len(losses), -1)
-    for i in range(1, len(losses)):
-        for j in np.flatnonzero(losses[:i] > losses[i]):
-            if length[j] + 1 > length[i]:
-                length[i], before[i] = length[j] + 1, j
-    begin = end = int(np.argmax(length))
-    while before[begin] >= 0:
-        begin = int(before[begin])
-    return float(np.clip(np.sqrt(rates[begin] * rates[end]), *FINDER_LIMITS))
+    first = losses[: max(3, len(losses) // 10)]
+    least = int(np.argmin(losses))
+    begin = float(np.median(first))
+    if begin - losses[least] <= CLEAR * float(np.std(first)):
+        return None
+    above = np.flatnonzero(losses[: least + 1] > (begin + losses[least]) / 2)
+    return float(np.clip(rates[above[-1]], *FINDER_LIMITS))

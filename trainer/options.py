@@ -12,7 +12,17 @@ import platformdirs
 from contract.errors import UsageError
 from trainer.config import Config, SplitRule, load_config
 
-NEEDED = ("torch", "timm", "lightning.fabric", "onnx", "onnxruntime", "onnxscript", "sklearn", "imagehash", "matplotlib")
+NEEDED = (
+    "torch",
+    "timm",
+    "lightning.fabric",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "sklearn",
+    "imagehash",
+    "matplotlib",
+)
 Command = Callable[..., Any]
 
 cache_option = click.option(

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from trainer.augment import Augment
 from trainer.config import AugmentTable
-from trainer.figures import axes, colour, plt, png
+from trainer.figures import colour, png
 from trainer.graph import Predictions
 from trainer.metrics import Labelled
 
@@ -72,7 +73,8 @@ def predictions(pixels: Pixels, rows: NDArray[np.int64], of: Labelled) -> bytes:
     chosen = np.random.default_rng(0).permutation(len(rows))[: 2 * COLUMNS]
     called = of.probabilities.argmax(axis=1)
     titles = [
-        f"{of.labels[of.targets[i]]}\ncalled {of.labels[called[i]]} {of.probabilities[i, called[i]]:.0%}" for i in chosen
+        f"{of.labels[of.targets[i]]}\ncalled {of.labels[called[i]]} {of.probabilities[i, called[i]]:.0%}"
+        for i in chosen
     ]
     frames = [colour(2) if called[i] == of.targets[i] else colour(1) for i in chosen]
     return grid([np.asarray(pixels[rows[i]]) for i in chosen], titles, frames)

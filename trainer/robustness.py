@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur, jpeg, rotate
+from torchvision.transforms.v2.functional import gaussian_blur, rotate
 
-from trainer.augment import Augment, background, grey, to_unit
+from trainer.augment import Augment, background, grey, recompressed, to_unit
 from trainer.config import AugmentTable
 from trainer.graph import BATCH, GraphRunner
 from trainer.metrics import Labelled, all_versus_benign, interval
@@ -43,11 +43,7 @@ def _contrast(factor: float) -> Change:
 
 
 def _jpeg(quality: int) -> Change:
-    def change(x: Tensor) -> Tensor:
-        small = (x.clamp(0, 1) * 255).round().to(torch.uint8)
-        return torch.stack([jpeg(one, quality) for one in small]).float() / 255
-
-    return change
+    return lambda x: torch.stack([recompressed(one, quality) for one in x])
 
 
 def _defocus(share: float) -> Change:
@@ -170,25 +166,26 @@ def findings(lines: Sequence[dict[str, Any]], chance: float) -> list[str]:
     if fallen:
         worst = min(fallen, key=lambda one: one["accuracy"])
         found.append(
-            f"Accuracy falls by more than {100 * TOLERATED:.0f} points under {len(fallen)} of {len(lines) - 2} changes, most under "
-            f"“{worst['change']}”: {plain:.1%} to {worst['accuracy']:.1%}."
+            f"Accuracy falls by more than {100 * TOLERATED:.0f} points under {len(fallen)} of {len(lines) - 2} "
+            f"changes, most under “{worst['change']}”: {plain:.1%} to {worst['accuracy']:.1%}."
         )
     if lines[0]["interval"][0] <= chance:
         found.append(
-            f"The accuracy itself ({plain:.1%}) cannot be told from always naming the most frequent label ({chance:.1%})."
+            f"The accuracy itself ({plain:.1%}) cannot be told from always naming the most frequent label "
+            f"({chance:.1%})."
         )
         return found
     masked = next(one for one in lines if one["change"] == MASKED)
     if masked["interval"][0] > chance:
         found.append(
             f"With every nucleated cell masked out the accuracy is still {masked['accuracy']:.1%}, where always naming "
-            f"the most frequent label would give {chance:.1%}: the network is looking elsewhere than at the cells (or at "
-            "how many there are, which the masks still show). Its figures must not be trusted on captures from "
+            f"the most frequent label would give {chance:.1%}: the network is looking elsewhere than at the cells (or "
+            "at how many there are, which the masks still show). Its figures must not be trusted on captures from "
             "elsewhere."
         )
     else:
         found.append(
-            f"With every nucleated cell masked out the accuracy falls to {masked['accuracy']:.1%}, which cannot be told "
-            f"from always naming the most frequent label ({chance:.1%}): the evidence lies in the cells."
+            f"With every nucleated cell masked out the accuracy falls to {masked['accuracy']:.1%}, which cannot be "
+            f"told from always naming the most frequent label ({chance:.1%}): the evidence lies in the cells."
         )
     return found

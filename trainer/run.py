@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ class Work:
     cache: Path
     resume: bool = True
     force: bool = False
-    devices: Devices = Devices()
+    devices: Devices = field(default_factory=Devices)
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,7 @@ def cross_validate(prepared: Prepared, out: Path, config: Config, folds: int, *,
     return bundles
 
 
-def train_or_keep(
-    prepared: Prepared, split: Split, folder: Path, config: Config, *, work: Work
-) -> Bundle | None:
+def train_or_keep(prepared: Prepared, split: Split, folder: Path, config: Config, *, work: Work) -> Bundle | None:
     """The bundle in `folder` if it is of this very run, else a newly trained one. Raises what `train` does."""
     wanted = identity(config.resolved(), prepared.data, split.names)
     record = folder.with_name(f"{folder.name}.identity")

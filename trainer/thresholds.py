@@ -21,7 +21,7 @@ def blocks_of(paths: Sequence[str], targets: NDArray[np.int64]) -> NDArray[np.in
     groups = np.zeros(len(paths), np.int64)
     following = 0
     for target in np.unique(targets):
-        rows = sorted(np.flatnonzero(targets == target), key=lambda i: natural(paths[i]))
+        rows = sorted(np.flatnonzero(targets == target), key=lambda i: natural(paths[int(i)]))
         for part in np.array_split(rows, max(1, round(len(rows) / BLOCK))):
             groups[part] = following
             following += 1

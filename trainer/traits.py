@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import imagehash
@@ -27,7 +27,7 @@ CORNER = (0.36, 0.18)
 """Width and height of a corner, as shares of the sides: what a scale bar with its text takes up."""
 CORNER_GRID = (12, 6)
 BAR_LENGTH, BAR_THICKNESS = 0.06, 0.06
-"""A scale bar is at least so long and at most so thick, as shares of the sides; no outline of a cell is that straight."""
+"""A scale bar is at least so long and at most so thick, as shares of the sides; no outline of a cell is so straight."""
 BAR_CONTRAST = 24
 """Grey levels, in any channel, between a bar and what is above and below it."""
 BAR_ZONE = 0.24
@@ -52,8 +52,9 @@ class Traits:
     def of(self, rows: NDArray[np.int64]) -> "Traits":
         """The traits of some rows alone."""
         bars = [self.bars[row] for row in rows]
-        arrays = (getattr(self, name)[rows] for name in ("colour", "background", "sharpness", "corners"))
-        return Traits(*arrays, bars, self.hashes[rows])
+        return Traits(
+            self.colour[rows], self.background[rows], self.sharpness[rows], self.corners[rows], bars, self.hashes[rows]
+        )
 
     def appearance(self) -> NDArray[np.float64]:
         """Numbers by which captures of one smear, microscope and camera resemble each other, [N, 14].
@@ -102,12 +103,12 @@ def colour_numbers(capture: Pixels) -> NDArray[np.float64]:
     return np.concatenate([mean[:, 0], deviation[:, 0]])
 
 
-def _background(capture: Pixels, grey: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _background(capture: Pixels, grey: NDArray[Any]) -> NDArray[np.float64]:
     bright = capture[grey >= np.percentile(grey, 80)]
     return np.asarray(np.median(bright, axis=0), np.float64)
 
 
-def _corners(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _corners(grey: NDArray[Any]) -> NDArray[np.float64]:
     """All four corners, [4 * 72], each at a coarse grid."""
     height, width = (round(grey.shape[axis] * share) for axis, share in ((0, CORNER[1]), (1, CORNER[0])))
     parts = [grey[:height, :width], grey[:height, -width:], grey[-height:, :width], grey[-height:, -width:]]
@@ -162,7 +163,7 @@ def find_scale_bar(capture: Pixels) -> tuple[int, int, int, int] | None:
     return best
 
 
-def _stripe(first: Pixels, second: Pixels, thickest: int, length: int) -> tuple[int, int, int, int] | None:
+def _stripe(first: NDArray[Any], second: NDArray[Any], thickest: int, length: int) -> tuple[int, int, int, int] | None:
     """A run of `first` edges with a run of `second` edges below it, within `thickest` rows: the longest such."""
     best = None
     for top in np.flatnonzero(first.any(axis=1)):
@@ -191,7 +192,8 @@ def without_scale_bar(capture: Pixels, bar: tuple[int, int, int, int]) -> Pixels
     mask = np.zeros((height, width), np.uint8)
     mask[y0:y1, x0:x1] = apart[y0:y1, x0:x1]
     mask[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = 1
-    mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
     clean = capture.copy()
-    clean[mask > 0] = _background(capture, cv2.cvtColor(np.ascontiguousarray(capture), cv2.COLOR_RGB2GRAY))
+    clean[cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0] = _background(
+        capture, cv2.cvtColor(np.ascontiguousarray(capture), cv2.COLOR_RGB2GRAY)
+    )
     return clean

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image, ImageDraw
 
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -15,55 +14,15 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from contract.bundle import Bundle  # noqa: E402
 from contract.errors import ExportError, SettingsError, UsageError  # noqa: E402
 from contract.imaging import decode  # noqa: E402
+from tests.support.discs import RECIPE, draw_discs  # noqa: E402
 from trainer import checkpoint, export, fit  # noqa: E402
-from trainer.command import train  # noqa: E402
+from trainer.commands.train import train  # noqa: E402
 from trainer.config import load_config  # noqa: E402
-
-RECIPE = """
-name = "tiny"
-notice = "knows only discs"
-[model]
-architecture = "test_efficientnet"
-initial_weights = "none"
-dropout = 0.1
-[image]
-size = 64
-[training]
-stages = [{size = 48, epochs = 2}, {size = 64, epochs = 2}]
-batch_size = 16
-max_learning_rate = 5e-3
-ema_decay = 0.9
-[augment]
-scale = 0.02
-[export]
-precision = "half"
-golden = 6
-"""
-LABELS = ["Benign", "Early", "Pre", "Pro"]
 
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory) -> Path:
-    """Sixteen patients with ten captures each; the label is the size of the discs."""
-    root = tmp_path_factory.mktemp("discs")
-    rng = np.random.default_rng(0)
-    rows = []
-    for patient in range(16):
-        label = patient % 4
-        (root / f"p{patient:02d}").mkdir()
-        for number in range(10):
-            image = Image.new("RGB", (128, 96), tuple(int(v) for v in rng.integers(200, 250, 3)))
-            draw = ImageDraw.Draw(image)
-            radius = 4 + 5 * label
-            for x, y in rng.integers(20, 76, (4, 2)):
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(120, 60, 150))
-            path = f"p{patient:02d}/{number}.jpg"
-            image.save(root / path)
-            rows.append((path, f"p{patient:02d}", LABELS[label]))
-    with (root / "labels.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerows([("path", "patient", "label"), *rows])
-    return root
+    return draw_discs(tmp_path_factory.mktemp("discs"))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +53,10 @@ def bundle(discs, recipe, work) -> Bundle:
 def test_the_bundle_is_complete(bundle):
     manifest = bundle.manifest
     files = set(manifest.files)
-    assert {"model.onnx", "model.safetensors", "config.toml", "split.csv", "report.html"} <= files
+    assert {"model.onnx", "model.safetensors", "config.toml", "split.csv", "report.html", "reference.npz"} <= files
+    figures = ("classes", "samples", "augmented", "finder", "curves", "roc", "confusion", "reliability", "cases",
+               "predictions", "worst", "robustness")  # fmt: skip
+    assert {f"figures/{name}.png" for name in figures} <= files
     assert {"golden/expected.json", "golden/000.jpg", "golden/005.jpg"} <= files
     assert manifest.notice == "knows only discs"
     assert load_config(bundle.path / "config.toml").model_dump(mode="json") == manifest.provenance["config"]
@@ -105,7 +67,9 @@ def test_the_bundle_is_complete(bundle):
     assert "knows only discs" in report
     assert "for review" in report
     assert "http" not in report
-    assert sorted(entry.name for entry in bundle.path.parent.iterdir()) == ["cache", "tiny.bundle", "whole"]
+    assert report.count("data:image/png;base64,") == len(figures)
+    left = sorted(entry.name for entry in bundle.path.parent.iterdir())
+    assert left == ["cache", "tiny.bundle", "tiny.bundle.split.csv", "whole"]
 
 
 def test_the_graph_does_what_the_contract_says(bundle):
@@ -135,10 +99,12 @@ def test_half_precision_halves_the_file(bundle):
 
 
 def test_no_patient_is_in_two_splits(bundle):
-    with (bundle.path / "split.csv").open(newline="") as stream:
+    with bundle.path.with_name("tiny.bundle.split.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 160
-    assert len({(row["patient"], row["split"]) for row in rows}) == 16
+    held = {(row["patient"], row["split"]) for row in rows if row["split"] != "left_out"}
+    assert len(held) == len({patient for patient, _ in held})
+    assert "p00" not in (bundle.path / "split.csv").read_text()  # a bundle travels, and names nobody
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(bundle, discs, recipe, work, monkeypatch):
@@ -174,7 +140,7 @@ def test_export_alone_may_change_under_a_checkpoint_but_training_may_not(bundle,
     assert result.exit_code == 0, result.output
     assert "model.safetensors" not in Bundle.open(tmp_path / "full.bundle").manifest.files
     other = tmp_path / "other.toml"
-    other.write_text(RECIPE.replace("5e-3", "4e-3"))
+    other.write_text(RECIPE.replace("learning_rate = 5e-3", "learning_rate = 4e-3"))
     result = run(discs, tmp_path / "other.bundle", other, work, "--checkpoint", str(work / "whole"))
     assert isinstance(result.exception, SettingsError)
     assert "--no-resume" in str(result.exception)
@@ -194,10 +160,10 @@ def test_a_graph_that_disagrees_is_not_exported(bundle, discs, recipe, work, tmp
 
     def tampered(exportable, *arguments, **named):
         with torch.no_grad():
-            exportable.network.backbone.classifier.bias[0] += 0.01
+            exportable.network.head.classifier.bias[0] += 0.01
         real(exportable, *arguments, **named)
         with torch.no_grad():
-            exportable.network.backbone.classifier.bias[0] -= 0.01
+            exportable.network.head.classifier.bias[0] -= 0.01
 
     monkeypatch.setattr(export, "export_graph", tampered)
     result = run(discs, tmp_path / "bad.bundle", recipe, work, "--checkpoint", str(work / "whole"))
@@ -212,7 +178,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(bundle, discs, 
 
     def poisoned(*arguments, **named):
         calls.append(1)
-        return real(*arguments, **named) * (float("nan") if len(calls) > 6 else 1.0)
+        return real(*arguments, **named) * (float("nan") if len(calls) > 9 else 1.0)
 
     monkeypatch.setattr(fit.F, "cross_entropy", poisoned)
     result = run(discs, tmp_path / "nan.bundle", recipe, work, "--checkpoint", str(tmp_path / "nan"))
@@ -231,12 +197,14 @@ def test_folders_without_patients(discs, recipe, work, tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes((discs / row["path"]).read_bytes())
     short = tmp_path / "short.toml"
-    short.write_text(RECIPE.replace("{size = 48, epochs = 2}, {size = 64, epochs = 2}", "{size = 64, epochs = 1}"))
+    short.write_text(RECIPE.replace("{size = 48, epochs = 1}, {size = 64, epochs = 2}", "{size = 64, epochs = 1}"))
     result = run(tmp_path / "data", tmp_path / "b.bundle", short, work)
     assert result.exit_code == 0, result.output
     assert "patients are unknown" in result.stderr
     manifest = Bundle.open(tmp_path / "b.bundle").manifest
     assert "per_patient" not in manifest.metrics["test"]
-    assert "patients are unknown" in manifest.provenance["case_thresholds"]["unit"]
+    assert manifest.metrics["test"]["per_block"]["patients"] >= 4
+    assert manifest.provenance["case_thresholds"]["unit"] == "block"
+    assert "Patients are unknown. A block is" in (tmp_path / "b.bundle" / "report.html").read_text()
     assert not (tmp_path / "b.bundle.checkpoint").exists()
     json.dumps(manifest.model_dump(mode="json"), allow_nan=False)

@@ -9,10 +9,18 @@ import pytest
 from click.testing import CliRunner
 
 from contract.errors import SettingsError, UsageError
-from trainer import command
+from trainer import options
+from trainer.commands.train import train
 from trainer.config import Config, load_config, recipe_names, to_toml
 
-MINIMAL = 'name = "x"\n[image]\nsize = 64\n[training]\nstages = [{size = 64, epochs = 1}]\n'
+MINIMAL = """name = "x"
+[image]
+size = 64
+[training]
+batch_size = 8
+[[training.phases]]
+stages = [{size = 64, epochs = 1}]
+"""
 
 
 def recipe(folder: Path, text: str) -> Path:
@@ -42,9 +50,12 @@ def test_toml_keeps_awkward_strings(tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        (MINIMAL + "batchsize = 3\n", "training.batchsize: unknown key"),
+        (MINIMAL.replace("batch_size", "batchsize"), "training.batchsize: unknown key"),
+        (MINIMAL + "frozn = true\n", "training.phases.0.frozn: unknown key"),
         ("colour = 1\n" + MINIMAL, "colour: unknown key"),
-        (MINIMAL + "batch_size = 0\n", "training.batch_size"),
+        (MINIMAL.replace("= 8", "= 0"), "training.batch_size"),
+        (MINIMAL + 'learning_rate = "guess"\n', "training.phases.0.learning_rate"),
+        (MINIMAL + "[augment]\nmixup = 0.6\ncutmix = 0.6\n", "must not exceed 1 together"),
         (MINIMAL.replace("size = 64, epochs", "size = 48, epochs"), "last stage's size must be image.size"),
         (MINIMAL.replace("stages = [", "stages = [{size = 96, epochs = 1}, "), "no stage may be larger"),
         (MINIMAL + '[data]\nbenign_label = "Other"\n', "benign_label 'Other'"),
@@ -59,21 +70,56 @@ def test_what_is_wrong_is_named(tmp_path, text, named):
 
 
 def test_no_such_recipe_lists_those_there_are():
-    with pytest.raises(SettingsError, match=r"b3, demo"):
+    with pytest.raises(SettingsError, match=r"b3-hsv, demo, ours, reference, thesis"):
         load_config("no-such-recipe")
 
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; import trainer.command, trainer.synth; "
-        "assert not {'torch', 'timm', 'lightning', 'sklearn'} & set(sys.modules)"
+        "import sys; import trainer.commands.train, trainer.commands.data, trainer.synth; "
+        "assert not {'torch', 'timm', 'lightning', 'sklearn', 'tomli_w'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert "labels.csv" in CliRunner().invoke(command.train, ["--help"]).output
+    assert "labels.csv" in CliRunner().invoke(train, ["--help"]).output
 
 
 def test_without_the_train_extra_the_next_step_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "NEEDED", ("no_such_module",))
-    result = CliRunner().invoke(command.train, [str(tmp_path), "--out", str(tmp_path / "b")])
+    monkeypatch.setattr(options, "NEEDED", ("no_such_module",))
+    result = CliRunner().invoke(train, [str(tmp_path), "--out", str(tmp_path / "b")])
     assert isinstance(result.exception, UsageError)
     assert "pip install '.[train]' in the repository" in str(result.exception)
+
+
+def test_without_initial_weights_nothing_is_frozen_or_slowed_down():
+    thesis = load_config("thesis")
+    assert [phase.frozen for phase in thesis.training.phases] == [True, False]
+    assert thesis.resolved() is thesis
+    scratch = thesis.changed("model", initial_weights="none").resolved()
+    assert not any(phase.frozen for phase in scratch.training.phases)
+    assert {phase.discriminative for phase in scratch.training.phases} == {1.0}
+    assert [phase.stages for phase in scratch.training.phases] == [phase.stages for phase in thesis.training.phases]
+
+
+def test_the_recipes_are_what_the_papers_say():
+    thesis, reference, ours, hsv = (load_config(name) for name in ("thesis", "reference", "ours", "b3-hsv"))
+    assert sum(phase.epochs for phase in thesis.training.phases) == 10
+    assert {phase.learning_rate for phase in thesis.training.phases} == {"find"}
+    assert (thesis.data.split, thesis.data.test, thesis.training.optimizer) == ("random", 0.2, "adamw")
+    assert (reference.model.architecture, reference.model.second_input, reference.model.head) == (
+        "densenet201", "hsv", "dense",
+    )  # fmt: skip
+    assert (reference.image.size, reference.data.validation, reference.data.test) == (224, 0.16, 0.2)
+    assert (reference.training.optimizer, reference.training.weight_decay) == ("adam", 0.001)
+    assert {phase.schedule for phase in reference.training.phases} == {"cosine"}
+    assert (reference.model.dropout, reference.augment.rotation, reference.augment.jpeg) == (0.2, 20.0, 1.0)
+    assert (ours.model.architecture, ours.image.size, ours.data.split) == ("efficientnet_b3", 300, "grouped")
+    assert (hsv.model.architecture, hsv.model.second_input) == ("efficientnet_b3", "hsv")
+
+
+def test_the_command_line_overrides_the_recipe_and_is_checked():
+    config = options.configured("ours", seed=7, initial_weights="none", split_rule="blocked", labels="x, y",
+                                benign_label="x", batch_size=4)  # fmt: skip
+    assert (config.training.seed, config.training.batch_size, config.model.initial_weights) == (7, 4, "none")
+    assert (config.data.split, config.data.labels, config.data.benign_label) == ("blocked", ["x", "y"], "x")
+    with pytest.raises(SettingsError, match="benign_label 'Benign' is not among"):
+        options.configured("ours", labels="x,y")

@@ -13,7 +13,8 @@ from contract.errors import DataError, StorageFull
 from contract.imaging import ImageSpec
 from trainer import cache, splits
 from trainer.config import DataTable
-from trainer.data import LabelledCapture, read_data
+from trainer.data import read_data
+from trainer.traits import traits_of
 
 TABLE = DataTable(min_images=3)
 SPEC = ImageSpec(size=32, min_side=8)
@@ -83,7 +84,11 @@ def _without(column):
     ("change", "columns", "message"),
     [
         (lambda rows: [*rows, ("gone.png", "Pro-0", "Pro")], None, r"1 listed file is missing, the first is gone\.png"),
-        (lambda rows: [*rows[:-1], (*rows[-1][:2], "Late")], None, r"line 37: unknown label 'Late'.*Benign, Early"),
+        (
+            lambda rows: [*rows[:-1], (*rows[-1][:2], "Late")],
+            None,
+            r"Pro-2/2\.png has the label 'Late', which is not in the set",
+        ),
         (lambda rows: [*rows[:-1], (*rows[-1][:2], "Pre")], None, r"patient Pro-2 has two labels: Pre and Pro"),
         (lambda rows: rows[:-9], None, r"class Pro has 0 images, at least 3"),
         (lambda rows: rows[:-3], None, r"class Pro has 2 patients; at least 3"),
@@ -120,7 +125,7 @@ def test_no_such_folder_and_no_data(tmp_path):
     with pytest.raises(DataError, match=r"neither labels\.csv nor a folder per class"):
         read_data(tmp_path, TABLE)
     write(tmp_path / "Patient 1" / "0.png", 0)
-    with pytest.raises(DataError, match="'Patient 1' is no label"):
+    with pytest.raises(DataError, match="the label 'Patient 1', which is not in the set"):
         read_data(tmp_path, TABLE)
 
 
@@ -164,45 +169,34 @@ def test_a_cache_without_room_says_so(tmp_path, monkeypatch):
         cache.decoded(read_data(tmp_path, TABLE), SPEC, tmp_path / "cache")
 
 
-def captures(patients_per_label: list[int], rng: np.random.Generator) -> list[LabelledCapture]:
-    return [
-        LabelledCapture(f"{label}{p}/{n}", label, f"{label}{p}")
-        for label, patients in zip(TABLE.labels, patients_per_label, strict=True)
-        for p in range(patients)
-        for n in range(int(rng.integers(1, 30)))
-    ]
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_splits_never_share_a_patient_and_hold_every_label(seed):
-    rng = np.random.default_rng(seed)
-    some = captures(rng.integers(3, 40, 4).tolist(), rng)
-    names, rule = splits.assign(some, TABLE, seed)
-    assert "grouped by patient" in rule
-    of_patient: dict[str, set[str]] = {}
-    for one, name in zip(some, names, strict=True):
-        of_patient.setdefault(one.patient, set()).add(str(name))
-    assert all(len(seen) == 1 for seen in of_patient.values())
-    for name in ("train", "validation", "test"):
-        assert {one.label for one, other in zip(some, names, strict=True) if other == name} == set(TABLE.labels)
-    again, _ = splits.assign(some, TABLE, seed)
-    assert np.array_equal(names, again)
-
-
-def test_the_shares_are_about_those_asked_for():
-    some = captures([60] * 4, np.random.default_rng(0))
-    names, _ = splits.assign(some, TABLE, 0)
-    assert np.mean(names == "test") == pytest.approx(0.15, abs=0.03)
-    assert np.mean(names == "validation") == pytest.approx(0.15, abs=0.03)
-
-
 def test_a_given_split_is_kept_or_refused(tmp_path):
     rows = [(*row, ("train", "validation", "test")[int(row[1][-1])]) for row in archive(tmp_path)]
     write_csv(tmp_path, rows, ("path", "patient", "label", "split"))
     data = read_data(tmp_path, TABLE)
-    names, rule = splits.assign(data.captures, TABLE, 0)
-    assert rule == "given by the data's column split"
-    assert names.tolist() == [one.split for one in data.captures]
+    pixels = cache.decoded(data, SPEC, tmp_path / "cache").pixels
+    split = splits.assign(data, traits_of(pixels), [], TABLE, 0)
+    assert split.rule == "given by the data's column split"
+    assert split.names.tolist() == [one.split for one in data.captures]
     write_csv(tmp_path, [(*row[:3], "train") for row in rows], ("path", "patient", "label", "split"))
     with pytest.raises(DataError, match="the given split has no Benign in validation"):
-        splits.assign(read_data(tmp_path, TABLE).captures, TABLE, 0)
+        splits.assign(read_data(tmp_path, TABLE), traits_of(pixels), [], TABLE, 0)
+
+
+def test_sites_are_read_and_empty_ones_are_none(tmp_path):
+    rows = [(*row, "north" if i % 2 else "") for i, row in enumerate(archive(tmp_path))]
+    write_csv(tmp_path, rows, ("path", "patient", "label", "site"))
+    assert {one.site for one in read_data(tmp_path, TABLE).captures} == {"north", None}
+
+
+def test_data_that_is_only_scored_may_lack_labels(tmp_path):
+    rows = archive(tmp_path)
+    write_csv(tmp_path, rows[:2])
+    assert len(read_data(tmp_path, TABLE, for_training=False).captures) == 2
+    with pytest.raises(DataError, match="class Benign has 2 images"):
+        read_data(tmp_path, TABLE)
+
+
+def test_the_cache_remembers_sizes(tmp_path):
+    archive(tmp_path)
+    found = cache.decoded(read_data(tmp_path, TABLE), SPEC, tmp_path / "cache")
+    assert np.unique(found.sizes, axis=0).tolist() == [[24, 18]]

@@ -6,11 +6,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from contract.errors import SettingsError, Unavailable  # noqa: E402
-from trainer import evaluate, model  # noqa: E402
+from trainer import model  # noqa: E402
 from trainer.augment import Augment, resize, to_unit  # noqa: E402
+from trainer.comparison import PAPER_BACKBONES  # noqa: E402
 from trainer.config import AugmentTable, ModelTable  # noqa: E402
 from trainer.fold import folded  # noqa: E402
-from trainer.report import curves, figure  # noqa: E402
+from trainer.optim import parameter_groups, suggest  # noqa: E402
+from trainer.report import figure, measured, rate  # noqa: E402
 
 TINY = ModelTable(architecture="test_efficientnet", initial_weights="none")
 NOTHING = AugmentTable(
@@ -92,7 +94,7 @@ def test_smaller_stages_average_over_pixels():
 def test_the_mean_of_the_activation_map_is_the_logit(network):
     captures = some_captures()
     with torch.no_grad():
-        probabilities, cam, embedding = model.Exportable(network, 1.7)(captures)
+        probabilities, embedding, cam = model.Exportable(network, 1.7)(captures)
         logits = network(to_unit(captures))
     assert cam.shape[:2] == (6, 4)
     assert embedding.shape == (6, network.backbone.num_features)
@@ -141,57 +143,103 @@ def test_an_unknown_architecture_is_named(weights):
         model.build_network(ModelTable(architecture="no_such_net", initial_weights=weights), 4)
 
 
-def test_a_head_without_an_activation_map_is_refused():
-    with pytest.raises(SettingsError, match="no exact activation map"):
-        model.build_network(ModelTable(architecture="test_vit", initial_weights="none"), 4)
+@pytest.mark.parametrize(
+    ("change", "mapped"),
+    [
+        ({"stain_normalisation": "reinhard"}, True),
+        ({"second_input": "hsv"}, True),
+        ({"second_input": "hsv", "stain_normalisation": "reinhard"}, True),
+        ({"second_input": "hsv", "head": "dense"}, False),
+        ({"architecture": "mobilenetv3_small_050"}, False),  # a convolution behind the pooling
+        ({"architecture": "test_vit"}, False),
+    ],
+)
+@pytest.mark.parametrize("flips", [1, 2, 4])
+def test_every_head_exports_and_only_a_linear_one_has_a_map(change, mapped, flips):
+    torch.manual_seed(0)
+    network = model.build_network(TINY.model_copy(update=change), 4).eval()
+    torch.nn.init.normal_(network.head.classifier.weight)
+    exportable = model.Exportable(network, 2.0, flips).eval()
+    captures = some_captures(3)
+    with torch.no_grad():
+        probabilities, embedding, *cam = exportable(captures)
+        x = to_unit(captures)
+        views = [network(torch.flip(x, mirror) if mirror else x) for mirror in ([], [3], [2], [2, 3])[:flips]]
+        logits = torch.stack(views).mean(dim=0)
+    assert torch.allclose(probabilities, torch.softmax(logits / 2.0, dim=1), atol=1e-5)
+    assert exportable.has_cam == mapped == bool(cam)
+    if mapped:
+        assert torch.allclose(cam[0].mean(dim=(2, 3)), logits, atol=1e-4)
+        assert embedding.shape[1] == network.head.classifier.in_features
 
 
-def test_figures_against_a_case_worked_by_hand():
-    targets = np.array([0, 0, 1, 1, 2])
-    probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
-    found = evaluate.capture_metrics(targets, probabilities, ["a", "b", "c"], 0)
-    assert found["confusion"] == [[1, 1, 0], [0, 2, 0], [0, 0, 1]]
-    assert found["accuracy"] == pytest.approx(0.8)
-    b = found["per_class"]["b"]
-    assert (b["precision"], b["recall"], b["specificity"]) == (pytest.approx(2 / 3), 1.0, pytest.approx(2 / 3))
-    assert b["f1"] == pytest.approx(0.8)
-    assert found["all_auc"] == pytest.approx(5.5 / 6)  # six pairs: five in order, one tied
-    assert found["ece"] == pytest.approx((2 * abs(0.7 - 0.5) + 3 * abs(0.8 - 1)) / 5)
+def test_a_mirrored_map_is_mirrored_back(network):
+    captures = some_captures(2)
+    captures[:, :, 32:] = 255  # all that there is to see lies on the left
+    with torch.no_grad():
+        _, _, plain = model.Exportable(network, 1.0, 1)(captures)
+        _, _, both = model.Exportable(network, 1.0, 2)(captures)
+    plain, both = (cam - cam.mean(dim=(2, 3), keepdim=True) for cam in (plain, both))
+    assert torch.nn.functional.cosine_similarity(plain.flatten(1), both.flatten(1)).min() > 0.8
+    assert torch.nn.functional.cosine_similarity(plain.flatten(1), both.flip(3).flatten(1)).max() < 0.8
 
 
-def test_temperature_is_found_again():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (20_000, 4))
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    targets = np.array([rng.choice(4, p=row) for row in p])
-    assert evaluate.fit_temperature(3.0 * logits, targets) == pytest.approx(3.0, rel=0.05)
+def test_a_frozen_backbone_does_not_move_and_keeps_its_statistics():
+    torch.manual_seed(0)
+    network = model.build_network(TINY, 4)
+    network.freeze(True)
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(3):
+        torch.nn.functional.cross_entropy(network(to_unit(some_captures(8))), torch.arange(8) % 4).backward()
+        optimizer.step()
+    assert all(p.grad is None for p in network.backbone.parameters())
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.classifier.weight", "head.classifier.bias"}
+    network.freeze(False)
+    network.train()
+    network(to_unit(some_captures(8)))
+    assert not torch.equal(network.backbone.bn1.running_mean, before["backbone.bn1.running_mean"])
 
 
-def patients(scores: list[tuple[int, float]], captures: int = 4):
-    """Captures of patients, each with its target and P(ALL): targets, probabilities, names."""
-    targets = np.repeat([t for t, _ in scores], captures)
-    p = np.repeat([s for _, s in scores], captures)
-    return targets, np.stack([1 - p, p], axis=1), np.repeat([f"p{i}" for i in range(len(scores))], captures).tolist()
+def test_the_backbones_that_the_paper_compares_are_timms():
+    assert len(PAPER_BACKBONES) == 10
+    assert all(model.timm.is_model(name) for name in PAPER_BACKBONES)
 
 
-def test_thresholds_of_patients_that_do_not_overlap():
-    targets, p, names = patients([(0, 0.1), (0, 0.3), (1, 0.7), (1, 0.9)])
-    policy, basis = evaluate.fit_case_policy(targets, p, names, 0, 3)
-    assert policy.benign_at_most == policy.all_at_least == pytest.approx(0.5)
-    assert basis["patients_benign"] == basis["patients_all"] == 2
-    found = evaluate.patient_metrics(policy, ["Benign", "Pro"], "Benign", targets, p, names)
-    assert (found["verdicts_right"], found["subtypes_right"], found["subtypes_of"]) == (4, 2, 2)
+def test_multiply_adds_of_a_layer_counted_by_hand():
+    network = model.build_network(TINY, 4)
+    plain = model.multiply_adds(network, 64)
+    network.head.classifier = torch.nn.Linear(network.head.classifier.in_features, 104)
+    assert model.multiply_adds(network, 64) - plain == 100 * network.head.classifier.in_features
 
 
-def test_thresholds_of_patients_that_overlap_leave_a_narrow_band():
-    targets, p, names = patients([(0, 0.1), (0, 0.2), (0, 0.6), (1, 0.5), (1, 0.8), (1, 0.9), (1, 0.95)])
-    policy, _ = evaluate.fit_case_policy(targets, p, names, 0, 3)
-    assert 0 < policy.all_at_least - policy.benign_at_most <= 0.1
-    assert policy.benign_at_most >= 0.3
-    assert policy.all_at_least <= 0.7
+def test_parameter_groups_hold_every_parameter_once_and_rates_grow_with_depth():
+    network = model.build_network(TINY, 4)
+    groups = parameter_groups(network, 0.1, 100.0)
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in network.parameters())
+    assert sorted({group["share"] for group in groups}) == pytest.approx([0.01, 0.1, 1.0])
+    assert {p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"]} == {True}
+    network.freeze(True)
+    assert {id(p) for group in parameter_groups(network, 0.1, 1.0) for p in group["params"]} == {
+        id(p) for p in network.head.parameters()
+    }
 
 
-def test_curves_cope_with_one_epoch_and_missing_figures():
-    row = {"loss": 1.2, "validation_loss": None, "validation_accuracy": 0.5}
-    assert "polyline" in curves([row])
+def test_the_finder_suggests_where_half_of_the_fall_is_done_whatever_the_noise():
+    rates = np.geomspace(1e-6, 1.0, 100)
+    fall = np.interp(np.log10(rates), [-6, -4, -1.5, 0], [1.4, 1.4, 0.5, 3.0])
+    noise = np.random.default_rng(0).normal(0, 0.01, 100)
+    assert suggest(rates, fall + noise) == pytest.approx(10**-2.75, rel=0.25)
+    assert suggest(rates, np.linspace(1, 2, 100)) is None
+    assert suggest(rates, 1.4 + noise) is None
+
+
+def test_rate_and_figure_in_the_report():
     assert figure(None) == "–"
+    found = {"value": 52 / 53, "hits": 52, "of": 53, "interval": [0.899, 1.0]}
+    assert rate(found) == "98.1% (52 of 53; 89.9% to 100.0%)"
+    assert measured({"mean": 0.98765, "deviation": 0.001}, "accuracy") == "0.9877 ± 0.0010"
+    assert measured({"mean": 10.7e6, "deviation": 0.0}, "parameters") == "10.7 M"

@@ -16,7 +16,9 @@ from trainer.options import cache_option, configured, data_options, require_trai
 @click.command("compare")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--recipe", "recipes", multiple=True, help="A recipe; name several. With backbones: the one they share.")
-@click.option("--backbone", "backbones", multiple=True, help="A timm architecture to put into the first recipe; several.")
+@click.option(
+    "--backbone", "backbones", multiple=True, help="A timm architecture to put into the first recipe; several."
+)
 @click.option("--paper-backbones", is_flag=True, help="The ten backbones that the reference paper compares.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 20), help="How many seeds for each.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for bundles and report.html.")

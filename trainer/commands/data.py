@@ -30,7 +30,9 @@ def fetch(out: Path) -> None:
 @click.argument("root", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON on stdout.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write them as a page.")
-@click.option("--bits", default=4, show_default=True, type=click.IntRange(0, 16), help="Between near-duplicates' hashes.")
+@click.option(
+    "--bits", default=4, show_default=True, type=click.IntRange(0, 16), help="Between near-duplicates' hashes."
+)
 @cache_option
 def audit(root: Path, as_json: bool, html: Path | None, bits: int, cache: Path) -> None:
     """Look for what makes figures too good: duplicates, scale bars, and labels that colour alone can tell."""
@@ -58,7 +60,11 @@ def _print(found: dict, said: list[str]) -> None:  # type: ignore[type-arg]
         table.add_column(column, justify="left" if column == "label" else "right")
     for label, row in found["labels"].items():
         if row["readable"]:
-            shown = (" ".join(f"{v:.0f}" for v in row["mean_rgb"]), f"{row['sharpness_median']:.0f}", str(row["scale_bars"]))
+            shown = (
+                " ".join(f"{v:.0f}" for v in row["mean_rgb"]),
+                f"{row['sharpness_median']:.0f}",
+                str(row["scale_bars"]),
+            )
         else:
             shown = ("-", "-", "-")
         table.add_row(label, str(row["captures"]), str(row["captures"] - row["readable"]), *shown)
