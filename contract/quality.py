@@ -17,6 +17,8 @@ MEAN = (-0.609, -0.006, 0.008)
 DEVIATION = (0.192, 0.083, 0.009)
 """l, alpha, beta (natural logarithms) that captures are brought to: medians over the 120 captures of BCCD (Shenggan,
 BCCD_Dataset, 2017) that this was developed with."""
+DENSITY_MEAN, DENSITY_DEVIATION = (-0.309, -0.373, -0.342), (0.088, 0.161, 0.100)
+"""The same of the logarithms of R, G, B."""
 DARKEST = 8 / 255
 """Below this light counts as this much: the logarithm of a burnt-in black bar would outweigh all cells."""
 LEAST_DEVIATION = 0.25

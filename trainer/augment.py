@@ -7,6 +7,8 @@ the haematoxylin and eosin vectors of Ruifrok & Johnston 2001 and their cross pr
 
 import io
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -149,11 +151,13 @@ class Augment:
         return torch.where(chosen[:, None, None, None], grey(x), x)
 
     def _jpeg(self, x: Tensor) -> Tensor:
-        """Compress some again. libjpeg works on the CPU; on a GPU those captures travel there and back."""
+        """Compress some again, in threads. libjpeg works on the CPU: a GPU's captures travel there and back."""
         chosen = self._some(len(x), self.table.jpeg)
         qualities = torch.randint(50, 101, (len(chosen),), generator=self.generator, device=self.device)
-        for row, quality in zip(chosen.tolist(), qualities.tolist(), strict=True):
-            x[row] = recompressed(x[row].cpu(), quality).to(self.device)
+        if len(chosen):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                done = list(pool.map(recompressed, x[chosen].cpu(), qualities.tolist()))
+            x[chosen] = torch.stack(done).to(self.device)
         return x
 
     def _some(self, count: int, share: float) -> Tensor:

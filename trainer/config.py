@@ -26,8 +26,8 @@ class ModelTable(_Table):
 
     architecture: str = "efficientnet_b3"
     initial_weights: str = Field("imagenet", description='"imagenet" (timm downloads them), "none", or a file')
-    stain_normalisation: Literal["none", "reinhard"] = Field(
-        "none", description="reinhard: every capture gets the same mean and deviation in l-alpha-beta, in the graph"
+    stain_normalisation: Literal["none", "density"] = Field(
+        "none", description="density: every channel gets the same mean and deviation in optical density, in the graph"
     )
     second_input: Literal["none", "hsv"] = Field(
         "none", description="hsv: the same backbone also sees the capture with all but its nucleated cells blackened"

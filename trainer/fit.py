@@ -30,7 +30,7 @@ from trainer.augment import Augment, Mixer, to_unit
 from trainer.config import Config
 from trainer.memory import keep_freed_memory
 from trainer.model import Network, build_network
-from trainer.optim import Optimization, find_learning_rate, optimization
+from trainer.optim import FINDER_STEPS, Optimization, find_learning_rate, optimization
 from trainer.progress import bar, say
 
 CHECK_EVERY = 20
@@ -296,11 +296,13 @@ def _find(
                 targets = targets.to(fabric.device)
                 yield F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
 
-    return find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses)
+    steps = min(FINDER_STEPS, max(FINDER_STEPS // 3, 2 * len(data.train) // table.batch_size))
+    return find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses, steps)
 
 
 def _memory_full(network: Network, shape: torch.Size, fabric: Fabric) -> DeviceMemoryFull:
     """Try a step with ever smaller batches, and say which one fits."""
+    torch.cuda.empty_cache()
     size = shape[0]
     while size > 2:
         size //= 2
@@ -321,9 +323,11 @@ def _memory_full(network: Network, shape: torch.Size, fabric: Fabric) -> DeviceM
 
 def batches(data: TrainingSet, order: NDArray[np.int64], size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(captures uint8 [n, S, S, 3], targets [n]) in this order; the next batch is read while this one is used."""
+    pinned = torch.cuda.is_available()
 
     def read(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(data.pixels[indices]), torch.from_numpy(data.targets[indices])
+        captures = torch.from_numpy(data.pixels[indices])
+        return captures.pin_memory() if pinned else captures, torch.from_numpy(data.targets[indices])
 
     cuts = [order[start : start + size] for start in range(0, len(order), size)]
     with ThreadPoolExecutor(1) as reader:

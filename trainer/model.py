@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from contract.errors import SettingsError, Unavailable
 from trainer.augment import to_unit
 from trainer.config import ModelTable
-from trainer.stain import reinhard, segmented
+from trainer.stain import cells, standardised
 
 SCRATCH_MEAN, SCRATCH_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 HALF_MAX = 65504.0
@@ -73,15 +73,15 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
         self.two_inputs = table.second_input == "hsv"
-        self.reinhard = table.stain_normalisation == "reinhard"
+        self.normalised = table.stain_normalisation == "density"
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.mapped = isinstance(head, LinearHead) and _pools_by_mean(backbone)
 
     def views(self, x: Tensor) -> list[Tensor]:
-        """What the backbone sees, normalised: the capture, and its segmentation if there is a second input."""
-        capture = reinhard(x) if self.reinhard else x
-        views = [capture, segmented(capture)] if self.two_inputs else [capture]
+        """What the backbone sees: the capture, and if there is a second input its segmentation."""
+        capture = standardised(x) if self.normalised else x
+        views = [capture, capture * cells(x)] if self.two_inputs else [capture]
         return [(view - self.mean) / self.std for view in views]
 
     def pooled(self, x: Tensor) -> Tensor:

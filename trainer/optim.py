@@ -113,11 +113,12 @@ def find_learning_rate(
     fabric: Fabric,
     number: int,
     losses: Callable[[nn.Module], Iterator[Tensor]],
+    steps: int = FINDER_STEPS,
 ) -> dict[str, Any]:
     """Train a copy with a rate that grows exponentially, and suggest one where the loss falls (Smith 2017).
 
-    `network` is used up. `losses` yields the loss of one batch after another. Returns the rates, the smoothed
-    losses, the suggestion, and whether the curve was clear.
+    `network` is used up, in at most `steps` steps. `losses` yields the loss of one batch after another. Returns the
+    rates, the smoothed losses, the suggestion, and whether the curve was clear.
     """
     network.freeze(config.training.phases[number].frozen)
     discriminative = config.training.phases[number].discriminative
@@ -125,7 +126,7 @@ def find_learning_rate(
     shares = [group["lr"] for group in optimizer.param_groups]
     model, fabric_optimizer = fabric.setup(network, optimizer)
     network.train()
-    rates = np.geomspace(FINDER_FROM, FINDER_TO, FINDER_STEPS)
+    rates = np.geomspace(FINDER_FROM, FINDER_TO, steps)
     smoothed: list[float] = []
     average, least = 0.0, math.inf
     for step, (rate, loss) in enumerate(zip(rates, losses(model), strict=False), start=1):

@@ -13,22 +13,35 @@ from contract import quality
 RGB, LOG_LMS = (tuple(map(tuple, np.linalg.inv(matrix).tolist())) for matrix in (quality.LMS, quality.OPPONENT))
 RIM = 0.045
 """Share of the side by which `without_nucleated` reaches beyond the stained nucleus, to take the cytoplasm too; half
-of it for `segmented`."""
+of it for `cells`."""
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Bring every channel of every capture to the same mean and deviation of its optical density.
+
+    float [N, 3, H, W] in 0..1 -> the same. The transfer of Reinhard et al. 2001, but per channel in optical density,
+    where stain and light act (Beer and Lambert): gain and strength of each channel go, and with them what the six
+    numbers "mean and deviation of R, G, B" tell. In l-alpha-beta, as theirs, alpha and beta are differences too small
+    for bfloat16: there probabilities were off by 0.12, and 0.02 so.
+    """
+    density = x.clamp(min=quality.DARKEST).log()
+    return _transferred(density, quality.DENSITY_MEAN, quality.DENSITY_DEVIATION).exp().clamp(0, 1)
 
 
 def reinhard(x: Tensor) -> Tensor:
-    """Bring every capture to the same mean and deviation in l-alpha-beta. float [N, 3, H, W] in 0..1 -> the same.
-
-    Since gain and contrast of each channel go, what is left of the six numbers "mean and deviation of R, G, B" is
-    next to nothing.
-    """
+    """The same transfer in l-alpha-beta, which keeps hues apart; the segmentation needs that."""
     lab = _mix(_mix(x.clamp(min=quality.DARKEST), quality.LMS).log(), quality.OPPONENT)
-    mean = lab.mean(dim=(2, 3), keepdim=True)
-    deviation = (lab - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
-    wanted_mean = torch.tensor(quality.MEAN, device=x.device).view(1, 3, 1, 1)
-    wanted = torch.tensor(quality.DEVIATION, device=x.device).view(1, 3, 1, 1)
-    lab = (lab - mean) * (wanted / torch.maximum(deviation, quality.LEAST_DEVIATION * wanted)) + wanted_mean
+    lab = _transferred(lab, quality.MEAN, quality.DEVIATION)
     return _mix(_mix(lab, LOG_LMS).exp(), RGB).clamp(0, 1)
+
+
+def _transferred(values: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
+    own_mean = values.mean(dim=(2, 3), keepdim=True)
+    apart = values - own_mean
+    own = apart.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    wanted = torch.tensor(deviation, device=values.device).view(1, 3, 1, 1)
+    middle = torch.tensor(mean, device=values.device).view(1, 3, 1, 1)
+    return apart * (wanted / torch.maximum(own, quality.LEAST_DEVIATION * wanted)) + middle
 
 
 def _mix(x: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
@@ -62,9 +75,9 @@ def nucleated(x: Tensor) -> Tensor:
     return (share > 0.5).float()
 
 
-def segmented(x: Tensor) -> Tensor:
-    """The captures with all but their nucleated cells blackened: the second input of two-input networks."""
-    return x * _widened(nucleated(x), RIM / 2)
+def cells(x: Tensor) -> Tensor:
+    """Where nucleated cells are, with a rim for their cytoplasm, [N, 1, H, W]: what the second input leaves to see."""
+    return _widened(nucleated(x), RIM / 2)
 
 
 def without_nucleated(x: Tensor) -> Tensor:

@@ -146,9 +146,9 @@ def test_an_unknown_architecture_is_named(weights):
 @pytest.mark.parametrize(
     ("change", "mapped"),
     [
-        ({"stain_normalisation": "reinhard"}, True),
+        ({"stain_normalisation": "density"}, True),
         ({"second_input": "hsv"}, True),
-        ({"second_input": "hsv", "stain_normalisation": "reinhard"}, True),
+        ({"second_input": "hsv", "stain_normalisation": "density"}, True),
         ({"second_input": "hsv", "head": "dense"}, False),
         ({"architecture": "mobilenetv3_small_050"}, False),  # a convolution behind the pooling
         ({"architecture": "test_vit"}, False),
