@@ -1,10 +1,13 @@
 """The bundle: the folder that the trainer hands to the worker. Reading, verifying and writing its manifest.
 
 bundle.json        the manifest below; its sha256 is the bundle's identity
-model.onnx         input uint8 [N, S, S, 3]; outputs probabilities [N, L], cam [N, L, h, w], embedding [N, D]
+model.onnx         input uint8 [N, S, S, 3]; outputs probabilities [N, L], embedding [N, D], cam [N, L, h, w] if any
 model.safetensors  weights for further training (optional)
 golden/            captures, and expected.json with what every engine must answer to them
-report.html        the model card
+reference.npz      statistics of training embeddings, for novelty; what is in it: trainer/reference.py
+config.toml        the resolved recipe
+split.csv          the digest, label, split and group of every capture; no names
+report.html        the model card; figures/ holds its pictures
 """
 
 import hashlib
@@ -75,7 +78,7 @@ class Manifest(_Strict):
         default={"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02},
         description="largest difference in probability on the golden captures, by the engine's precision",
     )
-    reference: dict[str, Any] = Field(default_factory=dict, description="statistics for quality and novelty")
+    reference: dict[str, Any] = Field(default_factory=dict, description="statistics for quality (quantiles) and novelty (reference.npz)")
     metrics: dict[str, Any] = Field(default_factory=dict, description="per split: validation, test, ...")
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(description="relative posix path -> sha256 of every other file")

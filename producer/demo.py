@@ -48,7 +48,7 @@ def check(report: dict[str, Any], truth: dict[str, str]) -> list[str]:
         faults.append("not every capture is accounted for")
     if run["submitted"] != PATIENTS * CAPTURES:
         faults.append(f"{run['submitted']} captures submitted, {PATIENTS * CAPTURES} expected")
-    right = sum(is_right(case, truth[case["patient"]]) for case in report["cases"])
+    right = sum(is_right(case, truth[case["patient"]], report["benign_label"]) for case in report["cases"])
     say(f"{right} of {len(truth)} patients called right")
     if right < ENOUGH_RIGHT:
         faults.append(f"at least {ENOUGH_RIGHT} should be")

@@ -16,11 +16,11 @@ truth_option = click.option(
 )
 
 
-def is_right(case: dict[str, Any], label: str) -> bool:
+def is_right(case: dict[str, Any], label: str, benign_label: str) -> bool:
     """Whether the proposal matches the true label: benign, or ALL with this very subtype."""
     if case["verdict"] == Verdict.ALL:
         return bool(case["subtype"] == label)
-    return bool(case["verdict"] == Verdict.BENIGN and label.lower() == "benign")
+    return bool(case["verdict"] == Verdict.BENIGN and label == benign_label)
 
 
 def read_truth(path: Path) -> dict[str, str]:

@@ -61,6 +61,7 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
                 "notice": details["manifest"]["notice"],
                 "for_review": FOR_REVIEW,
                 "labels": details["manifest"]["labels"],
+                "benign_label": details["manifest"]["benign_label"],
                 "engines": details["engines"],
                 "skipped": details["skipped"],
                 "cases": cases,
@@ -83,7 +84,7 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
     manifest = details["manifest"]
     if manifest["notice"]:
         stdout.print(plain(manifest["notice"]), style="bold yellow")
-    stdout.print(_results_table(run_id, case_results(database, run_id), truth))
+    stdout.print(_results_table(run_id, case_results(database, run_id), truth, manifest["benign_label"]))
     bad = ended_badly(database, run_id)
     if bad:
         shown = table("Captures that ended badly", ("path", "state", "code", "reason"), fold=("path", "reason"))
@@ -103,7 +104,7 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
     return exit_code(now)
 
 
-def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, str] | None) -> Any:
+def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, str] | None, benign_label: str) -> Any:
     columns = ["patient", "verdict", "subtype", "score", "95 %", "screened"]
     if truth is not None:
         columns += ["truth", "right?"]
@@ -119,8 +120,9 @@ def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, st
         ]
         if truth is not None:
             label = truth.get(case["patient"])
-            right = Text() if label is None else Text("yes") if is_right(case, label) else Text("no", "bold red")
-            cells += [plain(label), right]
+            right = label is not None and is_right(case, label, benign_label)
+            shown_right = Text() if label is None else Text("yes") if right else Text("no", "bold red")
+            cells += [plain(label), shown_right]
         shown.add_row(*cells)
     return shown
 
