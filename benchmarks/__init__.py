@@ -1,1 +1,1 @@
-"""What figures come from: `python -m benchmarks NAME`. None is written yet; docs/ quotes none that is not."""
+"""What figures come from: `python -m benchmarks.NAME`. docs/ quotes none that does not come from here or a bundle."""

@@ -78,7 +78,9 @@ class Manifest(_Strict):
         default={"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02},
         description="largest difference in probability on the golden captures, by the engine's precision",
     )
-    reference: dict[str, Any] = Field(default_factory=dict, description="statistics for quality (quantiles) and novelty (reference.npz)")
+    reference: dict[str, Any] = Field(
+        default_factory=dict, description="statistics of training captures, for quality and novelty"
+    )
     metrics: dict[str, Any] = Field(default_factory=dict, description="per split: validation, test, ...")
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(description="relative posix path -> sha256 of every other file")

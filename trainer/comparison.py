@@ -26,13 +26,15 @@ PAPER_BACKBONES = (
     "nasnetalarge", "inception_resnet_v2", "densenet201",
 )  # fmt: skip
 """The ten that Ghaderzadeh et al. 2022 compare, by their names in timm; resnetv2_50 for their ResNet50V2."""
-COLUMNS = (
+FIGURES = (
     ("accuracy", "accuracy"),
     ("macro_f1", "macro F1"),
     ("macro_auc", "macro AUC"),
     ("sensitivity", f"ALL sensitivity at specificity {FIXED_SPECIFICITY}"),
     ("ece", "calibration error"),
     ("worst_change", "worst accuracy in the audit"),
+)
+COSTS = (
     ("parameters", "parameters"),
     ("multiply_adds", "multiply-adds"),
     ("training_seconds", "training s"),
@@ -110,7 +112,7 @@ def compare(
     (out / "comparison.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     drawn = {"comparison": figures.comparison(summary, rows)}
     report.write_figures(out, drawn)
-    report.render("comparison.html", out / "report.html", drawn, c=result, columns=COLUMNS)
+    report.render("comparison.html", out / "report.html", drawn, c=result, figures=FIGURES, costs=COSTS)
     return result
 
 
@@ -146,7 +148,7 @@ def _measure(
 
 def _summary(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name}
-    for key, _ in COLUMNS:
+    for key, _ in (*FIGURES, *COSTS):
         values = [row[key] for row in rows if row[key] is not None]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         found[key] = {"mean": float(np.mean(values)) if values else None, "deviation": deviation}

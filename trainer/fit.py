@@ -6,7 +6,6 @@ is kept, and a checkpoint is written from which a killed run goes on to the same
 """
 
 import copy
-import csv
 import math
 import time
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score, log_loss
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
@@ -28,6 +26,8 @@ from contract.errors import ScreeningError
 from trainer import checkpoint
 from trainer.augment import Augment, Mixer, to_unit
 from trainer.config import Config
+from trainer.devices import Devices, memory_full
+from trainer.history import Epoch, describe, patience_is_over, rank, score, write_history
 from trainer.memory import keep_freed_memory
 from trainer.model import Network, build_network
 from trainer.optim import FINDER_STEPS, Optimization, find_learning_rate, optimization
@@ -39,31 +39,6 @@ CHECK_EVERY = 20
 
 class TrainingStopped(ScreeningError):
     """The loss is not a number any more; the last checkpoint is from before that."""
-
-
-class DeviceMemoryFull(ScreeningError):
-    """The device's memory does not hold a step of this batch size."""
-
-
-@dataclass(frozen=True)
-class Devices:
-    """On how many devices of how many machines to train; each takes batches of the recipe's size."""
-
-    devices: int = 1
-    nodes: int = 1
-    accelerator: str = "auto"
-
-    def fabric(self, precision: str) -> Fabric:
-        """Joins the other processes, and starts them first if nobody (torchrun, Slurm) has."""
-        if precision == "auto":
-            precision = "16-mixed" if torch.cuda.is_available() and self.accelerator != "cpu" else "32-true"
-        strategy = "ddp" if self.devices * self.nodes > 1 else "auto"
-        fabric = Fabric(
-            accelerator=self.accelerator, devices=self.devices, num_nodes=self.nodes, strategy=strategy,
-            precision=precision,  # type: ignore[arg-type]
-        )  # fmt: skip
-        fabric.launch()
-        return fabric
 
 
 @dataclass(frozen=True)
@@ -78,28 +53,6 @@ class TrainingSet:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     identity: str
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the history.
-
-    `training_accuracy` is that of augmented, unmixed batches, None if all were mixed. `captures_per_second` is of
-    training alone, waiting for data included; `waited` is the share of the time that went into that waiting.
-    """
-
-    epoch: int
-    phase: int
-    frozen: bool
-    size: int
-    learning_rate: float
-    loss: float
-    training_accuracy: float | None
-    validation_loss: float
-    validation_accuracy: float
-    validation_macro_f1: float
-    captures_per_second: float
-    waited: float
 
 
 @dataclass(frozen=True)
@@ -166,7 +119,7 @@ def fit(
         for epoch in range(begin, len(plan)):
             number, size, last_stage = plan[epoch]
             phase = table.phases[number]
-            if last_stage and _patience_is_over(history, number, size, best_epoch, table.patience):
+            if last_stage and patience_is_over(history, number, size, best_epoch, table.patience):
                 progress.advance(size**2 * steps, "stopped early")
                 continue
             if optimized is None or optimized.phase != number:
@@ -202,7 +155,7 @@ def fit(
                     loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
                     optimized.step(loss, table.clip_norm)
                 except torch.OutOfMemoryError:
-                    raise _memory_full(network, x.shape, fabric) from None
+                    raise memory_full(network, x.shape, fabric) from None
                 if averaged is not None:
                     averaged.update(network, step=epoch * steps + step)
                 total += loss.detach()
@@ -230,7 +183,7 @@ def fit(
                 waited=waited / seconds,
             )
             history.append(asdict(row))
-            if not best or _rank(history[-1]) > _rank(history[best_epoch - 1]):
+            if not best or rank(history[-1]) > rank(history[best_epoch - 1]):
                 best, best_epoch = copy.deepcopy(judged.state_dict()), len(history)
             say(describe(row, len(plan)))
             state = checkpoint.Checkpoint(
@@ -265,16 +218,6 @@ def class_weights(data: TrainingSet, labels: int, exponent: float) -> Tensor:
     return torch.tensor(weights / weights.mean(), dtype=torch.float32)
 
 
-def _patience_is_over(
-    history: list[dict[str, Any]], phase: int, size: int, best_epoch: int, patience: int | None
-) -> bool:
-    """Whether the last stage of this phase has gone `patience` epochs without a new best one."""
-    if patience is None:
-        return False
-    own = sum(row["phase"] == phase + 1 and row["size"] == size for row in history)
-    return min(own, len(history) - best_epoch) >= patience
-
-
 def _find(
     config: Config, data: TrainingSet, network: Network, fabric: Fabric, phase: int, weight: Tensor
 ) -> dict[str, Any]:
@@ -298,27 +241,6 @@ def _find(
 
     steps = min(FINDER_STEPS, max(FINDER_STEPS // 3, 2 * len(data.train) // table.batch_size))
     return find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses, steps)
-
-
-def _memory_full(network: Network, shape: torch.Size, fabric: Fabric) -> DeviceMemoryFull:
-    """Try a step with ever smaller batches, and say which one fits."""
-    torch.cuda.empty_cache()
-    size = shape[0]
-    while size > 2:
-        size //= 2
-        try:
-            with fabric.autocast():
-                network(torch.zeros((size, *shape[1:]), device=fabric.device)).sum().backward()
-            network.zero_grad()
-        except torch.OutOfMemoryError:
-            continue
-        return DeviceMemoryFull(
-            f"the device's memory does not hold a step of {shape[0]} captures at {shape[-1]} px; {size} would fit: set "
-            f"training.batch_size = {size} (--batch-size {size})"
-        )
-    return DeviceMemoryFull(
-        f"the device's memory does not hold even two captures at {shape[-1]} px; use a smaller image.size or network"
-    )
 
 
 def batches(data: TrainingSet, order: NDArray[np.int64], size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -353,24 +275,6 @@ def predict(
     return probabilities
 
 
-def score(targets: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
-    """The validation figures of one epoch."""
-    labels = np.arange(probabilities.shape[1])
-    if not np.isfinite(probabilities).all():  # a network that has run away scores nothing
-        return {"validation_loss": math.inf, "validation_accuracy": 0.0, "validation_macro_f1": 0.0}
-    called = probabilities.argmax(axis=1)
-    return {
-        "validation_loss": float(log_loss(targets, probabilities, labels=labels)),
-        "validation_accuracy": float(accuracy_score(targets, called)),
-        "validation_macro_f1": float(f1_score(targets, called, labels=labels, average="macro", zero_division=0)),
-    }
-
-
-def _rank(row: dict[str, Any]) -> tuple[float, float]:
-    """Epochs are compared by macro F1; among equals the smaller loss is better."""
-    return row["validation_macro_f1"], -row["validation_loss"]
-
-
 def _stop_unless_finite(total: float, epoch: int, step: int, folder: Path, has_checkpoint: bool) -> None:
     if math.isfinite(total):
         return
@@ -379,20 +283,3 @@ def _stop_unless_finite(total: float, epoch: int, step: int, folder: Path, has_c
         f"the loss is not a number in epoch {epoch + 1}, by step {step}; {kept}; lower training.max_learning_rate, "
         'or set training.precision to "32-true"'
     )
-
-
-def describe(row: Epoch, epochs: int) -> str:
-    """The plain line that is logged per epoch."""
-    return (
-        f"epoch {row.epoch}/{epochs} size {row.size} loss {row.loss:.4f} val_loss {row.validation_loss:.4f} "
-        f"val_accuracy {row.validation_accuracy:.4f} val_macro_f1 {row.validation_macro_f1:.4f} "
-        f"captures/s {row.captures_per_second:.1f}"
-    )
-
-
-def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
-    """metrics.csv: one line per epoch."""
-    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(Epoch.__dataclass_fields__))
-        writer.writeheader()
-        writer.writerows(history)

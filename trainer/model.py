@@ -1,5 +1,6 @@
 """The network: a timm backbone with its normalisation, and the form in which it is exported."""
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,6 +181,7 @@ def build_network(table: ModelTable, labels: int) -> Network:
 
 def _backbone(table: ModelTable) -> Any:
     pretrained = table.initial_weights == "imagenet"
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces every retry; we say how it ended
     kwargs = {"drop_path_rate": table.drop_path} if table.drop_path else {}
     try:
         return timm.create_model(table.architecture, pretrained=pretrained, num_classes=0, **kwargs)

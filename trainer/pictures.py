@@ -38,7 +38,7 @@ def grid(
             place.grid(visible=False)
             for spine in place.spines.values():
                 spine.set(visible=True, color=frames[index], linewidth=2.5)
-    return png(figure)
+    return png(figure, photographs=True)
 
 
 def samples(pixels: Pixels, rows: NDArray[np.int64], targets: NDArray[np.int64], labels: Sequence[str]) -> bytes:

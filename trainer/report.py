@@ -17,7 +17,7 @@ def write_figures(folder: Path, figures: dict[str, bytes]) -> None:
         (folder / FIGURES / f"{name}.png").write_bytes(content)
 
 
-def render(template: str, file: Path, figures: dict[str, bytes], **values: Any) -> None:
+def render(template: str, file: Path, pictures: dict[str, bytes], **values: Any) -> None:
     """Render a template with these values; `picture(name, what it shows)` in it embeds a figure, if there is one."""
     environment = Environment(
         loader=PackageLoader("trainer", "templates"),
@@ -29,9 +29,9 @@ def render(template: str, file: Path, figures: dict[str, bytes], **values: Any) 
     environment.filters |= {"figure": figure, "percent": percent, "rate": rate, "measured": measured}
 
     def picture(name: str, caption: str) -> Markup:
-        if name not in figures:
+        if name not in pictures:
             return Markup("")
-        data = base64.b64encode(figures[name]).decode()
+        data = base64.b64encode(pictures[name]).decode()
         text = escape(caption)
         return Markup(  # noqa: S704 - base64 and an escaped caption
             f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -20,8 +20,10 @@ from trainer import splits
 from trainer.cache import DecodedCaptures
 from trainer.config import Config
 from trainer.data import SPLITS, LabelledData, read_data
+from trainer.devices import Devices
 from trainer.export import Trained, export_bundle
-from trainer.fit import Devices, TrainingSet, fit
+from trainer.fit import TrainingSet, fit
+from trainer.model import build_network
 from trainer.progress import bar, say
 from trainer.splits import Fold, Split
 from trainer.traits import Traits, traits_of
@@ -47,7 +49,10 @@ class Prepared:
 
 
 def prepare(root: Path, config: Config, cache: Path) -> Prepared:
-    """Read and decode DATA. Raises DataError."""
+    """See that the network can be had, then read and decode DATA. Raises SettingsError, Unavailable, DataError."""
+    if config.model.initial_weights == "imagenet":
+        say(f"looking for ImageNet weights of {config.model.architecture}")
+    build_network(config.model, len(config.data.labels))
     data = read_data(root, config.data)
     for warning in data.warnings:
         say(f"warning: {warning}")

@@ -18,7 +18,7 @@ from contract.bundle import Bundle  # noqa: E402
 from contract.errors import DataError, Unavailable, UsageError  # noqa: E402
 from contract.imaging import decode  # noqa: E402
 from tests.support.discs import RECIPE, draw_discs  # noqa: E402
-from trainer import fit  # noqa: E402
+from trainer import devices, fit  # noqa: E402
 from trainer.commands.compare import compare  # noqa: E402
 from trainer.commands.data import data  # noqa: E402
 from trainer.commands.evaluate import evaluate  # noqa: E402
@@ -306,7 +306,7 @@ def test_too_little_memory_on_a_fake_device_names_the_batch_that_fits(discs, wor
 
     monkeypatch.setattr(fit.Network, "forward", small_memory)
     result = invoke(work, train, discs, "--recipe", work / "quick.toml", "--out", tmp_path / "b.bundle")
-    assert isinstance(result.exception, fit.DeviceMemoryFull)
+    assert isinstance(result.exception, devices.DeviceMemoryFull)
     assert "a step of 16 captures at 48 px; 4 would fit: set training.batch_size = 4" in str(result.exception)
 
 

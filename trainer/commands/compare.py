@@ -65,7 +65,7 @@ def compare(
 
 
 def _print(result: dict[str, Any]) -> None:
-    from trainer.comparison import COLUMNS
+    from trainer.comparison import COSTS, FIGURES
     from trainer.report import measured
 
     table = Table(title=f"{result['captures']} test captures, {len(result['seeds'])} seeds")
@@ -73,7 +73,7 @@ def _print(result: dict[str, Any]) -> None:
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
-    for key, title in COLUMNS:
+    for key, title in (*FIGURES, *COSTS):
         table.add_row(title, *(measured(row[key], key) for row in result["summary"]))
     console = Console(file=sys.stderr)
     console.print(table)

@@ -61,7 +61,7 @@ def train(
     require_train_extra()
     from trainer import run
     from trainer.crossval import pool
-    from trainer.fit import Devices
+    from trainer.devices import Devices
 
     work = run.Work(cache=cache, resume=resume, force=force, devices=Devices(devices, nodes))
     if folds:
