@@ -84,10 +84,27 @@ class Phase(_Table):
     discriminative: float = Field(
         1.0, ge=1, description="the first layers learn so many times slower than the head; 1 with initial weights none"
     )
+    scratch_stages: list[Stage] | None = Field(None, description="stages instead, with initial weights none")
+    scratch_learning_rate: float | Literal["find"] | None = Field(
+        None, description="learning_rate instead, with initial weights none"
+    )
 
     @property
     def epochs(self) -> int:
         return sum(stage.epochs for stage in self.stages)
+
+    def from_scratch(self) -> "Phase":
+        """The phase for weights that begin at random: all layers learn at one rate, longer if the recipe says so."""
+        return self.model_copy(
+            update={
+                "frozen": False,
+                "discriminative": 1.0,
+                "stages": self.scratch_stages or self.stages,
+                "learning_rate": self.scratch_learning_rate or self.learning_rate,
+                "scratch_stages": None,
+                "scratch_learning_rate": None,
+            }
+        )
 
 
 class TrainingTable(_Table):
@@ -174,22 +191,24 @@ class Config(_Table):
 
     @model_validator(mode="after")
     def _sizes(self) -> "Config":
-        sizes = [stage.size for phase in self.training.phases for stage in phase.stages]
-        if sizes[-1] != self.image.size:
-            raise ValueError("training.phases: the last stage's size must be image.size, which the bundle promises")
-        if max(sizes) > self.image.size:
-            raise ValueError("training.phases: no stage may be larger than image.size")
+        for phases in (self.training.phases, [phase.from_scratch() for phase in self.training.phases]):
+            sizes = [stage.size for phase in phases for stage in phase.stages]
+            if sizes[-1] != self.image.size:
+                raise ValueError("training.phases: the last stage's size must be image.size, which the bundle promises")
+            if max(sizes) > self.image.size:
+                raise ValueError("training.phases: no stage may be larger than image.size")
         return self
 
     def resolved(self) -> "Config":
-        """What is trained: without initial weights nothing is frozen and all layers learn at the same rate.
+        """What is trained: without initial weights nothing is frozen, all layers learn at one rate, and what the
+        recipe says of training from scratch holds.
 
         A frozen backbone of random weights would teach the head nothing, and layers that begin at random must all
         learn.
         """
         if self.model.initial_weights != "none":
             return self
-        phases = [phase.model_copy(update={"frozen": False, "discriminative": 1.0}) for phase in self.training.phases]
+        phases = [phase.from_scratch().model_dump() for phase in self.training.phases]
         return self.changed("training", phases=phases)
 
     def changed(self, table: str, **values: Any) -> "Config":

@@ -97,6 +97,10 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> bytes:
     line(left, "loss", "training", "o-")
     line(left, "validation_loss", "validation", "s-")
     left.set_ylabel("loss")
+    highest = max(row["loss"] for row in history)
+    validation = [row["validation_loss"] for row in history if row["validation_loss"] is not None]
+    if validation and max(validation) > 3 * highest:  # an early epoch that has run away would flatten all others
+        left.set_ylim(0, max(1.2 * highest, 1.2 * float(np.percentile(validation, 75))))
     line(middle, "training_accuracy", "training (augmented)", "o-")
     line(middle, "validation_accuracy", "validation", "s-")
     line(middle, "validation_macro_f1", "validation macro F1", "--")

@@ -105,7 +105,7 @@ def overlay(capture: Pixels, activation: NDArray[np.float32]) -> Pixels:
     warm = np.clip(warm / max(float(activation.max()), 1e-6), 0, 1)[:, :, None]
     colours = cv2.cvtColor(cv2.applyColorMap((warm * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     quiet = np.repeat(cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
-    return np.asarray(np.clip(quiet * (1 - 0.65 * warm) + colours * 0.65 * warm, 0, 255), np.uint8)
+    return np.asarray(np.clip(quiet * (1 - 0.45 * warm) + colours * 0.45 * warm, 0, 255), np.uint8)
 
 
 def _thumbnail(picture: Pixels) -> Pixels:

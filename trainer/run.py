@@ -99,8 +99,8 @@ def train(
     adapted = []
     if resolved != config:
         adapted.append(
-            "Without initial weights there is nothing to protect: phases that freeze the backbone, or slow it down, "
-            "train all layers at the same rate."
+            "Without initial weights there is nothing to protect: all phases train all layers at the same rate, with "
+            "the epochs and rates that the recipe has for training from scratch, if any."
         )
         say(f"note: {adapted[0]}")
     training_set = TrainingSet(

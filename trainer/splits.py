@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 
 from contract.errors import DataError
 from trainer.config import DataTable
@@ -110,7 +109,7 @@ def _groups(
     if table.split == "blocked":
         return _blocks(data, table.blocks), f"blocked, {table.blocks} runs of consecutive file numbers per label"
     if table.split == "appearance":
-        what = f"appearance, {table.appearances} looks per label (stain, background, sharpness, scale bar)"
+        what = f"appearance, {table.appearances} looks per label (stain, background, scale bar)"
         return _looks(traits, labels, readable, table.appearances), what
     if data.patients_known:
         _, groups = np.unique([one.patient for one in data.captures], return_inverse=True)
@@ -136,7 +135,7 @@ def natural(path: str) -> list[tuple[int, int | str]]:
 
 def _looks(traits: Traits, labels: Names, readable: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Clusters of look within each label: Ward's method on standardised traits."""
-    looks = StandardScaler().fit_transform(traits.appearance()[readable])
+    looks = traits.of(readable).appearance()
     groups = np.zeros(len(labels), np.int64)
     for number, label in enumerate(np.unique(labels)):
         own = np.flatnonzero(labels[readable] == label)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.preprocessing import StandardScaler
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
@@ -37,13 +38,15 @@ BAR_ZONE = 0.24
 @dataclass(frozen=True)
 class Traits:
     """Of N captures: `colour` [N, 6] means and deviations of R, G, B; `background` [N, 3] median colour of the
-    brightest fifth; `sharpness` [N] variance of the Laplacian of grey levels; `corners` [N, 288] all four corners in
-    grey, coarse; `bars` the box (left, top, right, bottom) of the scale bar, in pixels, where one was found;
-    `hashes` uint64 [N], perceptual.
+    brightest fifth; `stained` [N, 3] median colour of what is darker than most but not darkest, which is erythrocytes;
+    `sharpness` [N] variance of the Laplacian of grey levels; `corners` [N, 288] all four corners in grey, coarse;
+    `bars` the box (left, top, right, bottom) of the scale bar, in pixels, where one was found; `hashes` uint64 [N],
+    perceptual.
     """
 
     colour: NDArray[np.float64]
     background: NDArray[np.float64]
+    stained: NDArray[np.float64]
     sharpness: NDArray[np.float64]
     corners: NDArray[np.float64]
     bars: list[tuple[int, int, int, int] | None]
@@ -51,44 +54,58 @@ class Traits:
 
     def of(self, rows: NDArray[np.int64]) -> "Traits":
         """The traits of some rows alone."""
-        bars = [self.bars[row] for row in rows]
-        return Traits(
-            self.colour[rows], self.background[rows], self.sharpness[rows], self.corners[rows], bars, self.hashes[rows]
-        )
+        arrays = {name: getattr(self, name)[rows] for name in ARRAYS}
+        return Traits(**arrays, bars=[self.bars[row] for row in rows])
 
     def appearance(self) -> NDArray[np.float64]:
-        """Numbers by which captures of one smear, microscope and camera resemble each other, [N, 14].
+        """Standardised numbers by which captures of one smear, microscope and camera resemble each other, [N, 13].
 
-        Colour, background, sharpness (logarithm), and the style of the scale bar: whether there is one, which side,
-        top or bottom, and how long.
+        Colour of the background and of erythrocytes, the direction of their stain in optical density (which the
+        thickness of the smear does not change), and at half the weight the style of the scale bar: whether there is
+        one, where, and how long. What depends on the cells that happen to lie in a field is left out: on drawings of
+        known patients, twelve clusters by these agree with patients better than by all colours and sharpness
+        (adjusted mutual information 0.6 to 0.8 against 0.4).
         """
+        density = _density(self.stained) - _density(self.background)
+        direction = density / np.maximum(np.linalg.norm(density, axis=1, keepdims=True), 1e-6)
         style = np.zeros((len(self.bars), 4))
         for row, bar in zip(style, self.bars, strict=True):
             if bar is not None:
                 left, top, right, bottom = bar
                 row[:] = 1, (left + right) / 2, (top + bottom) / 2, right - left
-        side = max(1.0, style[:, 1:].max())
-        style[:, 1:] /= side
-        return np.column_stack([self.colour, self.background, np.log1p(self.sharpness), style])
+        looks = StandardScaler().fit_transform(np.column_stack([self.background, self.stained, direction]))
+        return np.column_stack([looks, BAR_WEIGHT * StandardScaler().fit_transform(style)])
+
+
+ARRAYS = ("colour", "background", "stained", "sharpness", "corners", "hashes")
+BAR_WEIGHT = 0.5
+
+
+def _density(colours: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(-np.log(np.maximum(colours, 1) / 255))
 
 
 def traits_of(pixels: Pixels, rows: Sequence[int] | None = None) -> Traits:
     """Traits of captures, uint8 [N, S, S, 3], or of some rows of them."""
     chosen = range(len(pixels)) if rows is None else rows
 
-    def one(index: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float, NDArray[np.float64], object, int]:
+    def one(index: int) -> dict[str, Any]:
         capture = np.asarray(pixels[index])
         grey = cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY)
-        return (
-            colour_numbers(capture), _background(capture, grey), float(cv2.Laplacian(grey, cv2.CV_64F).var()),
-            _corners(grey), find_scale_bar(capture), perceptual_hash(capture),
-        )  # fmt: skip
+        return {
+            "colour": colour_numbers(capture),
+            "background": _median_colour(capture, grey, 80, 100),
+            "stained": _median_colour(capture, grey, 8, 30),
+            "sharpness": float(cv2.Laplacian(grey, cv2.CV_64F).var()),
+            "corners": _corners(grey),
+            "hashes": np.uint64(perceptual_hash(capture)),
+            "bar": find_scale_bar(capture),
+        }
 
-    colour, background, sharpness, corners, bars, hashes = zip(*in_threads(one, chosen), strict=True)
+    found = in_threads(one, chosen)
     return Traits(
-        np.stack(colour), np.stack(background), np.asarray(sharpness), np.stack(corners), list(bars),
-        np.asarray(hashes, np.uint64),
-    )  # fmt: skip
+        **{name: np.stack([row[name] for row in found]) for name in ARRAYS}, bars=[row["bar"] for row in found]
+    )
 
 
 def in_threads(function: Callable[[int], T], rows: Sequence[int]) -> list[T]:
@@ -103,9 +120,10 @@ def colour_numbers(capture: Pixels) -> NDArray[np.float64]:
     return np.concatenate([mean[:, 0], deviation[:, 0]])
 
 
-def _background(capture: Pixels, grey: NDArray[Any]) -> NDArray[np.float64]:
-    bright = capture[grey >= np.percentile(grey, 80)]
-    return np.asarray(np.median(bright, axis=0), np.float64)
+def _median_colour(capture: Pixels, grey: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
+    """Median colour of the pixels whose grey lies between two percentiles of all."""
+    least, most = np.percentile(grey, [low, high])
+    return np.asarray(np.median(capture[(grey >= least) & (grey <= most)], axis=0), np.float64)
 
 
 def _corners(grey: NDArray[Any]) -> NDArray[np.float64]:
@@ -193,7 +211,6 @@ def without_scale_bar(capture: Pixels, bar: tuple[int, int, int, int]) -> Pixels
     mask[y0:y1, x0:x1] = apart[y0:y1, x0:x1]
     mask[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = 1
     clean = capture.copy()
-    clean[cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0] = _background(
-        capture, cv2.cvtColor(np.ascontiguousarray(capture), cv2.COLOR_RGB2GRAY)
-    )
+    grey = cv2.cvtColor(np.ascontiguousarray(capture), cv2.COLOR_RGB2GRAY)
+    clean[cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0] = _median_colour(capture, grey, 80, 100)
     return clean

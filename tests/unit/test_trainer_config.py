@@ -98,6 +98,11 @@ def test_without_initial_weights_nothing_is_frozen_or_slowed_down():
     assert not any(phase.frozen for phase in scratch.training.phases)
     assert {phase.discriminative for phase in scratch.training.phases} == {1.0}
     assert [phase.stages for phase in scratch.training.phases] == [phase.stages for phase in thesis.training.phases]
+    ours = load_config("ours").changed("model", initial_weights="none").resolved()
+    assert sum(phase.epochs for phase in ours.training.phases) > sum(
+        p.epochs for p in load_config("ours").training.phases
+    )
+    assert ours.resolved() == ours
 
 
 def test_the_recipes_are_what_the_papers_say():
