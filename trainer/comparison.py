@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from contract.bundle import MODEL, Bundle
 from contract.errors import DataError, UsageError
-from trainer import figures, report
+from trainer import assess, figures, report
 from trainer.config import Config
 from trainer.graph import GraphRunner
 from trainer.metrics import FIXED_SPECIFICITY
@@ -121,9 +121,8 @@ def _measure(
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
     measured, made = bundle.manifest.metrics["test"], bundle.manifest.provenance
     runner = GraphRunner(bundle.path / MODEL, bundle.manifest.outputs)
-    pixels = prepared.decoded.pixels[test]
     started = time.monotonic()
-    probabilities = runner.predict(pixels).probabilities
+    probabilities = assess.predict(runner, prepared.decoded.pixels, test).probabilities
     seconds = time.monotonic() - started
     changes = measured["robustness"]["lines"][1:-1]  # the last masks the cells out: there a fall is good
     at = measured["all_versus_benign"]["sensitivity_at_specificity"]

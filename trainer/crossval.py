@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.bundle import MODEL, Bundle
+from trainer import assess
 from trainer.export import SPLIT_FILE
 from trainer.graph import GraphRunner
 from trainer.metrics import Groups, Labelled, capture_metrics
@@ -29,7 +30,7 @@ def pool(prepared: Prepared, bundles: list[Bundle], out: Path) -> dict[str, Any]
         for bundle in bundles:
             rows = np.flatnonzero(np.asarray(given_names(bundle.path / SPLIT_FILE, data)) == "test")
             runner = GraphRunner(bundle.path / MODEL, bundle.manifest.outputs)
-            probabilities[rows] = runner.predict(prepared.decoded.pixels[rows], progress.advance).probabilities
+            probabilities[rows] = assess.predict(runner, prepared.decoded.pixels, rows, progress.advance).probabilities
     rows = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
     groups: Groups = [data.captures[i].patient for i in rows] if data.patients_known else rows
     benign = data.labels.index(bundles[0].manifest.benign_label)

@@ -182,10 +182,10 @@ def fit(
                 captures_per_second=len(order) * fabric.world_size / seconds,
                 waited=waited / seconds,
             )
+            row = fabric.broadcast(row)  # running statistics differ a little between devices; decisions must not
             history.append(asdict(row))
             if not best or rank(history[-1]) > rank(history[best_epoch - 1]):
                 best, best_epoch = copy.deepcopy(judged.state_dict()), len(history)
-            say(describe(row, len(plan)))
             state = checkpoint.Checkpoint(
                 identity=data.identity,
                 epochs_done=epoch + 1,
@@ -201,6 +201,7 @@ def fit(
                 seconds=seconds_before + time.monotonic() - started_fit,
             )
             if fabric.is_global_zero:
+                say(describe(row, len(plan)))
                 checkpoint.save(folder, state)
                 write_history(folder, history)
 

@@ -57,7 +57,8 @@ def prepare(root: Path, config: Config, cache: Path) -> Prepared:
     for warning in data.warnings:
         say(f"warning: {warning}")
     decoded = decode_all(data, config.image, cache)
-    return Prepared(data, decoded, traits_of(decoded.pixels))
+    with bar("looking for likenesses", len(data.captures)) as progress:
+        return Prepared(data, decoded, traits_of(decoded.pixels, advance=progress.advance))
 
 
 def decode_all(data: LabelledData, image: ImageSpec, cache: Path) -> DecodedCaptures:

@@ -85,13 +85,17 @@ def _density(colours: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-np.log(np.maximum(colours, 1) / 255))
 
 
-def traits_of(pixels: Pixels, rows: Sequence[int] | None = None) -> Traits:
-    """Traits of captures, uint8 [N, S, S, 3], or of some rows of them."""
+def traits_of(
+    pixels: Pixels, rows: Sequence[int] | None = None, advance: Callable[[int], None] | None = None
+) -> Traits:
+    """Traits of captures, uint8 [N, S, S, 3], or of some rows of them; `advance` is called with 1 for each."""
     chosen = range(len(pixels)) if rows is None else rows
 
     def one(index: int) -> dict[str, Any]:
         capture = np.asarray(pixels[index])
         grey = cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY)
+        if advance is not None:
+            advance(1)
         return {
             "colour": colour_numbers(capture),
             "background": _median_colour(capture, grey, 80, 100),
