@@ -62,9 +62,9 @@ class Traits:
 
         Colour of the background and of erythrocytes, the direction of their stain in optical density (which the
         thickness of the smear does not change), and at half the weight the style of the scale bar: whether there is
-        one, where, and how long. What depends on the cells that happen to lie in a field is left out: on drawings of
-        known patients, twelve clusters by these agree with patients better than by all colours and sharpness
-        (adjusted mutual information 0.6 to 0.8 against 0.4).
+        one, where, and how long. What depends on the cells that happen to lie in a field is left out: on two sets of
+        drawings whose patients are known, twelve clusters by these agree with patients better (adjusted mutual
+        information 0.56 and 0.73) than by means, deviations and sharpness of everything (0.36 and 0.45).
         """
         density = _density(self.stained) - _density(self.background)
         direction = density / np.maximum(np.linalg.norm(density, axis=1, keepdims=True), 1e-6)
