@@ -58,7 +58,11 @@ LIBRARIES = ("torch", "timm", "lightning", "onnx", "onnxscript", "onnxruntime", 
 
 @dataclass(frozen=True)
 class Trained:
-    """All that the bundle is made of. `adapted`: what was done otherwise than the recipe says, in sentences."""
+    """All that the bundle is made of.
+
+    `identity` says of which configuration, data and split it is; `adapted` what was done otherwise than the recipe
+    says, in sentences.
+    """
 
     config: Config
     data: LabelledData
@@ -66,6 +70,7 @@ class Trained:
     traits: Traits
     split: Split
     fitted: Fitted
+    identity: str
     adapted: list[str]
 
     def rows(self, split: str) -> NDArray[np.int64]:
@@ -246,6 +251,7 @@ def _provenance(trained: Trained, basis: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": trained.identity,
         "data_digest": trained.data.digest,
         "data": counts,
         "patients_known": trained.data.patients_known,

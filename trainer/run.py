@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,9 @@ def train(
     fitted = fit(resolved, training_set, checkpoint, resume=work.resume, devices=work.devices)
     if not fitted.leader:
         return None
-    trained = Trained(resolved, prepared.data, prepared.decoded, prepared.traits, split, fitted, adapted)
+    trained = Trained(
+        resolved, prepared.data, prepared.decoded, prepared.traits, split, fitted, training_set.identity, adapted
+    )
     bundle = export_bundle(trained, out, force=work.force)
     named = splits.to_csv(prepared.data, split, named=True)
     out.with_name(f"{out.name}.split.csv").write_text(named, encoding="utf-8")
@@ -136,15 +138,20 @@ def cross_validate(prepared: Prepared, out: Path, config: Config, folds: int, *,
 
 def train_or_keep(prepared: Prepared, split: Split, folder: Path, config: Config, *, work: Work) -> Bundle | None:
     """The bundle in `folder` if it is of this very run, else a newly trained one. Raises what `train` does."""
-    wanted = identity(config.resolved(), prepared.data, split.names)
-    record = folder.with_name(f"{folder.name}.identity")
-    if folder.is_dir() and record.is_file() and record.read_text() == wanted and not work.force:
+    if folder.is_dir() and not work.force:
+        finished = Bundle.open(folder)
+        made, resolved = finished.manifest.provenance, config.resolved()
+        of_this_run = made.get("identity") == identity(resolved, prepared.data, split.names)
+        if not of_this_run or made["config"] != resolved.model_dump(mode="json"):
+            raise UsageError(
+                f"{folder} is of another recipe, data or split; name another folder with --out, or give --force to "
+                "replace it"
+            )
         say(f"{folder} is finished; kept")
-        return Bundle.open(folder)
+        return finished
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
-    bundle = train(prepared, split, folder, config, checkpoint=checkpoint, work=replace(work, force=True))
+    bundle = train(prepared, split, folder, config, checkpoint=checkpoint, work=work)
     if bundle is not None:
-        record.write_text(wanted)
         remove_checkpoint(checkpoint)
     return bundle
 

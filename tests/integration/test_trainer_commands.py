@@ -194,6 +194,15 @@ def test_compare_trains_each_with_each_seed_on_one_split_and_goes_on_after_a_kil
     assert np.allclose(found.probabilities[0], expected, atol=1e-4)
 
 
+def test_compare_keeps_what_is_of_another_recipe(bundle, discs, work):
+    shutil.copytree(work / "b.bundle", work / "taken" / "quick-seed0")
+    recipes = ("--recipe", work / "quick.toml", "--recipe", work / "two-inputs.toml")
+    result = invoke(work, compare, discs, *recipes, "--seeds", 1, "--out", work / "taken")
+    assert isinstance(result.exception, UsageError)
+    assert "quick-seed0 is of another recipe, data or split" in str(result.exception)
+    assert Bundle.open(work / "taken" / "quick-seed0").manifest.name == "tiny"
+
+
 def test_compare_wants_two(discs, work):
     result = invoke(work, compare, discs, "--recipe", work / "quick.toml", "--out", work / "one")
     assert isinstance(result.exception, UsageError)
