@@ -31,6 +31,7 @@ class Devices:
             precision=precision,  # type: ignore[arg-type]
         )  # fmt: skip
         fabric.launch()
+        torch.backends.cudnn.benchmark = True  # shapes stay the same for whole epochs
         return fabric
 
 

@@ -241,7 +241,10 @@ def _find(
                 yield F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
 
     steps = min(FINDER_STEPS, max(FINDER_STEPS // 3, 2 * len(data.train) // table.batch_size))
-    return find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses, steps)
+    scaler = fabric.strategy.precision.state_dict()  # the finder ends in overflows, which must not scale the training
+    found = find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses, steps)
+    fabric.strategy.precision.load_state_dict(scaler)
+    return found
 
 
 def batches(data: TrainingSet, order: NDArray[np.int64], size: int) -> Iterator[tuple[Tensor, Tensor]]:
