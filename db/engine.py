@@ -77,9 +77,16 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that only reads: on SQLite it blocks no writer. Raises DatabaseUnavailable."""
-    with _translated(), engine.connect() as connection, connection.begin():
-        yield connection
+    """A transaction that only reads, and sees one moment: what is committed meanwhile does not show.
+
+    Counts that are read one after another would not fit together otherwise: a run could seem finished with captures
+    unaccounted for. SQLite's transactions are so by themselves, and block no writer. Raises DatabaseUnavailable.
+    """
+    with _translated(), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with connection.begin():
+            yield connection
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def _pairs(network: Network, size: int) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]
         made[id(output)] = (module, output)
 
     def before_norm(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in made and all(module is not norm for _, norm in pairs):  # a second input passes it again
+        if id(inputs[0]) in made:
             pairs.append((made[id(inputs[0])][0], module))
 
     hooks = [m.register_forward_hook(after_conv) for m in network.modules() if isinstance(m, nn.Conv2d)]

@@ -87,11 +87,20 @@ class Network(nn.Module):
 
     def pooled(self, x: Tensor) -> Tensor:
         """float [N, 3, S, S] in 0..1 -> the pooled features of all views, [N, F]."""
-        return torch.cat([self.backbone(view) for view in self.views(x)], dim=1)
+        return self._side_by_side(self.backbone(torch.cat(self.views(x))))
 
     def maps(self, x: Tensor) -> Tensor:
         """The last feature maps of all views, [N, F, h, w]; only where `mapped`."""
-        return torch.cat([self.backbone.forward_features(view) for view in self.views(x)], dim=1)
+        return self._side_by_side(self.backbone.forward_features(torch.cat(self.views(x))))
+
+    def _side_by_side(self, features: Tensor) -> Tensor:
+        """The features of all views, which went through the backbone as one batch, behind each other by capture.
+
+        As one batch, because batch norms would otherwise learn from each view's own statistics, keep their mixture,
+        and fit neither when it counts.
+        """
+        views = 2 if self.two_inputs else 1
+        return features.unflatten(0, (views, -1)).transpose(0, 1).flatten(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.pooled(x))

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, Engine, inspect, text
+from sqlalchemy import CheckConstraint, Engine, func, insert, inspect, select, text
 
 from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsError
 from db import schema
 from db.engine import open_engine, reading, writing
-from db.models import Base
+from db.models import Base, Event
 
 
 def test_the_migrations_build_exactly_the_models(database: Engine) -> None:
@@ -76,3 +76,14 @@ def test_sqlite_runs_in_wal_with_foreign_keys(tmp_path: Path) -> None:
     with reading(open_engine(f"sqlite:///{tmp_path}/x.db")) as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+
+
+def test_what_is_committed_while_one_reads_does_not_show(database: Engine) -> None:
+    count = select(func.count()).select_from(Event)
+    with reading(database) as connection:
+        before = connection.execute(count).scalar_one()
+        with writing(database) as other:
+            other.execute(insert(Event).values(kind="submitted", actor="test", detail={}))
+        assert connection.execute(count).scalar_one() == before
+    with reading(database) as connection:
+        assert connection.execute(count).scalar_one() == before + 1
