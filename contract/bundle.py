@@ -27,8 +27,11 @@ from contract.imaging import ImageSpec
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
+HALF_MODEL = "model.half.onnx"
 GOLDEN = "golden"
 EXPECTED = f"{GOLDEN}/expected.json"
+GOLDEN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
+"""precision -> largest difference in probability tolerated on golden captures, unless the manifest says otherwise."""
 
 
 class _Strict(BaseModel):
@@ -75,7 +78,7 @@ class Manifest(_Strict):
     calibration: Calibration
     case_policy: CasePolicy
     golden_tolerance: dict[str, float] = Field(
-        default={"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02},
+        default=GOLDEN_TOLERANCE,
         description="largest difference in probability on the golden captures, by the engine's precision",
     )
     reference: dict[str, Any] = Field(

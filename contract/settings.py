@@ -39,12 +39,18 @@ class Settings(BaseSettings):
     republish_seconds: float = Field(
         60, ge=0.2, le=86400, description="age at which an unclaimed chunk's message is taken for lost and sent again"
     )
-    engine: Literal["auto", "openvino"] = Field("auto", description="inference engine of the worker")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="arithmetic of the engine; auto: bfloat16 where the processor computes in it"
+    engine: Literal["auto", "tensorrt", "openvino", "onnxruntime"] = Field(
+        "auto",
+        description="inference engine of the worker; auto: the first that is installed and reproduces the bundle",
     )
-    batch_size: int = Field(32, ge=1, le=1024, description="captures per call of the engine")
-    decoders: int | None = Field(None, ge=1, le=64, description="decoding threads; unset: one per processor core")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="arithmetic of the engine; auto: the fastest in which it reproduces the bundle"
+    )
+    batch_size: int | None = Field(None, ge=1, le=1024, description="captures per call of the engine; unset: measured")
+    decoders: int | None = Field(None, ge=1, le=256, description="decoding threads; unset: measured")
+    chunks_ahead: int | None = Field(
+        None, ge=0, le=64, description="chunks claimed before the one in hand is done; unset: measured"
+    )
     cache_dir: Path | None = Field(None, description="where compiled engines are kept; unset: the user's cache folder")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="log lines for people or for machines")

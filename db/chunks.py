@@ -14,7 +14,7 @@ from contract.errors import LeaseLost
 from contract.outcomes import CaptureRef
 from contract.states import CaptureState, ChunkState
 from db.clock import db_now
-from db.engine import slices, writing
+from db.engine import reading, slices, writing
 from db.lease import Lease, held_by
 from db.models import BundleRow, Capture, Chunk, Event, Run
 from db.results import aggregate_finished_cases, lock_cases
@@ -33,40 +33,70 @@ def claim(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, m
     The attempt is counted and committed before the first byte is decoded, so a capture that kills its worker is
     counted too. A chunk with too many attempts is halved instead; a single capture is quarantined.
     """
-    token = secrets.token_hex(16)
     with writing(engine) as connection:
-        row = connection.execute(
-            update(Chunk)
-            .where(Chunk.id == chunk_id, _claimable())
-            .where(Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
-            .values(
-                state=ChunkState.LEASED,
-                lease_token=token,
-                lease_until=db_now(lease_seconds),
-                attempts=Chunk.attempts + 1,
-                worker=worker,
-            )
-            .returning(Chunk.run_id, Chunk.attempts)
-        ).one_or_none()
-        if row is None:
+        lease = _lease(connection, (Chunk.id == chunk_id) & _claimable(), worker, lease_seconds)
+        if lease is not None and lease.attempt > max_attempts:
+            _give_up(connection, chunk_id, lease.run_id, attempts=lease.attempt - 1)
             return None
-        if row.attempts > max_attempts:
-            _give_up(connection, chunk_id, row.run_id, attempts=row.attempts - 1)
-            return None
-        run = connection.execute(
-            select(Run.root, Run.bundle_digest, BundleRow.path)
-            .join(BundleRow, BundleRow.digest == Run.bundle_digest)
-            .where(Run.id == row.run_id)
-        ).one()
-        captures = connection.execute(
-            select(Capture.id, Capture.path, Capture.size_bytes, Capture.modified_ns)
-            .where(Capture.chunk_id == chunk_id, Capture.state == CaptureState.PENDING)
-            .order_by(Capture.id)
+        return lease
+
+
+def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_seconds: float) -> Lease | None:
+    """Lease the next chunk for this bundle that nobody has had any trouble with yet, if there is one.
+
+    Only such a chunk: one that ended its worker is screened alone from then on, so that what it does is held against
+    no other; and one that was given back (its archive is away, say) waits for its next message.
+    """
+    waiting = (
+        select(Chunk.id)
+        .join(Run, Run.id == Chunk.run_id)
+        .where(Chunk.state == ChunkState.PENDING, Chunk.attempts == 0, Chunk.last_error.is_(None))
+        .where(Run.bundle_digest == bundle_digest, Run.cancelled_at.is_(None))
+        .order_by(Chunk.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=Chunk)
+    )
+    with writing(engine) as connection:
+        return _lease(connection, Chunk.id == waiting.scalar_subquery(), worker, lease_seconds)
+
+
+def attempts_so_far(engine: Engine, chunk_id: int) -> int | None:
+    """How often a chunk was claimed before; None where there is nothing to claim."""
+    with reading(engine) as connection:
+        return connection.execute(select(Chunk.attempts).where(Chunk.id == chunk_id, _claimable())).scalar()
+
+
+def _lease(connection: Connection, which: ColumnElement[bool], worker: str, lease_seconds: float) -> Lease | None:
+    """Lease one chunk of a run that is not cancelled."""
+    token = secrets.token_hex(16)
+    row = connection.execute(
+        update(Chunk)
+        .where(which, Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
+        .values(
+            state=ChunkState.LEASED,
+            lease_token=token,
+            lease_until=db_now(lease_seconds),
+            attempts=Chunk.attempts + 1,
+            worker=worker,
         )
-        return Lease(
-            chunk_id, row.run_id, token, row.attempts, run.root, run.bundle_digest, run.path,
-            tuple(CaptureRef(*capture) for capture in captures),
-        )  # fmt: skip
+        .returning(Chunk.id, Chunk.run_id, Chunk.attempts)
+    ).one_or_none()
+    if row is None:
+        return None
+    run = connection.execute(
+        select(Run.root, Run.bundle_digest, BundleRow.path)
+        .join(BundleRow, BundleRow.digest == Run.bundle_digest)
+        .where(Run.id == row.run_id)
+    ).one()
+    captures = connection.execute(
+        select(Capture.id, Capture.path, Capture.size_bytes, Capture.modified_ns)
+        .where(Capture.chunk_id == row.id, Capture.state == CaptureState.PENDING)
+        .order_by(Capture.id)
+    )
+    return Lease(
+        row.id, row.run_id, token, row.attempts, run.root, run.bundle_digest, run.path,
+        tuple(CaptureRef(*capture) for capture in captures),
+    )  # fmt: skip
 
 
 def heartbeat(engine: Engine, lease: Lease, lease_seconds: float) -> None:
@@ -79,10 +109,10 @@ def heartbeat(engine: Engine, lease: Lease, lease_seconds: float) -> None:
         raise LeaseLost(f"chunk {lease.chunk_id} was leased to another worker")
 
 
-def release(engine: Engine, lease: Lease, *, reason: str, count_attempt: bool) -> None:
+def release(engine: Engine, lease: Lease, *, reason: str | None, count_attempt: bool) -> None:
     """Give a chunk back unfinished; the sweeper sends it again. A lease that is lost already is nothing to give.
 
-    `reason` is shown to whoever watches the run; it names no patient and no capture.
+    `reason` is shown to whoever watches the run; it names no patient and no capture. None: there was no trouble.
     `count_attempt=False` where the chunk is not to blame (its archive is away, the worker is told to stop).
     """
     attempts = Chunk.attempts if count_attempt else Chunk.attempts - 1

@@ -3,19 +3,23 @@ published before it is committed.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
-from sqlalchemy import Connection, Engine, insert, literal, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contract.bundle import Bundle
 from contract.names import display_name
 from contract.states import PASSING, CaptureState
-from db.engine import reading, slices, writing
+from db.engine import insert_many, reading, slices, writing
 from db.models import BundleRow, Capture, Case, Chunk, Event, Patient, Run
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
+AT_A_TIME = 5000
+"""Captures in memory at once, a patient more or less."""
+_PENDING = ("run_id", "case_id", "chunk_id", "path", "path_text", "size_bytes", "modified_ns", "state")
 _COPIED = (
     "path", "path_text", "size_bytes", "modified_ns", "sha256", "state", "reject_code", "reason", "label",
     "probability", "p_all", "probabilities", "cam", "quality", "marks", "novelty", "width", "height", "engine",
@@ -35,36 +39,57 @@ class FoundCapture:
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """What `screen submit` wants written. `root` is the real, absolute path of the archive."""
+    """What `screen submit` wants written. `root` is the real, absolute path of the archive.
+
+    `captures` come patient by patient. They are gone over once, a few thousand at a time: there may be millions.
+    """
 
     root: bytes
     bundle: Bundle
-    captures: Sequence[FoundCapture]
+    captures: Iterable[FoundCapture]
     skipped: Mapping[str, Sequence[str]]
     chunk_size: int
     software_version: str
     everything: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class SubmitPlan:
-    """What a submit does: the cases with something new or changed, with all their captures.
-
-    `reused` maps a capture's path to the id of the earlier row that it is copied from.
+    """What a submit does, in numbers: cases with something new or changed; of their captures those to screen
+    (`pending`) and those copied from an earlier run (`reused`); captures of all other patients (`unchanged`).
     """
 
-    captures: list[FoundCapture]
-    reused: dict[bytes, int]
-    unchanged: int
-    last_run: int | None
+    cases: int = 0
+    pending: int = 0
+    reused: int = 0
+    unchanged: int = 0
+    last_run: int | None = None
 
     @property
-    def cases(self) -> int:
-        return len({one.patient for one in self.captures})
+    def submitted(self) -> int:
+        return self.pending + self.reused
+
+    def count(self, case: "_PlannedCase") -> None:
+        if case.is_touched:
+            self.cases += 1
+            self.pending += len(case.pending)
+            self.reused += len(case.reused)
+        else:
+            self.unchanged += case.captures
+
+
+@dataclass(frozen=True)
+class _PlannedCase:
+    """One patient's captures, sorted: to screen, and ids of earlier rows to copy."""
+
+    patient: str
+    pending: list[FoundCapture]
+    reused: list[int]
+    is_touched: bool
 
     @property
-    def pending(self) -> list[FoundCapture]:
-        return [one for one in self.captures if one.path not in self.reused]
+    def captures(self) -> int:
+        return len(self.pending) + len(self.reused)
 
 
 @dataclass(frozen=True)
@@ -77,44 +102,36 @@ class Submission:
 
     @property
     def created(self) -> bool:
-        return bool(self.plan.captures)
+        return self.plan.cases > 0
 
 
 def plan_submit(engine: Engine, request: SubmitRequest) -> SubmitPlan:
     """What `submit` would do now; writes nothing."""
     with reading(engine) as connection:
-        return _plan(connection, request)
+        plan = SubmitPlan(last_run=_last_run(connection, request))
+        for cases in _planned(connection, request, plan.last_run):
+            for case in cases:
+                plan.count(case)
+        return plan
 
 
 def submit(engine: Engine, request: SubmitRequest) -> Submission:
     """Write the run in one transaction. Two submits of the same archive and bundle wait for one another."""
     with writing(engine) as connection:
         _lock_archive(connection, request)
-        plan = _plan(connection, request)
-        if not plan.captures:
+        plan = SubmitPlan(last_run=_last_run(connection, request))
+        run: _RunWriter | None = None
+        for cases in _planned(connection, request, plan.last_run):
+            for case in cases:
+                plan.count(case)
+            touched = [case for case in cases if case.is_touched]
+            if touched:
+                run = run or _RunWriter(connection, request)
+                run.add(touched)
+        if run is None:
             return Submission(plan.last_run, plan)
-        _ensure_bundle(connection, request.bundle)
-        run_id = connection.execute(
-            insert(Run)
-            .values(
-                bundle_digest=request.bundle.digest,
-                root=request.root,
-                root_text=display_name(request.root),
-                submitted=len(plan.captures),
-                cases=plan.cases,
-                skipped=sum(map(len, request.skipped.values())),
-                software_version=request.software_version,
-            )
-            .returning(Run.id)
-        ).scalar_one()
-        case_ids = _insert_cases(connection, run_id, plan)
-        chunk_ids = _insert_pending(connection, run_id, plan, case_ids, request.chunk_size)
-        _insert_reused(connection, run_id, plan, case_ids)
-        detail = {reason: list(names) for reason, names in request.skipped.items()}
-        connection.execute(
-            insert(Event).values(kind="submitted", run_id=run_id, actor="submit", detail={"skipped": detail})
-        )
-        return Submission(run_id, plan, chunk_ids)
+        run.seal(plan)
+        return Submission(run.id, plan, run.chunk_ids)
 
 
 def _lock_archive(connection: Connection, request: SubmitRequest) -> None:
@@ -125,32 +142,164 @@ def _lock_archive(connection: Connection, request: SubmitRequest) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
-def _plan(connection: Connection, request: SubmitRequest) -> SubmitPlan:
-    """A case is screened anew when one of its captures is new or changed since the last run with this bundle.
-
-    Its unchanged captures are copied from there, because a result must rest on all captures of the patient.
-    """
-    earlier: dict[bytes, tuple[int, int, int, str]] = {}
-    last_run: int | None = None
-    if not request.everything:
-        rows = connection.execute(
-            select(Capture.path, Capture.size_bytes, Capture.modified_ns, Capture.id, Capture.state, Capture.run_id)
-            .join(Run, Run.id == Capture.run_id)
-            .where(Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None))
-            .where(Capture.reject_code.is_(None) | Capture.reject_code.not_in(PASSING))
-            .order_by(Capture.run_id)
+def _last_run(connection: Connection, request: SubmitRequest) -> int | None:
+    """The last run of this archive with this bundle, whose results may be kept."""
+    if request.everything:
+        return None
+    return connection.execute(
+        select(func.max(Run.id)).where(
+            Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None)
         )
-        for path, size, modified, capture_id, state, last_run in rows:  # noqa: B007 - the last one is wanted
-            earlier[path] = (size, modified, capture_id, state)
+    ).scalar()
 
+
+def _planned(connection: Connection, request: SubmitRequest, last_run: int | None) -> Iterator[list[_PlannedCase]]:
+    """All cases of the request, some thousands of captures at a time.
+
+    A case is screened anew when one of its captures is new or changed since the last run with this bundle. Its
+    unchanged captures are copied from there, because a result must rest on all captures of the patient.
+    """
+    by_patient = (list(captures) for _, captures in groupby(request.captures, key=lambda one: one.patient))
+    for cases in _some_thousand(by_patient):
+        earlier = _earlier(connection, request, cases) if last_run is not None else {}
+        yield [_planned_case(captures, earlier) for captures in cases]
+
+
+def _some_thousand(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCapture]]]:
+    some: list[list[FoundCapture]] = []
+    for captures in cases:
+        some.append(captures)
+        if sum(map(len, some)) >= AT_A_TIME:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+_Earlier = dict[bytes, tuple[int, int, int, str]]
+"""path -> size in bytes, modification time in nanoseconds, id and state of its latest row."""
+
+
+def _planned_case(captures: list[FoundCapture], earlier: _Earlier) -> _PlannedCase:
     def is_new(one: FoundCapture) -> bool:
         seen = earlier.get(one.path)
         return seen is None or seen[:2] != (one.size_bytes, one.modified_ns)
 
-    touched = {one.patient for one in request.captures if is_new(one)}
-    wanted = [one for one in request.captures if one.patient in touched]
-    reused = {one.path: earlier[one.path][2] for one in wanted if not is_new(one) and earlier[one.path][3] in REUSABLE}
-    return SubmitPlan(wanted, reused, len(request.captures) - len(wanted), last_run)
+    kept = [one for one in captures if not is_new(one) and earlier[one.path][3] in REUSABLE]
+    paths = {one.path for one in kept}
+    return _PlannedCase(
+        patient=display_name(captures[0].patient),
+        pending=[one for one in captures if one.path not in paths],
+        reused=[earlier[one.path][2] for one in kept],
+        is_touched=any(map(is_new, captures)),
+    )
+
+
+def _earlier(connection: Connection, request: SubmitRequest, cases: Sequence[list[FoundCapture]]) -> _Earlier:
+    """The latest rows of these patients' captures in earlier runs of this archive with this bundle."""
+    found: _Earlier = {}
+    for some in slices([display_name(captures[0].patient) for captures in cases], 500):
+        rows = connection.execute(
+            select(Capture.path, Capture.size_bytes, Capture.modified_ns, Capture.id, Capture.state)
+            .join(Case, Case.id == Capture.case_id)
+            .join(Patient, Patient.id == Case.patient_id)
+            .join(Run, Run.id == Case.run_id)
+            .where(Patient.external_id.in_(some))
+            .where(Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None))
+            .where(Capture.reject_code.is_(None) | Capture.reject_code.not_in(PASSING))
+            .order_by(Capture.run_id)
+        )
+        found |= {path: (size, modified, capture_id, state) for path, size, modified, capture_id, state in rows}
+    return found
+
+
+class _RunWriter:
+    """Writes a run piece by piece within one transaction; its row is sealed with the numbers at the end."""
+
+    def __init__(self, connection: Connection, request: SubmitRequest) -> None:
+        self._connection = connection
+        self._request = request
+        self._waiting: list[tuple[int, FoundCapture]] = []
+        self.chunk_ids: list[int] = []
+        _ensure_bundle(connection, request.bundle)
+        self.id: int = connection.execute(
+            insert(Run)
+            .values(
+                bundle_digest=request.bundle.digest,
+                root=request.root,
+                root_text=display_name(request.root),
+                submitted=0,
+                cases=0,
+                skipped=sum(map(len, request.skipped.values())),
+                software_version=request.software_version,
+            )
+            .returning(Run.id)
+        ).scalar_one()
+
+    def add(self, cases: Sequence[_PlannedCase]) -> None:
+        """Write these cases with their captures; chunks are cut across them."""
+        case_ids = self._insert_cases(cases)
+        for case in cases:
+            self._waiting += [(case_ids[case.patient], one) for one in case.pending]
+        size = self._request.chunk_size
+        full = len(self._waiting) // size * size
+        self._insert_chunks(self._waiting[:full])
+        self._waiting = self._waiting[full:]
+        for case in cases:
+            self._insert_reused(case_ids[case.patient], case.reused)
+
+    def seal(self, plan: SubmitPlan) -> None:
+        """Write the rest and the run's numbers."""
+        self._insert_chunks(self._waiting)
+        self._connection.execute(
+            update(Run).where(Run.id == self.id).values(submitted=plan.submitted, cases=plan.cases)
+        )
+        detail = {reason: list(names) for reason, names in self._request.skipped.items()}
+        self._connection.execute(
+            insert(Event).values(kind="submitted", run_id=self.id, actor="submit", detail={"skipped": detail})
+        )
+
+    def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
+        patient_ids = _ensure_patients(self._connection, [case.patient for case in cases])
+        rows = self._connection.execute(
+            insert(Case).returning(Case.id, Case.patient_id),
+            [
+                {"run_id": self.id, "patient_id": patient_ids[case.patient], "submitted": case.captures}
+                for case in cases
+            ],
+        )
+        case_of = {patient_id: case_id for case_id, patient_id in rows}
+        return {case.patient: case_of[patient_ids[case.patient]] for case in cases}
+
+    def _insert_chunks(self, captures: Sequence[tuple[int, FoundCapture]]) -> None:
+        pieces = slices(captures, self._request.chunk_size)
+        if not pieces:
+            return
+        chunk_ids = list(
+            self._connection.execute(
+                insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True),
+                [{"run_id": self.id, "captures": len(piece)} for piece in pieces],
+            ).scalars()
+        )
+        self.chunk_ids += chunk_ids
+        rows = (
+            (
+                self.id, case_id, chunk_id, one.path, display_name(one.path), one.size_bytes, one.modified_ns,
+                CaptureState.PENDING.value,
+            )
+            for chunk_id, piece in zip(chunk_ids, pieces, strict=True)
+            for case_id, one in piece
+        )  # fmt: skip
+        insert_many(self._connection, Capture.__table__, _PENDING, rows)
+
+    def _insert_reused(self, case_id: int, capture_ids: Sequence[int]) -> None:
+        """Copy the rows of unchanged captures within the database."""
+        columns = [Capture.__table__.c[name] for name in _COPIED]
+        for some in slices(capture_ids, 500):
+            copied = select(literal(self.id), literal(case_id), Capture.id, *columns).where(Capture.id.in_(some))
+            self._connection.execute(
+                insert(Capture).from_select(["run_id", "case_id", "reused_from", *_COPIED], copied)
+            )
 
 
 def _ensure_bundle(connection: Connection, bundle: Bundle) -> None:
@@ -165,20 +314,6 @@ def _ensure_bundle(connection: Connection, bundle: Bundle) -> None:
         connection.execute(update(BundleRow).where(BundleRow.digest == bundle.digest).values(path=path))
 
 
-def _insert_cases(connection: Connection, run_id: int, plan: SubmitPlan) -> dict[bytes, int]:
-    sizes: dict[bytes, int] = {}
-    for one in plan.captures:
-        sizes[one.patient] = sizes.get(one.patient, 0) + 1
-    external = {patient: display_name(patient) for patient in sizes}
-    patient_ids = _ensure_patients(connection, list(external.values()))
-    rows = connection.execute(
-        insert(Case).returning(Case.id, Case.patient_id),
-        [{"run_id": run_id, "patient_id": patient_ids[external[p]], "submitted": n} for p, n in sizes.items()],
-    )
-    case_of = {patient_id: case_id for case_id, patient_id in rows}
-    return {patient: case_of[patient_ids[external[patient]]] for patient in sizes}
-
-
 def _ensure_patients(connection: Connection, external_ids: Sequence[str]) -> dict[str, int]:
     upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     found: dict[str, int] = {}
@@ -190,47 +325,3 @@ def _ensure_patients(connection: Connection, external_ids: Sequence[str]) -> dic
         rows = connection.execute(select(Patient.external_id, Patient.id).where(Patient.external_id.in_(some)))
         found |= dict(rows.all())
     return found
-
-
-def _insert_pending(
-    connection: Connection, run_id: int, plan: SubmitPlan, case_ids: Mapping[bytes, int], chunk_size: int
-) -> list[int]:
-    pieces = slices(plan.pending, chunk_size)
-    if not pieces:
-        return []
-    chunk_ids = list(
-        connection.execute(
-            insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True),
-            [{"run_id": run_id, "captures": len(piece)} for piece in pieces],
-        ).scalars()
-    )
-    for chunk_id, piece in zip(chunk_ids, pieces, strict=True):
-        connection.execute(
-            insert(Capture),
-            [
-                {
-                    "run_id": run_id,
-                    "case_id": case_ids[one.patient],
-                    "chunk_id": chunk_id,
-                    "path": one.path,
-                    "path_text": display_name(one.path),
-                    "size_bytes": one.size_bytes,
-                    "modified_ns": one.modified_ns,
-                }
-                for one in piece
-            ],
-        )
-    return chunk_ids
-
-
-def _insert_reused(connection: Connection, run_id: int, plan: SubmitPlan, case_ids: Mapping[bytes, int]) -> None:
-    """Copy the rows of unchanged captures, case by case, within the database."""
-    by_case: dict[int, list[int]] = {}
-    for one in plan.captures:
-        if one.path in plan.reused:
-            by_case.setdefault(case_ids[one.patient], []).append(plan.reused[one.path])
-    columns = [Capture.__table__.c[name] for name in _COPIED]
-    for case_id, capture_ids in by_case.items():
-        for some in slices(capture_ids, 500):
-            copied = select(literal(run_id), literal(case_id), Capture.id, *columns).where(Capture.id.in_(some))
-            connection.execute(insert(Capture).from_select(["run_id", "case_id", "reused_from", *_COPIED], copied))

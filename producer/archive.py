@@ -5,7 +5,9 @@ not be UTF-8. Errors while listing a folder stop the walk: a folder that cannot 
 """
 
 import errno
+import marshal
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,20 +21,52 @@ from db.submission import FoundCapture
 JUNK_NAMES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b".ds_store", b"$recycle.bin", b".directory"})
 """In lower case. Names that begin with a dot, files and folders, are junk as well (`._*`: macOS resource forks)."""
 JUNK_FOLDERS = frozenset({b"__macosx", b"@eadir", b"$recycle.bin", b"system volume information"})
+IN_MEMORY_BYTES = 32 * 2**20
+_Found = tuple[bytes, int, int]
+"""Path relative to the root, size in bytes, modification time in nanoseconds."""
 _SUFFIXES = frozenset(suffix.encode() for suffix in SUFFIXES)
+
+
+class FoundCaptures:
+    """The captures of an archive, patient by patient, in the order of their paths' bytes; may be gone over repeatedly.
+
+    Beyond some tens of megabytes they lie in a temporary file: a million captures take no more memory than a thousand.
+    """
+
+    def __init__(self) -> None:
+        self._spool = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - lives as long as this
+        self._length = 0
+        self.patients = 0
+
+    def add(self, patient: bytes, captures: list[_Found]) -> None:
+        """One patient's captures, all at once."""
+        captures.sort()
+        marshal.dump((patient, captures), self._spool)
+        self._length += len(captures)
+        self.patients += 1
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[FoundCapture]:
+        self._spool.seek(0)
+        for _ in range(self.patients):
+            patient, captures = marshal.load(self._spool)  # noqa: S302 - our own temporary file
+            for path, size_bytes, modified_ns in captures:
+                yield FoundCapture(path, patient, size_bytes, modified_ns)
 
 
 @dataclass
 class Archive:
-    """What a walk found, in the order of the paths' bytes, so that the same folder always gives the same chunks."""
+    """What a walk found. The same folder always gives the same captures in the same order, hence the same chunks."""
 
     root: bytes
-    captures: list[FoundCapture] = field(default_factory=list)
+    captures: FoundCaptures = field(default_factory=FoundCaptures)
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def patients(self) -> int:
-        return len({one.patient for one in self.captures})
+        return self.captures.patients
 
     def skip(self, reason: SkipReason, path: bytes) -> None:
         self.skipped.setdefault(reason, []).append(display_name(path))
@@ -47,9 +81,13 @@ def walk_archive(folder: Path) -> Archive:
     shown = display_name(os.fsencode(folder))
     _check_root(shown, root)
     archive = Archive(root)
-    for path, entry in _entries(root, b""):
-        _sort_in(archive, path, entry)
-    archive.captures.sort(key=lambda one: one.path)
+    for entry in _listed(root, b""):
+        if _is_folder(entry, entry.name) and not _is_junk(entry.name):
+            found = [one for below in _below(root, entry.name) if (one := _sorted_in(archive, *below))]
+            if found:
+                archive.captures.add(entry.name, found)
+        else:
+            _sorted_in(archive, entry.name, entry)
     if not archive.captures:
         _refuse_empty(shown, archive)
     return archive
@@ -62,17 +100,20 @@ def _check_root(folder: str, root: bytes) -> None:
         raise ArchiveError(f"{folder} is a file; name the folder that holds one folder per patient")
 
 
-def _entries(root: bytes, below: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-    """Every entry below `root/below` that is no real folder, with its path relative to `root`; depth first."""
-    folders = [below]
+def _listed(root: bytes, folder: bytes) -> list[os.DirEntry[bytes]]:
+    try:
+        with os.scandir(os.path.join(root, folder)) as listing:  # noqa: PTH118 - bytes
+            return sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _cannot_list(folder, error) from None
+
+
+def _below(root: bytes, folder: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+    """Every entry below `root/folder` that is no real folder, with its path relative to `root`."""
+    folders = [folder]
     while folders:
         folder = folders.pop()
-        try:
-            with os.scandir(os.path.join(root, folder)) as listing:  # noqa: PTH118 - bytes
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            raise _cannot_list(folder, error) from None
-        for entry in entries:
+        for entry in _listed(root, folder):
             path = os.path.join(folder, entry.name)  # noqa: PTH118 - bytes
             if _is_folder(entry, path) and not _is_junk(entry.name):
                 folders.append(path)
@@ -91,19 +132,19 @@ def _is_junk(name: bytes) -> bool:
     return name.startswith(b".") or name.lower() in JUNK_NAMES | JUNK_FOLDERS
 
 
-def _sort_in(archive: Archive, path: bytes, entry: os.DirEntry[bytes]) -> None:
+def _sorted_in(archive: Archive, path: bytes, entry: os.DirEntry[bytes]) -> _Found | None:
+    """The entry if it is a capture; else it is noted with the reason why it was passed over."""
     try:
         reason = _why_skipped(path, entry)
         if reason is not None:
             archive.skip(reason, path)
-            return
+            return None
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:  # removed while we were walking: it is not in the archive
-        return
+        return None
     except OSError as error:
         raise _cannot_list(path, error) from None
-    patient = path.split(b"/", 1)[0]
-    archive.captures.append(FoundCapture(path, patient, status.st_size, status.st_mtime_ns))
+    return path, status.st_size, status.st_mtime_ns
 
 
 def _why_skipped(path: bytes, entry: os.DirEntry[bytes]) -> SkipReason | None:

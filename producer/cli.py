@@ -18,7 +18,7 @@ COMMANDS = {
     "report": ("producer.commands.report:report", "Results of a run: table, JSON, CSV or HTML."),
     "worker": ("worker.command:worker", "Start a worker on this machine."),
     "db": ("producer.commands.database:database", "Create, upgrade or check the database."),
-    "bundle": ("producer.commands.bundle:bundle", "Show or verify a bundle."),
+    "bundle": ("worker.bundle_command:bundle", "Show, verify or compile a bundle."),
     "synth": ("trainer.synth.command:synth", "Write synthetic captures: drawings of smears."),
     "train": ("trainer.commands.train:train", "Train a network and export its bundle."),
     "evaluate": ("trainer.commands.evaluate:evaluate", "Score a bundle on other labelled captures."),

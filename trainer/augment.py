@@ -208,8 +208,11 @@ class Mixer:
 
 
 def to_unit(captures: Tensor) -> Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in 0..1; the permuted view is channels last already."""
-    return captures.permute(0, 3, 1, 2).float().div_(255)
+    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in 0..1; the permuted view is channels last already.
+
+    Cast first: exported, TensorRT permutes no bytes.
+    """
+    return captures.float().permute(0, 3, 1, 2).div_(255)
 
 
 def resize(x: Tensor, size: int) -> Tensor:

@@ -168,6 +168,7 @@ class ExportTable(_Table):
     """[export]: what the bundle holds."""
 
     precision: Literal["full", "half"] = Field("full", description="how weights are stored; arithmetic is float32")
+    half_graph: bool = Field(True, description="also write model.half.onnx, in half-precision arithmetic, for TensorRT")
     weights: bool = Field(True, description="also write model.safetensors, for further training")
     golden: int = Field(8, ge=1, le=64, description="captures whose outputs every engine must reproduce")
     test_time_flips: Literal[1, 2, 4] = Field(

@@ -5,6 +5,7 @@ torch and ONNX Runtime must agree -> validation and test scored through the grap
 -> robustness audit, reference statistics, figures, report -> bundle.json, last -> renamed into place
 """
 
+import copy
 import importlib.metadata
 import platform
 import shutil
@@ -22,6 +23,8 @@ from safetensors.torch import save_file
 from contract.bundle import (
     EXPECTED,
     GOLDEN,
+    GOLDEN_TOLERANCE,
+    HALF_MODEL,
     MODEL,
     Bundle,
     Calibration,
@@ -32,7 +35,7 @@ from contract.bundle import (
     write_manifest,
 )
 from contract.errors import ExportError
-from contract.imaging import decode
+from contract.imaging import ImageSpec, decode
 from trainer import assess, figures, metrics, pictures, reference, report, shortcuts, splits
 from trainer.augment import to_unit
 from trainer.cache import DecodedCaptures
@@ -41,7 +44,7 @@ from trainer.data import SPLITS, LabelledData
 from trainer.fit import Fitted
 from trainer.fold import folded
 from trainer.graph import BATCH, GraphRunner, export_graph, graph_outputs
-from trainer.model import Exportable, Network, multiply_adds, parameter_count, round_to_half
+from trainer.model import Exportable, HalfBackbone, Network, multiply_adds, parameter_count, round_to_half
 from trainer.progress import bar
 from trainer.splits import Split
 from trainer.thresholds import fit_case_policy
@@ -110,6 +113,8 @@ def _write_files(trained: Trained, folder: Path) -> None:
     export_graph(exportable, config.image.size, folder / MODEL, half=half)
     runner = GraphRunner(folder / MODEL, graph_outputs(exportable))
     write_golden(trained, exportable, runner, folder)
+    if config.export.half_graph:
+        write_half_graph(exportable, config.image, folder)
     if config.export.weights:
         state = {name: value.contiguous() for name, value in trained.fitted.network.state_dict().items()}
         save_file(state, folder / WEIGHTS)
@@ -166,6 +171,29 @@ def write_golden(trained: Trained, exportable: Exportable, runner: GraphRunner, 
         captures.append(pixels)
     check_agreement(exportable, runner, np.stack(captures))
     (folder / EXPECTED).write_text(GoldenSet(captures=golden).model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def write_half_graph(exportable: Exportable, image: ImageSpec, folder: Path) -> None:
+    """Write model.half.onnx: the backbone's arithmetic in half precision, for engines that take types from the graph.
+
+    Raises ExportError if a golden capture gets another label by it, or a probability that is further off than a bundle
+    tolerates in half precision: a value that half precision cannot hold, most likely.
+    """
+    halved = copy.deepcopy(exportable)
+    halved.network.backbone = HalfBackbone(halved.network.backbone)
+    export_graph(halved, image.size, folder / HALF_MODEL, half=False)
+    golden = GoldenSet.model_validate_json((folder / EXPECTED).read_bytes()).captures
+    pixels = np.stack([decode((folder / GOLDEN / one.file).read_bytes(), image).pixels for one in golden])
+    expected = np.array([one.probabilities for one in golden])
+    found = GraphRunner(folder / HALF_MODEL, graph_outputs(exportable)).probabilities(pixels)
+    difference = float(np.abs(found - expected).max())
+    tolerance = GOLDEN_TOLERANCE["float16"]
+    if not difference <= tolerance or (found.argmax(1) != expected.argmax(1)).any():
+        raise ExportError(
+            f"in half precision the golden captures' probabilities differ by {difference:.2g}, more than "
+            f"{tolerance:g}, or a label does; set export.half_graph = false and train on from the checkpoint: "
+            "TensorRT then runs the bundle in float32"
+        )
 
 
 def check_agreement(exportable: Exportable, runner: GraphRunner, captures: NDArray[np.uint8]) -> None:

@@ -53,6 +53,20 @@ class LinearHead(nn.Module):
         return self.classifier(self.dropout(features))
 
 
+class HalfBackbone(nn.Module):
+    """A backbone that computes in half precision between float32 ends: normalisation before it and head behind it."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone.half()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.backbone.forward_features(x.half()).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(x.half()).float()
+
+
 class Network(nn.Module):
     """float [N, 3, S, S] in 0..1 -> logits [N, labels]. All colour handling is inside, so that it is exported.
 

@@ -1,27 +1,43 @@
-"""The path of one chunk inside the worker: read and decode in threads -> batch -> engine -> outcomes.
+"""The path of a chunk inside the worker: read and decode in threads -> batch -> engine -> outcomes.
 
-Knows no Celery and no SQL. Decoding runs ahead of the engine by a bounded number of captures, so the engine waits as
-little as the decoders allow and memory does not grow with the chunk.
+Knows no Celery and no SQL. Chunks follow one another without a gap: while the engine works on the last batches of one,
+the next is read and decoded. How far decoding runs ahead is bounded, so memory does not grow with the archive.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
+import structlog
 
 from contract.bundle import Manifest
 from contract.errors import CaptureRejected, EngineError
-from contract.imaging import Decoded, decode
+from contract.imaging import Decoded, RGBImage, decode
 from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
-from worker.engines.base import Engine, Predictions
+from worker.engines.base import DeviceMemoryFull, Engine, Pending, Predictions, infer_in_halves
 from worker.reading import check_archive, read_capture
 
+log = structlog.get_logger(__name__)
+
 LOOK_AHEAD_BATCHES = 2
-"""Batches that may lie decoded, or be decoding, while the engine works on one."""
+"""Batches that may lie decoded, or be decoding, besides those that the engine has."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A chunk to screen: its captures below `root`. `check` is called before each batch and may raise to stop it (its
+    lease is lost, say). `owner` is the caller's own and comes back with the result.
+    """
+
+    root: bytes
+    captures: Sequence[CaptureRef]
+    check: Callable[[], None] = lambda: None
+    owner: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +49,50 @@ class _Ready:
     decoded: Decoded
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What became of a capture in a decoder's thread, and the seconds that it took there."""
+
+    found: _Ready | Rejected
+    read_s: float
+    decode_s: float
+
+
+@dataclass
+class _Chunk:
+    """A chunk on its way. `error` is what stopped it: nothing of it counts then."""
+
+    work: Work
+    began: float
+    screened: list[Screened] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "decode", "wait", "infer"), 0.0))
+    error: Exception | None = None
+    all_started: bool = False
+    flying: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.all_started and self.flying == 0
+
+
 @dataclass(frozen=True)
+class _Batch:
+    """Decoded captures of one chunk under way in the engine."""
+
+    chunk: _Chunk
+    captures: list[_Ready]
+    pixels: RGBImage
+    pending: Pending
+    began: float
+
+
+_Decoding = tuple[_Chunk, Future[_Read] | None]
+"""A capture with its decoder, or the end of its chunk."""
+Result = tuple[Work, ChunkOutcome | Exception]
+
+
+@dataclass
 class Pipeline:
     """Screens chunks with one engine. `decoders` is the thread pool that reads and decodes."""
 
@@ -42,73 +101,145 @@ class Pipeline:
     decoders: ThreadPoolExecutor
     batch_size: int
 
-    def screen(
-        self, root: bytes, captures: Sequence[CaptureRef], check: Callable[[], None] = lambda: None
-    ) -> ChunkOutcome:
-        """Screen the captures below `root`; each ends as screened or rejected, in the order given.
+    def run(self, source: Callable[[], Work | None]) -> Iterator[Result]:
+        """Screen what `source` gives until it has nothing; each chunk comes back with its outcome or what stopped it.
 
-        `check` is called before each batch and may raise to stop early (the lease is lost, say).
-
-        Raises ArchiveUnavailable and EngineError: then nothing of the chunk counts as done.
+        `source` is asked as soon as there is room for another capture, so the next chunk is decoded while the engine
+        still works on the one before. Every capture of an outcome ends as screened or rejected, in the order given.
+        An error of one chunk (ArchiveUnavailable, EngineError, what its `check` raises, ...) stops that one alone.
         """
-        check_archive(root)
-        screened: list[Screened] = []
-        rejected: list[Rejected] = []
-        waited = inferred = 0.0
-        started = mark = time.perf_counter()
-        for batch, bad in self._batches(root, captures):
-            waited += time.perf_counter() - mark
-            check()
-            mark = time.perf_counter()
-            rejected += bad
-            if batch:
-                pixels = np.stack([one.decoded.pixels for one in batch])
-                screened += self._outcomes(batch, self.engine.infer(pixels))
-            inferred += time.perf_counter() - mark
-            mark = time.perf_counter()
-        seconds = {"wait": waited, "infer": inferred, "total": time.perf_counter() - started}
-        return ChunkOutcome(
-            screened,
-            rejected,
+        flying: deque[_Batch] = deque()
+        free_since = time.perf_counter()  # when the engine last finished a batch
+        for chunk, captures, is_last in self._batches(source):
+            if captures and len(flying) == self.engine.depth:
+                yield from self._fetch(flying.popleft(), free_since)
+                free_since = time.perf_counter()
+            if captures and chunk.error is None:
+                if not flying:
+                    chunk.seconds["wait"] += time.perf_counter() - max(free_since, chunk.began)
+                self._start(flying, chunk, captures)
+            chunk.all_started = is_last
+            if chunk.ended:
+                yield self._result(chunk)
+        while flying:
+            yield from self._fetch(flying.popleft(), free_since)
+            free_since = time.perf_counter()
+
+    def _batches(self, source: Callable[[], Work | None]) -> Iterator[tuple[_Chunk, list[_Ready], bool]]:
+        """Batches of decoded captures, none of two chunks, and whether it is the chunk's last: that one may be short,
+        or empty.
+        """
+        feed: Iterator[_Decoding] = iter(())
+        ahead: deque[_Decoding] = deque()
+        batch: list[_Ready] = []
+        while True:
+            room = (LOOK_AHEAD_BATCHES + self.engine.depth) * self.batch_size - len(ahead) - len(batch)
+            while room > 0:
+                some = list(islice(feed, room))
+                ahead.extend(some)
+                room -= len(some)
+                if room > 0:
+                    work = source()
+                    if work is None:
+                        break
+                    feed = self._feed(work)
+            if not ahead:
+                return
+            chunk, future = ahead.popleft()
+            if future is not None:
+                self._collect(chunk, future, batch)
+            if future is None or len(batch) >= self.batch_size:
+                yield chunk, batch, future is None
+                batch = []
+
+    def _feed(self, work: Work) -> Iterator[_Decoding]:
+        """A chunk's captures handed to the decoders, one by one; None marks the end."""
+        chunk = _Chunk(work, time.perf_counter())
+        try:
+            check_archive(work.root)
+        except Exception as error:
+            chunk.error = error
+        for capture in work.captures:
+            if chunk.error is not None:
+                break
+            yield chunk, self.decoders.submit(self._read_and_decode, chunk, capture)
+        yield chunk, None
+
+    def _collect(self, chunk: _Chunk, future: Future[_Read], batch: list[_Ready]) -> None:
+        if chunk.error is not None:
+            future.cancel()
+            return
+        try:
+            done = future.result()
+        except Exception as error:
+            chunk.error = error
+            batch.clear()
+            return
+        chunk.seconds["read"] += done.read_s
+        chunk.seconds["decode"] += done.decode_s
+        if isinstance(done.found, Rejected):
+            chunk.rejected.append(done.found)
+        else:
+            batch.append(done.found)
+
+    def _read_and_decode(self, chunk: _Chunk, capture: CaptureRef) -> _Read:
+        sha256: str | None = None
+        began = read_at = time.perf_counter()
+        found: _Ready | Rejected
+        try:
+            read = read_capture(chunk.work.root, capture.path, capture.size_bytes, capture.modified_ns)
+            sha256, read_at = read.sha256, time.perf_counter()
+            found = _Ready(capture, sha256, decode(read.data, self.manifest.image))
+        except CaptureRejected as error:
+            found = Rejected(capture.id, error.code, str(error), sha256)
+        return _Read(found, read_at - began, time.perf_counter() - read_at)
+
+    def _start(self, flying: deque[_Batch], chunk: _Chunk, captures: list[_Ready]) -> None:
+        try:
+            chunk.work.check()
+            began = time.perf_counter()
+            pixels = np.stack([one.decoded.pixels for one in captures])
+            try:
+                pending = self.engine.start(pixels)
+            except DeviceMemoryFull:
+                pending = self._in_halves(pixels)
+        except Exception as error:
+            chunk.error = error
+        else:
+            chunk.flying += 1
+            flying.append(_Batch(chunk, captures, pixels, pending, began))
+
+    def _in_halves(self, pixels: RGBImage) -> Pending:
+        """The device has no room for such a batch: this one goes in smaller ones, and those to come are smaller."""
+        self.batch_size = max(1, min(self.batch_size, len(pixels) // 2))
+        log.warning("device memory is full; smaller batches from here on", batch=self.batch_size)
+        return lambda: infer_in_halves(self.engine, pixels)
+
+    def _fetch(self, batch: _Batch, free_since: float) -> Iterator[Result]:
+        chunk = batch.chunk
+        chunk.flying -= 1
+        try:
+            try:
+                found = batch.pending()
+            except DeviceMemoryFull:
+                found = self._in_halves(batch.pixels)()
+            chunk.screened += self._outcomes(batch.captures, found)
+        except Exception as error:
+            chunk.error = chunk.error or error
+        chunk.seconds["infer"] += time.perf_counter() - max(batch.began, free_since)
+        if chunk.ended:
+            yield self._result(chunk)
+
+    def _result(self, chunk: _Chunk) -> Result:
+        if chunk.error is not None:
+            return chunk.work, chunk.error
+        seconds = {**chunk.seconds, "total": time.perf_counter() - chunk.began}
+        return chunk.work, ChunkOutcome(
+            chunk.screened,
+            chunk.rejected,
             f"{self.engine.name}/{self.engine.precision}",
             {name: round(value, 4) for name, value in seconds.items()},
         )
-
-    def _batches(self, root: bytes, captures: Sequence[CaptureRef]) -> Iterator[tuple[list[_Ready], list[Rejected]]]:
-        """Full batches of decoded captures, with those rejected on the way; the last batch may be short."""
-        ahead: deque[Future[_Ready | Rejected]] = deque()
-        waiting = iter(captures)
-        batch: list[_Ready] = []
-        bad: list[Rejected] = []
-        try:
-            while True:
-                room = (LOOK_AHEAD_BATCHES + 1) * self.batch_size - len(batch) - len(ahead)
-                for capture in islice(waiting, room):
-                    ahead.append(self.decoders.submit(self._read_and_decode, root, capture))
-                if not ahead:
-                    break
-                done = ahead.popleft().result()
-                if isinstance(done, Rejected):
-                    bad.append(done)
-                else:
-                    batch.append(done)
-                if len(batch) == self.batch_size:
-                    yield batch, bad
-                    batch, bad = [], []
-            if batch or bad:
-                yield batch, bad
-        finally:
-            for future in ahead:
-                future.cancel()
-
-    def _read_and_decode(self, root: bytes, capture: CaptureRef) -> _Ready | Rejected:
-        sha256: str | None = None
-        try:
-            read = read_capture(root, capture.path, capture.size_bytes, capture.modified_ns)
-            sha256 = read.sha256
-            return _Ready(capture, read.sha256, decode(read.data, self.manifest.image))
-        except CaptureRejected as error:
-            return Rejected(capture.id, error.code, str(error), sha256)
 
     def _outcomes(self, batch: Sequence[_Ready], predictions: Predictions) -> list[Screened]:
         probabilities = predictions.probabilities

@@ -97,13 +97,13 @@ def name_skipped(found: Archive) -> None:
 
 def _tell(found: Archive, plan: SubmitPlan, submission: Submission | None) -> None:
     head = f"{len(found.captures)} captures of {found.patients} patients: "
-    if not plan.captures:
+    if not plan.cases:
         say(head + f"nothing new; all were submitted before with this bundle, last in run {plan.last_run}")
         return
     verb = "would screen" if submission is None else f"run {submission.run_id} screens"
-    parts = [f"{verb} {len(plan.pending)} of {plan.cases} patients"]
+    parts = [f"{verb} {plan.pending} of {plan.cases} patients"]
     if plan.reused:
-        parts.append(f"{len(plan.reused)} unchanged captures of these patients keep their results")
+        parts.append(f"{plan.reused} unchanged captures of these patients keep their results")
     if plan.unchanged:
         parts.append(f"{plan.unchanged} captures belong to patients without anything new")
     if submission is not None:
@@ -117,9 +117,9 @@ def _as_json(found: Archive, plan: SubmitPlan, submission: Submission | None) ->
         "created": submission.created if submission else False,
         "captures": len(found.captures),
         "patients": found.patients,
-        "to_screen": len(plan.pending),
+        "to_screen": plan.pending,
         "cases": plan.cases,
-        "reused": len(plan.reused),
+        "reused": plan.reused,
         "unchanged": plan.unchanged,
         "chunks": len(submission.chunk_ids) if submission else None,
         "skipped": found.skipped,

@@ -1,5 +1,8 @@
 """What one worker process does with a chunk, without Celery: real database, real engine, real files."""
 
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,14 +11,16 @@ from sqlalchemy import Engine, select
 from contract.bundle import Bundle
 from contract.errors import StorageFault
 from contract.settings import Settings
-from db.chunks import sweep
+from db.chunks import claim, claim_ahead, release, sweep
 from db.engine import reading
 from db.models import Capture, Chunk
 from db.queries import case_results, ended_badly, progress
 from db.submission import submit
 from producer.archive import walk_archive
 from tests.support.archives import write_archive
+from tests.support.bundles import colour_bundle
 from tests.support.runs import request
+from tests.support.waiting import wait_until
 from worker import pipeline
 from worker.process import WorkerProcess
 
@@ -26,9 +31,13 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def process(database: Engine, tmp_path: Path) -> WorkerProcess:
+def process(database: Engine, tmp_path: Path) -> Iterator[WorkerProcess]:
     url = database.url.render_as_string(hide_password=False)
-    return WorkerProcess(Settings(database_url=url, cache_dir=tmp_path / "cache", max_attempts=2, decoders=2))
+    made = WorkerProcess(
+        Settings(database_url=url, cache_dir=tmp_path / "cache", max_attempts=2, decoders=2, chunks_ahead=1)
+    )
+    yield made
+    made.close()
 
 
 def submitted(database: Engine, bundle: Bundle, archive: Path) -> int:
@@ -120,3 +129,148 @@ def test_a_cache_folder_that_cannot_be_made_costs_no_attempt(
         assert connection.execute(select(Chunk.state, Chunk.attempts)).all() == [("pending", 0)]
     screen_all(database, WorkerProcess(Settings(database_url=url, cache_dir=tmp_path / "cache")), rounds=1)
     assert progress(database, run).screened == 8
+
+
+# Chunks in hand
+
+
+@pytest.fixture
+def many(database: Engine, bundle: Bundle, tmp_path: Path) -> int:
+    """A run of 6 chunks of 4 captures."""
+    archive = write_archive(tmp_path / "many", {f"P{n}": "Pro" for n in range(6)}, captures=4)
+    found = walk_archive(archive)
+    run = submit(database, request(bundle, found.captures, chunk_size=4, root=found.root)).run_id
+    assert run is not None
+    return run
+
+
+def chunks(database: Engine, run: int) -> list[tuple[int, str, int, str | None]]:
+    """Id, state, attempts and what was last wrong, in the order of ids."""
+    with reading(database) as connection:
+        columns = (Chunk.id, Chunk.state, Chunk.attempts, Chunk.last_error)
+        return [
+            tuple(row) for row in connection.execute(select(*columns).where(Chunk.run_id == run).order_by(Chunk.id))
+        ]
+
+
+def leased(database: Engine, run: int) -> int:
+    return [row[1] for row in chunks(database, run)].count("leased")
+
+
+class Gate:
+    """Holds the pipeline in the decoding of chosen captures until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = threading.Event()
+        self.reached = threading.Event()
+        self.held = b""
+        real = pipeline.read_capture
+
+        def read(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> object:
+            if self.held and self.held in path:
+                self.reached.set()
+                assert self.opened.wait(60)
+            return real(root, path, size_bytes, modified_ns)
+
+        monkeypatch.setattr(pipeline, "read_capture", read)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    made = Gate(monkeypatch)
+    yield made
+    made.opened.set()
+
+
+@pytest.fixture
+def asked(process: WorkerProcess, gate: Gate) -> Iterator[Callable[[int], Future[None]]]:
+    """Asks for a chunk as Celery's thread does, in a thread of the test's. Ends after the gate has been opened."""
+    with ThreadPoolExecutor(4) as pool:
+        yield lambda chunk_id: pool.submit(process.screen_chunk, chunk_id)
+        gate.opened.set()
+
+
+def test_while_one_chunk_is_screened_the_next_is_claimed_and_no_more(
+    database: Engine, many: int, gate: Gate, asked: Callable[[int], Future[None]]
+) -> None:
+    first, *_ = [row[0] for row in chunks(database, many)]
+    gate.held = b"P0/"
+    done = asked(first)
+    assert gate.reached.wait(60)
+    wait_until(lambda: leased(database, many) == 2, what="the next chunk's lease")
+    with pytest.raises(AssertionError, match="in vain"):
+        wait_until(lambda: leased(database, many) > 2, 1)
+    gate.opened.set()
+    done.result(60)
+    assert chunks(database, many)[0][1] == "done"
+
+
+def test_asked_for_one_chunk_after_another_every_capture_is_screened_once(
+    database: Engine, many: int, process: WorkerProcess
+) -> None:
+    for row in chunks(database, many):
+        process.screen_chunk(row[0])
+    process.close()
+    assert [(state, attempts) for _, state, attempts, _ in chunks(database, many)] == [("done", 1)] * 6
+    now = progress(database, many)
+    assert (now.screened, now.finished) == (24, True)
+
+
+def test_a_chunk_that_was_tried_before_is_screened_alone(
+    database: Engine, many: int, gate: Gate, process: WorkerProcess, asked: Callable[[int], Future[None]]
+) -> None:
+    ids = [row[0] for row in chunks(database, many)]
+    lease = claim(database, ids[3], worker="killed", lease_seconds=60, max_attempts=3)
+    assert lease is not None
+    release(database, lease, reason=None, count_attempt=True)
+    process.screen_chunk(ids[0])
+    gate.held = b"P3/"
+    done = asked(ids[3])
+    assert gate.reached.wait(60)
+    rows = chunks(database, many)
+    assert [row[0] for row in rows if row[1] == "leased"] == [ids[3]], "nothing else may be in hand"
+    gate.opened.set()
+    done.result(60)
+    assert chunks(database, many)[3][1:3] == ("done", 2)
+
+
+def test_a_worker_that_stops_gives_back_what_it_has_in_hand_uncounted(
+    database: Engine, many: int, gate: Gate, process: WorkerProcess, asked: Callable[[int], Future[None]]
+) -> None:
+    ids = [row[0] for row in chunks(database, many)]
+    gate.held = b"P1/"
+    asked(ids[0]).result(60)
+    assert gate.reached.wait(60), "the second chunk is in hand, nobody asked for it"
+    closing = threading.Thread(target=process.close)
+    closing.start()
+    gate.opened.set()
+    closing.join(60)
+    assert chunks(database, many)[0][1:3] == ("done", 1)
+    assert [row[1:] for row in chunks(database, many)[1:]] == [("pending", 0, None)] * 5
+
+
+def test_what_was_given_back_is_not_claimed_ahead_over_and_over(
+    database: Engine, bundle: Bundle, many: int, process: WorkerProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "many").rename(tmp_path / "away")
+    process.screen_chunk(chunks(database, many)[0][0])
+    wait_until(lambda: not process._in_hand, what="all to be given back")
+    given_back = [row for row in chunks(database, many) if row[3] is not None]
+    assert 1 <= len(given_back) <= 6
+    assert all(row[1:3] == ("pending", 0) for row in chunks(database, many))
+    assert claim_ahead(database, bundle.digest, worker="w", lease_seconds=60) is None or len(given_back) < 6
+
+
+def test_runs_with_different_bundles_take_turns(
+    database: Engine, bundle: Bundle, many: int, process: WorkerProcess, tmp_path: Path
+) -> None:
+    other = colour_bundle(tmp_path / "other.bundle", name="other")
+    found = walk_archive(tmp_path / "many")
+    second = submit(database, request(other, found.captures, chunk_size=4, root=found.root)).run_id
+    assert second is not None
+    for one, two in zip(chunks(database, many), chunks(database, second), strict=True):
+        process.screen_chunk(one[0])
+        process.screen_chunk(two[0])
+    process.close()
+    for run in (many, second):
+        assert (progress(database, run).screened, progress(database, run).finished) == (24, True)

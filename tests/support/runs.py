@@ -1,5 +1,7 @@
 """Runs in the database without files: for tests of what the database layer does."""
 
+from collections.abc import Iterable
+
 from sqlalchemy import Engine, select
 
 from contract.bundle import Bundle
@@ -17,9 +19,15 @@ def found(patient: str, *names: str, size: int = 100, modified: int = 1) -> list
 
 
 def request(
-    bundle: Bundle, captures: list[FoundCapture], *, chunk_size: int = 4, everything: bool = False, root: bytes = b"/a"
+    bundle: Bundle,
+    captures: Iterable[FoundCapture],
+    *,
+    chunk_size: int = 4,
+    everything: bool = False,
+    root: bytes = b"/a",
 ) -> SubmitRequest:
-    return SubmitRequest(root, bundle, captures, {}, chunk_size, "test", everything)
+    in_order = sorted(captures, key=lambda one: one.path)
+    return SubmitRequest(root, bundle, in_order, {}, chunk_size, "test", everything)
 
 
 def submitted(database: Engine, bundle: Bundle, patients: int, captures: int, *, chunk_size: int = 4) -> Submission:

@@ -13,6 +13,7 @@ import pytest
 from contract.errors import ArchiveError, ArchiveUnavailable, ExitCode, UsageError
 from contract.names import display_name
 from contract.states import SkipReason
+from db.submission import FoundCapture
 from producer.archive import Archive, walk_archive
 
 
@@ -36,6 +37,10 @@ def put(root: Path, name: str | bytes, data: bytes = b"x") -> bytes:
 
 def paths(archive: Archive) -> list[bytes]:
     return [one.path for one in archive.captures]
+
+
+def everything(archive: Archive) -> tuple[bytes, list[FoundCapture], dict[str, list[str]]]:
+    return archive.root, list(archive.captures), archive.skipped
 
 
 def refusal(folder: Path) -> str:
@@ -64,7 +69,7 @@ def test_each_folder_below_the_root_is_a_patient_and_what_lies_below_is_theirs(r
 def test_a_capture_has_the_size_and_the_time_of_its_file(root: Path) -> None:
     full = put(root, "P1/01.jpg", b"twelve bytes")
     os.utime(full, ns=(5, 1_700_000_000_123_456_789))
-    first = walk_archive(root).captures[0]
+    first = next(iter(walk_archive(root).captures))
     assert (first.size_bytes, first.modified_ns) == (12, 1_700_000_000_123_456_789)
 
 
@@ -90,8 +95,7 @@ def test_the_same_base_name_under_two_patients_is_two_captures(root: Path) -> No
 
 def test_an_archive_may_itself_be_named_by_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
-    archive = walk_archive(tmp_path / "link")
-    assert archive == walk_archive(root)
+    assert everything(walk_archive(tmp_path / "link")) == everything(walk_archive(root))
 
 
 def test_captures_come_in_the_order_of_their_bytes_whatever_order_the_disk_has(
@@ -117,7 +121,7 @@ def test_captures_come_in_the_order_of_their_bytes_whatever_order_the_disk_has(
         monkeypatch.setattr(
             os, "scandir", lambda path: _Listing(dice.sample(entries := list(real(path)), len(entries)))
         )
-        assert walk_archive(root) == first
+        assert everything(walk_archive(root)) == everything(first)
 
 
 class _Listing:
@@ -400,3 +404,17 @@ def test_an_entry_that_may_not_be_looked_at_is_the_users_to_mend_simulated(
     replacing(monkeypatch, b"02.jpg", stat=_raise(errno.EACCES))
     with pytest.raises(UsageError, match=r"P2/02\.jpg: may not be read"):
         walk_archive(root)
+
+
+def test_an_archive_too_large_for_memory_lies_on_the_disk_and_reads_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for patient in range(20):
+        for capture in range(20):
+            put(root, f"P{patient:02d}/{capture:02d}.jpg")
+    in_memory = walk_archive(root)
+    monkeypatch.setattr("producer.archive.IN_MEMORY_BYTES", 500)
+    on_disk = walk_archive(root)
+    assert on_disk.captures._spool._rolled  # type: ignore[attr-defined]
+    assert everything(on_disk) == everything(on_disk) == everything(in_memory)
+    assert (len(on_disk.captures), on_disk.patients) == (400, 20)

@@ -1,5 +1,6 @@
-"""What an inference engine is to the pipeline, and how one is chosen and proved before it serves."""
+"""What an inference engine is to the pipeline, and how one is proved before it serves; registry.py chooses one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,14 @@ from contract.errors import CaptureRejected, EngineError
 from contract.imaging import RGBImage, decode
 
 
+class NotUsable(EngineError):
+    """This engine cannot run here: its library is not installed, or there is no device for it."""
+
+
+class DeviceMemoryFull(EngineError):
+    """The device has no room for a batch of this size; a smaller one may fit."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Outputs for a batch of N: probabilities float32 [N, L]; cam float32 [N, L, h, w], or None where the bundle
@@ -22,55 +31,90 @@ class Predictions:
     cam: NDArray[np.float32] | None
     embedding: NDArray[np.float32]
 
+    @staticmethod
+    def joined(parts: "list[Predictions]") -> "Predictions":
+        """Those of consecutive batches as of one."""
+        cams = [part.cam for part in parts if part.cam is not None]
+        return Predictions(
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate(cams) if cams else None,
+            np.concatenate([part.embedding for part in parts]),
+        )
+
+
+Pending = Callable[[], Predictions]
+"""Waits for a batch that was started. Raises EngineError."""
+
 
 class Engine(Protocol):
-    """Runs one bundle. Not thread-safe: one thread calls `infer`."""
+    """Runs one bundle. Not thread-safe: one thread starts batches and fetches them, in the order of their start."""
 
     name: str
     precision: str
+    device: str
+    """What it computes on, for logs."""
+    shares_cores: bool
+    """Whether it computes on the cores that decode, too."""
+    depth: int
+    """Batches that may be started before the first of them is fetched."""
+    max_batch: int | None
+    """The largest batch that it takes, if there is one."""
 
-    def infer(self, batch: RGBImage) -> Predictions:
-        """`batch` is uint8 [N, S, S, 3], N from 1 to whatever memory allows. Raises EngineError."""
+    def start(self, batch: RGBImage) -> Pending:
+        """Begin with a batch, uint8 [N, S, S, 3]; the array must not change before it is fetched.
+
+        Raises EngineError, and DeviceMemoryFull where fewer captures might fit.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Settings that an engine is opened with. `cache_dir` is where it keeps what it compiled."""
+    """Settings that an engine is opened with.
+
+    `cache_dir` is where it keeps what it compiled; `batch_size` the largest batch that will come, if that is fixed.
+    """
 
     engine: str
     precision: str
     cache_dir: Path
+    batch_size: int | None = None
 
 
-def open_engine(bundle: Bundle, options: EngineOptions) -> Engine:
-    """Open the engine named in `options` on a bundle whose digests were checked, and prove it on its golden captures.
-
-    The libraries are imported here, in the worker's child, never in its parent.
-
-    Raises EngineError where the engine cannot run the bundle or answers otherwise than the bundle says.
-    """
-    from worker.engines.openvino import OpenVINOEngine  # the only one so far; "auto" means it
-
-    engine = OpenVINOEngine(bundle, options)
-    prove(engine, bundle)
-    return engine
+def infer(engine: Engine, batch: RGBImage) -> Predictions:
+    """Run one batch, in as many pieces as the device's memory asks for. Raises EngineError."""
+    limit = engine.max_batch
+    if limit is not None and len(batch) > limit:
+        return Predictions.joined([infer(engine, batch[i : i + limit]) for i in range(0, len(batch), limit)])
+    try:
+        return engine.start(batch)()
+    except DeviceMemoryFull:
+        return infer_in_halves(engine, batch)
 
 
-def prove(engine: Engine, bundle: Bundle) -> float:
-    """Run the golden captures; returns the largest difference in probability from what the bundle expects.
+def infer_in_halves(engine: Engine, batch: RGBImage) -> Predictions:
+    """After DeviceMemoryFull: the same captures in two smaller batches. Raises EngineError where one is too many."""
+    if len(batch) == 1:
+        raise EngineError(f"engine {engine.name}: the memory of {engine.device} does not even hold one capture")
+    middle = len(batch) // 2
+    return Predictions.joined([infer(engine, batch[:middle]), infer(engine, batch[middle:])])
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How an engine answers to a bundle's golden captures: how many, and its largest difference in probability."""
+
+    captures: int
+    largest_difference: float
+
+
+def prove(engine: Engine, bundle: Bundle) -> Proof:
+    """Warm the engine up and hold it against the golden captures.
 
     Raises EngineError where a top label differs or the difference exceeds the bundle's tolerance for this precision.
     """
-    golden = bundle.golden()
-    try:
-        batch = np.stack([decode(data, bundle.manifest.image).pixels for data, _ in golden])
-        expected = np.stack([probabilities for _, probabilities in golden])
-    except (CaptureRejected, ValueError) as error:
-        raise EngineError(
-            f"bundle {bundle.digest[:12]}: its golden captures are unusable ({error}); export again"
-        ) from None
-    actual = engine.infer(batch).probabilities
+    batch, expected = golden_batch(bundle)
+    actual = infer(engine, batch).probabilities
     if actual.shape != expected.shape:
         raise EngineError(
             f"engine {engine.name} gives probabilities {actual.shape}, the golden captures have {expected.shape}; "
@@ -82,7 +126,20 @@ def prove(engine: Engine, bundle: Bundle) -> float:
     if flipped or not difference <= tolerance:
         raise EngineError(
             f"engine {engine.name} ({engine.precision}) does not reproduce bundle {bundle.digest[:12]}: {flipped} of "
-            f"{len(golden)} golden captures have another label, largest difference in probability {difference:.4f}, "
+            f"{len(batch)} golden captures have another label, largest difference in probability {difference:.4f}, "
             f"tolerance {tolerance}; set SCREEN_PRECISION=float32, or export the bundle again"
         )
-    return difference
+    return Proof(len(batch), difference)
+
+
+def golden_batch(bundle: Bundle) -> tuple[RGBImage, NDArray[np.float64]]:
+    """The golden captures, uint8 [N, S, S, 3], and the probabilities expected of them, [N, L]. Raises EngineError."""
+    golden = bundle.golden()
+    try:
+        batch = np.stack([decode(data, bundle.manifest.image).pixels for data, _ in golden])
+        expected = np.stack([probabilities for _, probabilities in golden])
+    except (CaptureRejected, ValueError) as error:
+        raise EngineError(
+            f"bundle {bundle.digest[:12]}: its golden captures are unusable ({error}); export again"
+        ) from None
+    return batch, expected

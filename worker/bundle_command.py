@@ -1,0 +1,179 @@
+"""`screen bundle show|verify|compile`."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from contract.bundle import Bundle
+from contract.errors import ExitCode, UsageError
+from contract.settings import Settings, get_settings
+from worker.agreement import ENOUGH_EQUAL, Agreement, compare, find_captures
+from worker.engines import plans
+from worker.engines.base import Engine, EngineOptions, NotUsable, golden_batch
+from worker.engines.registry import ENGINES, load, open_engine
+from worker.process import cache_folder
+from worker.tuning import best_batch
+
+BUNDLE = click.Path(path_type=Path)
+engine_option = click.option(
+    "--engine", type=click.Choice(["auto", *ENGINES]), help="Engine; default SCREEN_ENGINE, or the first that works."
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="Its arithmetic; default SCREEN_PRECISION, or the fastest that works.",
+)
+
+
+@click.group()
+def bundle() -> None:
+    """Show, verify or compile a bundle, the folder that `screen train` writes."""
+
+
+@bundle.command()
+@click.argument("path", type=BUNDLE)
+def show(path: Path) -> None:
+    """Print the manifest of the bundle PATH as JSON, with its digest."""
+    opened = Bundle.open(path)
+    click.echo(_dumped({"digest": opened.digest, **opened.manifest.model_dump(mode="json")}))
+
+
+@bundle.command()
+@click.argument("path", type=BUNDLE)
+@engine_option
+@precision_option
+@click.option(
+    "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="An archive: every capture through this engine and in float32, compared.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="All figures as JSON on stdout, instead of the digest.")
+def verify(path: Path, engine: str | None, precision: str | None, captures: Path | None, as_json: bool) -> ExitCode:
+    """Check the files of the bundle PATH against their digests, and an engine against its golden captures.
+
+    Exit code 1 where an engine does not reproduce the bundle, or fewer than 99.9 % of the captures keep their label.
+    """
+    opened = Bundle.open(path)
+    _say(f"{opened.manifest.name}: {len(opened.manifest.files)} files match their digests")
+    options = _options(engine, precision)
+    running, proof = open_engine(opened, options)
+    tolerance = opened.manifest.golden_tolerance[running.precision]
+    _say(
+        f"{running.name} in {running.precision} on {running.device}: {proof.captures} of {proof.captures} golden "
+        f"captures keep their label, largest difference in probability {proof.largest_difference:.2g} (at most "
+        f"{tolerance:g})"
+    )
+    batch, rate = best_batch(running, golden_batch(opened)[0])
+    _say(f"{rate:.0f} captures/s, decoded ones, in batches of {batch}")
+    found: dict[str, Any] = {
+        "digest": opened.digest,
+        "engine": running.name,
+        "precision": running.precision,
+        "device": running.device,
+        "golden": {**asdict(proof), "tolerance": tolerance},
+        "batch_size": batch,
+        "captures_per_s": round(rate, 1),
+    }
+    agreement = _agreement(opened, running, options, captures) if captures else None
+    if agreement is not None:
+        found["agreement"] = {**asdict(agreement), "equal_share": agreement.equal_share}
+    click.echo(_dumped(found) if as_json else opened.digest)
+    return ExitCode.SOME_ENDED_BADLY if agreement is not None and not agreement.good_enough else ExitCode.OK
+
+
+def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, archive: Path) -> Agreement:
+    reference, _ = open_engine(bundle, EngineOptions("auto", "float32", options.cache_dir))
+    files = find_captures(archive)
+    if not files:
+        raise UsageError(f"{archive} has no captures; name a folder that holds one folder per patient")
+    with click.progressbar(length=sum(map(len, files.values())), label="comparing", file=sys.stderr) as bar:
+        agreement = compare(bundle, running, reference, files, bar.update)
+    _say(
+        f"{running.name}/{running.precision} against {reference.name}/float32, {agreement.captures} captures: "
+        f"{agreement.equal} keep their label ({agreement.equal_share:.2%}, at least {ENOUGH_EQUAL:.1%} wanted); "
+        f"largest difference in probability {agreement.largest_difference:.2g}, in the score of a case "
+        f"{agreement.largest_score_difference:.2g}; {agreement.verdicts_changed} of {agreement.cases} verdicts differ"
+    )
+    return agreement
+
+
+@bundle.command("compile")
+@click.argument("path", type=BUNDLE)
+@engine_option
+@precision_option
+@click.option(
+    "--target", help="For tensorrt: devices by compute capability, as sm80,sm86; default: the device in this machine."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1, 1024), default=plans.DEFAULT_BATCH, show_default=True,
+    help="For tensorrt: the largest batch; default SCREEN_BATCH_SIZE, or this.",
+)  # fmt: skip
+def compile_(path: Path, engine: str | None, precision: str | None, target: str | None, batch_size: int) -> None:
+    """Compile the bundle PATH for an engine ahead of time, into the cache that workers of this user read.
+
+    With the library tensorrt_rtx this needs no device. Prints the compiled files.
+    """
+    opened = Bundle.open(path)
+    options = _options(engine, precision)
+    chosen = _first_usable() if options.engine == "auto" else options.engine
+    if chosen != "tensorrt":
+        if target:
+            raise UsageError(f"--target is for tensorrt; {chosen} compiles for this machine alone")
+        running, _ = open_engine(opened, EngineOptions(chosen, options.precision, options.cache_dir))
+        _say(f"{running.name} in {running.precision}: ready on {running.device}")
+        return
+    precisions = [options.precision] if options.precision != "auto" else [plans.best_precision(opened)]
+    for sm in target.split(",") if target else [_own_target()]:
+        for one in precisions:
+            _compile_plan(opened, plans.plan_key(opened, one, sm, options.batch_size or batch_size), options.cache_dir)
+
+
+def _compile_plan(opened: Bundle, key: plans.PlanKey, cache_dir: Path) -> None:
+    asked = plans.summary(opened, key.precision)
+    _say(f"{', '.join(asked.inputs)} -> {', '.join(asked.outputs)}")
+    _say(", ".join(f"{sum(n.values())} {kind.lower()} ({_shares(n)})" for kind, n in sorted(asked.layers.items())))
+    _say(f"building for {key.target}, {key.precision}, batches up to {key.max_batch} ...")
+    plan, was_kept = plans.obtain(opened, key, cache_dir)
+    _say(f"{len(plan) / 1e6:.1f} MB{', was there already' if was_kept else ''}")
+    click.echo(plans.plan_folder(cache_dir) / key.file_name)
+
+
+def _shares(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {dtype.lower()}" for dtype, n in sorted(counts.items()))
+
+
+def _own_target() -> str:
+    from worker.engines.tensorrt import own_target
+
+    try:
+        return own_target()
+    except NotUsable as error:
+        raise UsageError(f"{error}; name the devices to compile for with --target sm80,sm86") from error
+
+
+def _first_usable() -> str:
+    for name in ENGINES:
+        try:
+            load(name)
+        except NotUsable:
+            continue
+        return name
+    raise UsageError(f"no engine is installed; install one of {', '.join(ENGINES)}")
+
+
+def _options(engine: str | None, precision: str | None) -> EngineOptions:
+    settings: Settings = get_settings()
+    return EngineOptions(
+        engine or settings.engine, precision or settings.precision, cache_folder(settings), settings.batch_size
+    )
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,61 @@
+"""Choosing the engine: the fastest that is installed, finds its device, and reproduces the bundle's golden captures."""
+
+import importlib
+from typing import Any
+
+import structlog
+
+from contract.bundle import Bundle
+from contract.errors import EngineError
+from worker.engines.base import Engine, EngineOptions, NotUsable, Proof, prove
+
+log = structlog.get_logger(__name__)
+
+ENGINES = {
+    "tensorrt": "worker.engines.tensorrt:TensorRTEngine",
+    "openvino": "worker.engines.openvino:OpenVINOEngine",
+    "onnxruntime": "worker.engines.onnxruntime:ONNXRuntimeEngine",
+}
+"""name -> module:class, in the order in which `auto` tries them. Imported when tried: in the worker's child, never in
+its parent. Besides the protocol `Engine`, a class has `precisions(bundle)`, those that it would run the bundle in here,
+the fastest first; and is opened as `cls(bundle, precision, options)`. Both raise NotUsable.
+"""
+
+
+def open_engine(bundle: Bundle, options: EngineOptions) -> tuple[Engine, Proof]:
+    """Open an engine on a bundle whose digests were checked, and prove it.
+
+    What is named in `options` is taken, or fails; "auto" takes the first that works, and says why others did not.
+
+    Raises EngineError with every reason.
+    """
+    names = list(ENGINES) if options.engine == "auto" else [options.engine]
+    refused: list[EngineError] = []
+    for name in names:
+        try:
+            cls = load(name)
+            precisions = cls.precisions(bundle) if options.precision == "auto" else [options.precision]
+        except NotUsable as error:
+            log.debug("engine not usable", engine=name, reason=str(error))
+            refused.append(error)
+            continue
+        for precision in precisions:
+            try:
+                engine = cls(bundle, precision, options)
+                return engine, prove(engine, bundle)
+            except EngineError as error:
+                refused.append(error)
+                if not isinstance(error, NotUsable):
+                    log.warning("engine refused", engine=name, precision=precision, reason=str(error))
+    if len(refused) == 1:
+        raise refused[0]
+    raise EngineError("no engine can run the bundle: " + "; ".join(map(str, refused)))
+
+
+def load(name: str) -> Any:
+    """The class of an engine. Raises NotUsable where its library is not installed."""
+    module, attribute = ENGINES[name].split(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise NotUsable(f"{name} is not installed ({error})") from error

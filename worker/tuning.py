@@ -1,0 +1,127 @@
+"""Batch size, decoding threads and chunks in hand, from a short measurement on the machine and bundle at hand.
+
+What is set by hand is kept. Measured when a bundle is opened, on its golden captures; takes a second or two.
+"""
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import structlog
+
+from contract.bundle import Bundle
+from contract.imaging import RGBImage, decode
+from contract.settings import Settings
+from worker.engines.base import DeviceMemoryFull, Engine, Pending, golden_batch
+
+log = structlog.get_logger(__name__)
+
+LARGEST_ON_CPU = 32
+LARGEST_ON_DEVICE = 256
+SECONDS_PER_SIZE = 0.12
+SECONDS_IN_ALL = 2.0
+NEARLY_BEST = 0.97
+"""The smallest batch with this share of the best rate is taken: smaller batches fill sooner and waste less at a chunk's
+end.
+"""
+MARGIN = 1.5
+"""Decoders are provided for so many times the engine's rate, since captures are not all alike."""
+AHEAD_SECONDS = 0.5
+"""Chunks lie ready for so long: claiming one and writing another's rows take less."""
+MOST_AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the pipeline works with."""
+
+    batch_size: int
+    decoders: int
+    chunks_ahead: int
+    captures_per_s: float
+    """The engine's rate at this batch size; 0 where it was not measured."""
+    decode_s: float
+    """Seconds that one thread takes to decode one capture."""
+
+
+def tune(engine: Engine, bundle: Bundle, settings: Settings) -> Tuning:
+    """Measure and choose. Raises EngineError."""
+    cores = len(os.sched_getaffinity(0))
+    captures, _ = golden_batch(bundle)
+    decode_s = decode_seconds(bundle)
+    if settings.batch_size is not None:
+        batch = settings.batch_size if engine.max_batch is None else min(settings.batch_size, engine.max_batch)
+        rate = engine_rate(engine, captures, batch, SECONDS_PER_SIZE)
+    else:
+        batch, rate = best_batch(engine, captures)
+    tuning = Tuning(
+        batch_size=batch,
+        decoders=settings.decoders or _decoders(engine, rate, decode_s, cores),
+        chunks_ahead=_chunks_ahead(rate, settings) if settings.chunks_ahead is None else settings.chunks_ahead,
+        captures_per_s=round(rate, 1),
+        decode_s=round(decode_s, 5),
+    )
+    log.info("tuned", cores=cores, **asdict(tuning))
+    return tuning
+
+
+def _decoders(engine: Engine, rate: float, decode_s: float, cores: int) -> int:
+    """Where the engine computes on the same cores, one for each, and the system shares them out; else what it takes to
+    keep the device fed, up to all cores.
+    """
+    return cores if engine.shares_cores else max(1, min(cores, math.ceil(MARGIN * rate * decode_s)))
+
+
+def _chunks_ahead(rate: float, settings: Settings) -> int:
+    return max(1, min(MOST_AHEAD, math.ceil(AHEAD_SECONDS * rate / settings.chunk_size)))
+
+
+def best_batch(engine: Engine, captures: RGBImage) -> tuple[int, float]:
+    """The smallest power of two that is nearly as fast as the fastest, and its captures per second."""
+    largest = min(LARGEST_ON_CPU if engine.shares_cores else LARGEST_ON_DEVICE, engine.max_batch or LARGEST_ON_DEVICE)
+    rates: dict[int, float] = {}
+    began = time.perf_counter()
+    for size in (2**i for i in range(largest.bit_length()) if 2**i <= largest):
+        try:
+            rates[size] = engine_rate(engine, captures, size, SECONDS_PER_SIZE)
+        except DeviceMemoryFull:
+            break
+        if time.perf_counter() - began > SECONDS_IN_ALL or rates[size] < 0.8 * max(rates.values()):
+            break
+    best = max(rates.values(), default=0.0)
+    size = next((size for size, rate in rates.items() if rate >= NEARLY_BEST * best), 1)
+    return size, rates.get(size, 0.0)
+
+
+def engine_rate(engine: Engine, captures: RGBImage, batch: int, seconds: float) -> float:
+    """Captures per second through the engine alone, with as many batches under way as it takes at once.
+
+    `captures` are repeated to fill the batch. Raises EngineError.
+    """
+    pixels = np.ascontiguousarray(np.resize(captures, (batch, *captures.shape[1:])))
+    engine.start(pixels)()  # sets itself up for this size
+    flying: deque[Pending] = deque()
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds or done < 2 * engine.depth:
+        if len(flying) == engine.depth:
+            flying.popleft()()
+            done += 1
+        flying.append(engine.start(pixels))
+    while flying:
+        flying.popleft()()
+        done += 1
+    return done * batch / (time.perf_counter() - began)
+
+
+def decode_seconds(bundle: Bundle, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds to decode one golden capture in one thread: the median."""
+    taken = []
+    for data, _ in bundle.golden() * 2:
+        began = clock()
+        decode(data, bundle.manifest.image)
+        taken.append(clock() - began)
+    return float(np.median(taken))
