@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from trainer.synth.plan import plan_capture
 
@@ -82,7 +83,7 @@ def main() -> None:
         patient, capture = int(row["patient"].rsplit("-", 1)[1]), int(Path(row["path"]).stem)
         if not given.first <= patient <= given.last:
             continue
-        pixels = cv2.cvtColor(cv2.imread(str(given.synth / row["path"])), cv2.COLOR_BGR2RGB)
+        pixels = np.asarray(Image.open(given.synth / row["path"]).convert("RGB"))
         small = cropped(pixels, given.seed, patient, capture)
         if small is None:
             continue

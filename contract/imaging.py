@@ -48,7 +48,11 @@ class ImageSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(ge=32, le=2048, description="side S of the square input in pixels")
-    resampling: Literal["bilinear", "bicubic"] = "bilinear"
+    resampling: Literal["bilinear", "bicubic", "linear"] = Field(
+        "bilinear",
+        description="bilinear, bicubic: Pillow's, with antialiasing; linear: OpenCV's, four times as fast, which "
+        "averages over areas where a pixel is made of two or more on a side",
+    )
     fit: Literal["stretch"] = "stretch"
     colour: Literal["RGB"] = "RGB"
     min_side: int = Field(64, ge=1, description="a capture with a shorter side is rejected as too_small")
@@ -80,17 +84,27 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
     """
     at_least = math.ceil(spec.jpeg_oversampling * spec.size)
     upright, (width, height) = _load(data, at_least=at_least, min_side=spec.min_side)
-    resized = upright.resize((spec.size, spec.size), _RESAMPLING[spec.resampling])
-    return Decoded(np.asarray(resized, dtype=np.uint8), width, height)
+    return Decoded(_resized(upright, spec), width, height)
+
+
+def _resized(upright: RGBImage, spec: ImageSpec) -> RGBImage:
+    square = (spec.size, spec.size)
+    if spec.resampling in _RESAMPLING:
+        return np.asarray(Image.fromarray(upright).resize(square, _RESAMPLING[spec.resampling]))
+    import cv2  # takes a while, and most commands decode nothing
+
+    # Between fewer than two pixels every one still counts; beyond that, linear interpolation would skip some.
+    how = cv2.INTER_LINEAR if max(upright.shape[:2]) <= 2 * spec.size else cv2.INTER_AREA
+    return np.asarray(cv2.resize(upright, square, interpolation=how), dtype=np.uint8)
 
 
 def decode_full(data: bytes) -> Image.Image:
     """Decode to an upright 8-bit RGB image of full size, for people to look at. Raises CaptureRejected."""
-    return _load(data, at_least=None, min_side=1)[0]
+    return Image.fromarray(_load(data, at_least=None, min_side=1)[0])
 
 
-def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """An upright RGB image, at reduced JPEG scale where both sides stay >= `at_least`, and its full size."""
+def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[RGBImage, tuple[int, int]]:
+    """Upright RGB, uint8 [H, W, 3], at reduced JPEG scale where both sides stay >= `at_least`, and its full size."""
     if not data:
         raise CaptureRejected(RejectCode.EMPTY_FILE, "the file has no bytes")
     if len(data) > MAX_BYTES:
@@ -107,7 +121,7 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[Image.Im
             upright = _upright_rgb(image)
             if is_deep:
                 _refuse_half_filled(upright)
-            return upright, header[::-1] if _is_turned(image) else header
+            return np.asarray(upright), header[::-1] if _is_turned(image) else header
     except UnidentifiedImageError:
         if data.startswith(_SIGNATURES):
             raise CaptureRejected(RejectCode.CORRUPT, "begins like an image, but its header is damaged") from None
@@ -130,7 +144,7 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
         return False
 
 
-def _decode_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
+def _decode_jpeg(data: bytes, size: tuple[int, int]) -> RGBImage:
     """By libjpeg-turbo directly, at the scale that gives `size`: the same pixels as through Pillow, sooner.
 
     Damage that libjpeg notices is an error here; by itself it paints something and warns, and Pillow passes that on as
@@ -138,12 +152,11 @@ def _decode_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
     """
     width, height = size
     try:
-        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=True)
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=True))
     except ValueError as error:
         if "premature end of jpeg file" in str(error).lower():
             raise CaptureRejected(RejectCode.TRUNCATED, _CUT_SHORT) from None
         raise CaptureRejected(RejectCode.CORRUPT, "the JPEG data are damaged inside the image") from None
-    return Image.fromarray(pixels)
 
 
 _ORIENTATION = 0x0112

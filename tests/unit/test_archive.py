@@ -417,4 +417,4 @@ def test_an_archive_too_large_for_memory_lies_on_the_disk_and_reads_the_same(
     on_disk = walk_archive(root)
     assert on_disk.captures._spool._rolled  # type: ignore[attr-defined]
     assert everything(on_disk) == everything(on_disk) == everything(in_memory)
-    assert (len(on_disk.captures), on_disk.patients) == (400, 20)
+    assert len(on_disk.captures) == len(paths(in_memory)) > 400

@@ -1,6 +1,11 @@
-"""OpenVINO on the CPU: bfloat16 where the processor computes in it, else float32."""
+"""OpenVINO on the CPU: bfloat16 where the processor computes in it, else float32.
+
+Each size of batch is compiled by itself, which is quicker than one model for all (docs/benchmarks.md). So that there
+are few, a batch is filled up to the next power of two.
+"""
 
 import os
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -18,7 +23,8 @@ class OpenVINOEngine:
     """See `worker.engines.base.Engine`.
 
     It computes in as many streams as the library thinks best: each works on a batch of its own with a share of the
-    cores, so no core waits at the end of a layer for one that is busy decoding.
+    cores, so no core waits at the end of a layer for one that is busy decoding. For the same reason no thread is bound
+    to a core.
     """
 
     name = "openvino"
@@ -30,56 +36,79 @@ class OpenVINOEngine:
             raise EngineError(f"OpenVINO computes in {' or '.join(_HINTS)} here, not in {precision}")
         self.precision = precision
         self._outputs = bundle.manifest.outputs
-        wanted = {name for name in self._outputs.model_dump().values() if name is not None}
-        core = openvino.Core()
-        core.set_property({"CACHE_DIR": os.fspath(options.cache_dir / bundle.digest)})
-        self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
-        try:
-            self._model = core.compile_model(
-                bundle.path / MODEL,
-                "CPU",
-                {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"},
-            )
-            self.depth = int(self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-            self._idle = [self._model.create_infer_request() for _ in range(self.depth)]
-        except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot compile bundle {bundle.digest[:12]}: {error}") from error
-        tensors = {name for port in (*self._model.inputs, *self._model.outputs) for name in port.get_names()}
-        if missing := wanted - tensors:
-            raise EngineError(
-                f"bundle {bundle.digest[:12]}: its graph has no tensor {', '.join(sorted(missing))}; export again"
-            )
+        self._bundle = bundle
+        self._core = openvino.Core()
+        self._core.set_property({"CACHE_DIR": os.fspath(options.cache_dir / bundle.digest)})
+        self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
+        self._idle: dict[int, deque[Any]] = {}
+        self.depth = 1
+        self.depth = int(self._compiled(1).get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     @classmethod
     def precisions(cls, bundle: Bundle) -> list[str]:
         capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ["bfloat16", "float32"] if "BF16" in capabilities else ["float32"]
 
+    def _compiled(self, size: int) -> Any:
+        """The model for batches of this size. Raises EngineError."""
+        try:
+            model = self._core.read_model(self._bundle.path / MODEL)
+            names = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
+            if missing := {name for name in self._outputs.model_dump().values() if name} - names:
+                raise EngineError(
+                    f"bundle {self._bundle.digest[:12]}: its graph has no tensor {', '.join(sorted(missing))}; "
+                    "export again"
+                )
+            side = self._bundle.manifest.image.size
+            model.reshape({self._outputs.input: [size, side, side, 3]})
+            return self._core.compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+                    "PERFORMANCE_HINT": "THROUGHPUT",
+                    "ENABLE_CPU_PINNING": False,
+                },
+            )
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {error}") from error
+
+    def _requests(self, size: int) -> deque[Any]:
+        """Idle requests for batches of this size."""
+        if size not in self._idle:
+            model = self._compiled(size)
+            self._idle[size] = deque(model.create_infer_request() for _ in range(self.depth))
+        return self._idle[size]
+
     def start(self, batch: RGBImage) -> Pending:
-        request = self._idle.pop()
-        tensor = openvino.Tensor(np.ascontiguousarray(batch), shared_memory=True)
+        rows = len(batch)
+        size = 1 << (rows - 1).bit_length()
+        requests = self._requests(size)
+        request = requests.popleft()
+        filled = np.ascontiguousarray(batch) if size == rows else np.resize(batch, (size, *batch.shape[1:]))
+        tensor = openvino.Tensor(filled, shared_memory=True)
         try:
             request.start_async({self._outputs.input: tensor})
         except RuntimeError as error:
-            self._idle.append(request)
-            raise EngineError(f"OpenVINO failed on a batch of {len(batch)}: {error}") from error
+            requests.append(request)
+            raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
 
-        def fetch() -> Predictions:
+        def fetch(_read_meanwhile: object = (tensor, filled)) -> Predictions:  # else their memory might be reused
             try:
                 request.wait()
-                return self._read(request)
+                return self._read(request, rows)
             except RuntimeError as error:
-                raise EngineError(f"OpenVINO failed on a batch of {len(batch)}: {error}") from error
+                raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
             finally:
-                self._idle.append(request)
+                requests.append(request)
 
         return fetch
 
-    def _read(self, request: Any) -> Predictions:
+    def _read(self, request: Any, rows: int) -> Predictions:
         """Copies: the request's own tensors are overwritten by its next batch."""
         outputs = self._outputs
         return Predictions(
-            probabilities=request.get_tensor(outputs.probabilities).data.copy(),
-            cam=None if outputs.cam is None else request.get_tensor(outputs.cam).data.copy(),
-            embedding=request.get_tensor(outputs.embedding).data.copy(),
+            probabilities=request.get_tensor(outputs.probabilities).data[:rows].copy(),
+            cam=None if outputs.cam is None else request.get_tensor(outputs.cam).data[:rows].copy(),
+            embedding=request.get_tensor(outputs.embedding).data[:rows].copy(),
         )

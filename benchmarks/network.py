@@ -1,0 +1,104 @@
+"""The network that throughput is measured with: EfficientNet-B3 at 300 px, the thesis's, and a bundle of it.
+
+Its backbone has random weights, with batch norms that have seen captures, and its last layer is fitted on their
+features: arithmetic and activations are like a trained network's, its answers clear enough for the golden captures, and
+worth nothing. Speed does not depend on weights.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from contract.bundle import (
+    EXPECTED,
+    GOLDEN,
+    HALF_MODEL,
+    MODEL,
+    Bundle,
+    Calibration,
+    GoldenCapture,
+    GoldenSet,
+    Manifest,
+    write_manifest,
+)
+from contract.case_policy import CasePolicy
+from contract.imaging import ImageSpec, decode
+from trainer.augment import to_unit
+from trainer.config import ModelTable
+from trainer.fold import folded
+from trainer.graph import GraphRunner, export_graph, graph_outputs
+from trainer.model import Exportable, HalfBackbone, Network, build_network
+
+LABELS = ["Benign", "Early", "Pre", "Pro"]
+IMAGE = ImageSpec(size=300, resampling="linear", jpeg_oversampling=1.25)
+"""As recipe `ours` has it."""
+ARCHITECTURE = "efficientnet_b3"
+FITTED_ON, GOLDEN_CAPTURES = 64, 8
+
+
+def make_network(archive: Path) -> Network:
+    """The network, the same every time for the same archive of `screen synth`. In eval mode."""
+    torch.manual_seed(0)
+    network = build_network(ModelTable(architecture=ARCHITECTURE, initial_weights="none"), len(LABELS))
+    files, targets = _some(archive, FITTED_ON)
+    pixels = torch.from_numpy(np.stack([decode(file.read_bytes(), IMAGE).pixels for file in files]))
+    with torch.inference_mode():
+        network.train()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the plain mean over the batches to come
+                module.reset_running_stats()
+        for start in range(0, len(pixels), 16):
+            network.pooled(to_unit(pixels[start : start + 16]))
+        network.eval()
+        features = np.concatenate([network.pooled(to_unit(p)).numpy() for p in pixels.split(16)])
+    mean, std = features.mean(0), features.std(0) + 1e-6
+    fitted = LogisticRegression(C=1e-3, max_iter=2000).fit((features - mean) / std, targets)
+    weight = fitted.coef_ / std
+    with torch.no_grad():
+        network.head.classifier.weight.copy_(torch.from_numpy(weight))
+        network.head.classifier.bias.copy_(torch.from_numpy(fitted.intercept_ - weight @ mean))
+    return network
+
+
+def make_bundle(folder: Path, network: Network, archive: Path) -> Bundle:
+    """A bundle of the network, both graphs, golden captures included; one that is there already is opened."""
+    if (folder / "bundle.json").exists():
+        return Bundle.open(folder)
+    (folder / GOLDEN).mkdir(parents=True)
+    exportable = Exportable(folded(network, IMAGE.size), 1.0).eval()
+    export_graph(exportable, IMAGE.size, folder / MODEL, half=False)
+    runner = GraphRunner(folder / MODEL, graph_outputs(exportable))
+    golden = []
+    for number, file in enumerate(_some(archive, GOLDEN_CAPTURES)[0]):
+        data = file.read_bytes()
+        (folder / GOLDEN / f"{number:03d}.jpg").write_bytes(data)
+        found = runner.probabilities(decode(data, IMAGE).pixels[None])[0]
+        golden.append(GoldenCapture(file=f"{number:03d}.jpg", probabilities=found.tolist()))
+    (folder / EXPECTED).write_text(GoldenSet(captures=golden).model_dump_json(), encoding="utf-8")
+    exportable.network.backbone = HalfBackbone(exportable.network.backbone)
+    export_graph(exportable, IMAGE.size, folder / HALF_MODEL, half=False)
+    manifest = Manifest(
+        name="benchmark",
+        notice="A network of random weights, for benchmarks alone: what it says means nothing.",
+        labels=LABELS,
+        benign_label=LABELS[0],
+        image=IMAGE,
+        outputs=runner.names,
+        calibration=Calibration(temperature=1.0),
+        case_policy=CasePolicy(benign_at_most=0.4, all_at_least=0.6),
+        files={MODEL: ""},
+    )
+    return write_manifest(folder, manifest)
+
+
+def _some(archive: Path, count: int) -> tuple[list[Path], list[int]]:
+    """Captures spread over the archive, with the number of their label."""
+    with (archive / "labels.csv").open(encoding="utf-8", newline="") as stream:
+        rows: list[dict[str, Any]] = list(csv.DictReader(stream))
+    chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+    return [archive / row["path"] for row in chosen], [LABELS.index(row["label"]) for row in chosen]

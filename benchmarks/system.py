@@ -1,0 +1,127 @@
+"""The whole system as its users start it: bundled Redis, a database, worker processes, `screen submit`."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+
+from contract.bundle import Bundle
+from contract.errors import Unavailable
+from db import schema
+from db.engine import open_engine, reading
+from db.models import Case, Chunk, Run
+from producer.services import bundled_redis, start, stop
+
+POLL_S = 0.05
+SCREEN = (sys.executable, "-m", "producer.cli")
+WORKER = (*SCREEN, "worker")
+TIMEOUT_S = 3600
+
+
+@dataclass
+class System:
+    """Redis, database and workers that run; `environment` is what their commands are started with."""
+
+    folder: Path
+    environment: dict[str, str]
+    database: Engine
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def add_workers(self, count: int, command: tuple[str, ...] = WORKER) -> None:
+        for _ in range(count):
+            number = len(self.workers)
+            with (self.folder / f"worker-{number}.log").open("ab") as log:
+                self.workers.append(
+                    start([*command, "--name", f"bench-{number}"], environment=self.environment, output=log)
+                )
+
+    def stop(self) -> None:
+        """End the workers: TERM to all, then wait for each."""
+        for worker in self.workers:
+            worker.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            stop(worker, signal.SIGTERM)
+
+    def submit(self, archive: Path, bundle: Path, *more: str) -> int:
+        """`screen submit`, all captures; returns the run."""
+        done = subprocess.run(  # noqa: S603
+            [*SCREEN, "submit", str(archive), "--bundle", str(bundle), "--all", *more],
+            env=self.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise Unavailable(f"screen submit failed: {done.stderr}")
+        return int(done.stdout)
+
+    def wait(self, run: int) -> None:
+        """Until every case of the run has its result."""
+        deadline = time.monotonic() + TIMEOUT_S
+        unfinished = select(func.count()).select_from(Case).where(Case.run_id == run, Case.aggregated_at.is_(None))
+        while True:
+            with reading(self.database) as connection:
+                if not connection.execute(unfinished).scalar_one():
+                    return
+            ended = [worker.args for worker in self.workers if worker.poll() is not None]
+            if ended or time.monotonic() > deadline:
+                raise Unavailable(f"the run does not finish; logs are in {self.folder}")
+            time.sleep(POLL_S)
+
+    def seconds_of(self, run: int) -> dict[str, float]:
+        """The workers' own account of a run, summed over its chunks, by kind of work."""
+        totals: dict[str, float] = {}
+        with reading(self.database) as connection:
+            for seconds in connection.execute(select(Chunk.seconds).where(Chunk.run_id == run)).scalars():
+                for name, value in (seconds or {}).items():
+                    totals[name] = totals.get(name, 0.0) + value
+        return totals
+
+    def screened(self, run: int) -> int:
+        """Captures of a run, all of which must have been screened."""
+        with reading(self.database) as connection:
+            submitted = connection.execute(select(Run.submitted).where(Run.id == run)).scalar_one()
+            screened = connection.execute(select(func.sum(Case.screened)).where(Case.run_id == run)).scalar_one()
+        if submitted != screened:
+            raise Unavailable(f"run {run}: {screened} of {submitted} captures were screened")
+        return int(submitted)
+
+
+@contextmanager
+def running_system(
+    database_url: str | None = None, *, workers: int = 1, command: tuple[str, ...] = WORKER,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[System]:  # fmt: skip
+    """A system of its own in a temporary folder, stopped at the end. SQLite unless `database_url` says otherwise."""
+    folder = Path(tempfile.mkdtemp(prefix="screen-bench-"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        redis_url = stack.enter_context(bundled_redis())
+        url = database_url or f"sqlite:///{folder / 'screening.db'}"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SCREEN_")}
+        environment = {
+            **inherited, "SCREEN_REDIS_URL": redis_url, "SCREEN_DATABASE_URL": url,
+            "SCREEN_CACHE_DIR": str(folder / "cache"), **{name: str(value) for name, value in (settings or {}).items()},
+        }  # fmt: skip
+        database = open_engine(url)
+        schema.upgrade(database)
+        stack.callback(database.dispose)
+        system = System(folder, environment, database)
+        stack.callback(system.stop)
+        system.add_workers(workers, command)
+        yield system
+
+
+def timed_run(system: System, archive: Path, bundle: Bundle) -> tuple[float, int]:
+    """Seconds from the start of `screen submit` to the last case's result, and the run."""
+    began = time.perf_counter()
+    run = system.submit(archive, bundle.path)
+    system.wait(run)
+    return time.perf_counter() - began, run
