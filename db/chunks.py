@@ -50,7 +50,8 @@ def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_second
     waiting = (
         select(Chunk.id)
         .join(Run, Run.id == Chunk.run_id)
-        .where(Chunk.state == ChunkState.PENDING, Chunk.attempts == 0, Chunk.last_error.is_(None))
+        .where(Chunk.state == ChunkState.PENDING, Chunk.lease_until.is_(None))  # in the order of an index
+        .where(Chunk.attempts == 0, Chunk.last_error.is_(None))
         .where(Run.bundle_digest == bundle_digest, Run.cancelled_at.is_(None))
         .order_by(Chunk.id)
         .limit(1)

@@ -45,8 +45,9 @@ class _EngineNotOpened(EngineError):
 class Job:
     """A chunk in hand: its lease, kept alive, and how it ended."""
 
-    def __init__(self, lease: Lease, keeper: LeaseKeeper) -> None:
+    def __init__(self, lease: Lease, keeper: LeaseKeeper, claim_s: float) -> None:
         self.lease = lease
+        self.claim_s = claim_s
         self.keeper = keeper
         self.done = threading.Event()
         self.error: Exception | None = None
@@ -117,7 +118,7 @@ class WorkerProcess:
                 self._alone = True
                 self._changed.wait_for(lambda: not self._in_hand and not self._claiming)
         try:
-            settings = self._settings
+            began, settings = time.perf_counter(), self._settings
             lease = claim(
                 self._database,
                 chunk_id,
@@ -127,15 +128,15 @@ class WorkerProcess:
             )
             if lease is None:
                 return self._in_hand.get(chunk_id)  # claimed ahead meanwhile
-            job = self._take(lease)
+            job = self._take(lease, began)
             if attempts > 0:
                 job.done.wait()
             return job
         finally:
             self._alone = False
 
-    def _take(self, lease: Lease) -> Job:
-        job = Job(lease, LeaseKeeper(self._database, lease, self._settings.lease_seconds))
+    def _take(self, lease: Lease, began: float) -> Job:
+        job = Job(lease, LeaseKeeper(self._database, lease, self._settings.lease_seconds), time.perf_counter() - began)
         job.keeper.__enter__()
         with self._changed:
             self._in_hand[lease.chunk_id] = job
@@ -225,13 +226,14 @@ class WorkerProcess:
 
     def _claim_ahead(self, digest: str) -> None:
         lease: Lease | None = None
+        began = time.perf_counter()
         try:
             if not self._alone and not self._stopping:
                 lease = claim_ahead(
                     self._database, digest, worker=self.name, lease_seconds=self._settings.lease_seconds
                 )
                 if lease is not None:
-                    self._take(lease)
+                    self._take(lease, began)
         except Unavailable as error:  # whoever is asked for a chunk will meet it too
             log.warning("no chunk claimed ahead", error=str(error))
         except Exception:
@@ -249,7 +251,7 @@ class WorkerProcess:
             run=lease.run_id, chunk=lease.chunk_id, attempt=lease.attempt, bundle=lease.bundle_digest[:12]
         ):
             try:
-                job.error = self._finish(lease, result)
+                job.error = self._finish(job, result)
             except Exception as error:
                 log.exception("chunk not ended")
                 job.error = error
@@ -260,14 +262,17 @@ class WorkerProcess:
                     self._changed.notify_all()
                 job.done.set()
 
-    def _finish(self, lease: Lease, result: ChunkOutcome | Exception) -> Exception | None:
+    def _finish(self, job: Job, result: ChunkOutcome | Exception) -> Exception | None:
         """Returns the error that Celery is to hear of, if there is one."""
+        lease = job.lease
         try:
             if isinstance(result, Exception):
                 raise result
             began = time.perf_counter()
             finish_chunk(self._database, lease, result)
-            seconds = {**result.seconds, "write": round(time.perf_counter() - began, 4)}
+            seconds = {
+                "claim": round(job.claim_s, 4), **result.seconds, "write": round(time.perf_counter() - began, 4)
+            }  # fmt: skip
         except LeaseLost as error:
             log.warning("lease lost", error=str(error))
         except Stopping:
