@@ -115,8 +115,8 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[RGBImage
             header, is_deep = image.size, _is_deep_colour(image)
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
-            if _is_plain_jpeg(image):
-                return _decode_jpeg(data, image.size), header
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):  # all but CMYK
+                return _turned(_decode_jpeg(data, image.size), image), header[::-1] if _is_turned(image) else header
             image.load()
             upright = _upright_rgb(image)
             if is_deep:
@@ -134,16 +134,6 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[RGBImage
         raise _undecodable(error) from error
 
 
-def _is_plain_jpeg(image: Image.Image) -> bool:
-    """Three channels or one, and upright: all but a few, which take Pillow's way."""
-    try:
-        return (
-            image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION, 1) == 1
-        )
-    except Exception:  # malformed EXIF
-        return False
-
-
 def _decode_jpeg(data: bytes, size: tuple[int, int]) -> RGBImage:
     """By libjpeg-turbo directly, at the scale that gives `size`: the same pixels as through Pillow, sooner.
 
@@ -159,7 +149,24 @@ def _decode_jpeg(data: bytes, size: tuple[int, int]) -> RGBImage:
         raise CaptureRejected(RejectCode.CORRUPT, "the JPEG data are damaged inside the image") from None
 
 
-_ORIENTATION = 0x0112
+def _turned(pixels: RGBImage, image: Image.Image) -> RGBImage:
+    """Upright by the EXIF orientation of `image`, as Pillow's exif_transpose does it."""
+    turn = _TURNS.get(_orientation(image))
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # malformed EXIF; the pixels are sound without it
+        return 1
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 _CUT_SHORT = "the file ends before its image does"
 
 _DECODER_ERRORS = (
@@ -185,10 +192,7 @@ def _check_header(image: Image.Image, min_side: int) -> None:
 
 def _is_turned(image: Image.Image) -> bool:
     """Whether the EXIF orientation swaps the sides that the header gives; Pillow's TIFF reader has swapped them."""
-    try:
-        return image.format != "TIFF" and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
-    except Exception:  # malformed EXIF: _upright_rgb does without it too
-        return False
+    return image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
 
 
 def _is_deep_colour(image: Image.Image) -> bool:

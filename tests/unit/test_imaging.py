@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
+from contract import imaging
 from contract.errors import CaptureRejected
 from contract.imaging import MAX_BYTES, ImageSpec, decode, decode_full
 from contract.states import RejectCode
@@ -340,6 +341,48 @@ def test_reduced_scale_decoding_hardly_differs_from_full_decoding() -> None:
     assert (reduced.width, reduced.height) == (1024, 768)
 
 
+@pytest.mark.parametrize("size", [(1024, 768), (1021, 767), (333, 250)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_jpeg_has_the_very_pixels_that_pillow_decodes(
+    size: tuple[int, int], subsampling: int, mode: str, orientation: int
+) -> None:
+    """At full and at reduced scale, whatever library reads it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture("Pro", size=size).convert(mode), "JPEG", subsampling=subsampling, exif=exif)
+    for at_least in (None, 128):
+        image = Image.open(io.BytesIO(data))
+        if at_least is not None:
+            image.draft("RGB", (at_least, at_least))
+        pillow = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        pixels, full = imaging._load(data, at_least=at_least, min_side=1)
+        assert np.array_equal(pixels, pillow)
+        assert full == (size[::-1] if orientation == 6 else size)
+
+
+def test_linear_resampling_averages_where_pixels_would_be_skipped() -> None:
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::4] = 255
+    data = encode(Image.fromarray(stripes), "PNG")
+    pixels = decode(data, ImageSpec(size=64, resampling="linear")).pixels
+    assert pixels.mean() == pytest.approx(255 / 4, abs=1)
+    assert pixels.std() < 2, "each pixel is made of eight by eight, a quarter of them white"
+    slightly = decode(data, ImageSpec(size=300, resampling="linear")).pixels
+    assert slightly.mean() == pytest.approx(255 / 4, abs=3)
+
+
+def test_oversampling_decides_at_which_scale_a_jpeg_is_decoded() -> None:
+    data = encode(picture("Pro", size=(1024, 768)), "JPEG")
+    whole = decode(data, ImageSpec(size=300)).pixels
+    full = np.asarray(decode_full(data).resize((300, 300), Image.Resampling.BILINEAR))
+    assert np.array_equal(whole, full), "768 / 2 is less than twice 300"
+    reduced = decode(data, ImageSpec(size=300, jpeg_oversampling=1.25)).pixels
+    assert not np.array_equal(reduced, full)
+    assert np.abs(reduced.astype(int) - full).mean() < 4, "the picture is noise, the worst there is"
+
+
 # What is refused
 
 
@@ -459,6 +502,22 @@ def test_a_jpeg_whose_second_half_was_never_written_is_rejected() -> None:
     data = sound("JPEG")
     half = len(data) // 2
     assert code_of(data[:half] + bytes(len(data) - half)) in BROKEN
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("position", range(1, 10))
+def test_a_lost_sector_inside_a_jpeg_is_noticed(position: int, orientation: int) -> None:
+    """512 zeros where data was: libjpeg paints over them and only warns."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture("Pro", size=(640, 480)), "JPEG", exif=exif)
+    start = len(data) * position // 10
+    assert code_of(data[:start] + bytes(512) + data[start + 512 :]) is RejectCode.CORRUPT
+
+
+def test_an_end_marker_behind_half_a_jpeg_is_noticed() -> None:
+    data = sound("JPEG")
+    assert code_of(data[: len(data) // 2] + b"\xff\xd9") is RejectCode.CORRUPT
 
 
 @settings(deadline=None, max_examples=150)
