@@ -1,1 +1,1 @@
-"""What figures come from: `python -m benchmarks.NAME`. docs/ quotes none that does not come from here or a bundle."""
+"""What figures come from: `python -m benchmarks NAME`; for what the model card quotes, `python -m benchmarks.NAME`."""

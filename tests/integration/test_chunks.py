@@ -1,16 +1,20 @@
 """Leases: who may screen a chunk, until when, and what happens to one that nobody survives."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 from sqlalchemy import Engine, select, update
 
 from contract.bundle import Bundle
 from contract.errors import LeaseLost
 from contract.states import CaptureState, CaseState, ChunkState
-from db.chunks import claim, heartbeat, mark_published, release, sweep
+from db.chunks import attempts_so_far, claim, claim_ahead, heartbeat, mark_published, release, sweep
 from db.clock import db_now
 from db.engine import reading, writing
 from db.models import Capture, Case, Chunk, Event, ReportQueue, Run
 from db.results import finish_chunk
+from tests.support.bundles import colour_bundle
 from tests.support.runs import claimed, outcome, states, submitted
 
 
@@ -144,3 +148,52 @@ def test_chunks_of_a_cancelled_run_are_neither_claimed_nor_swept(database: Engin
 def _capture_states(database: Engine) -> list[str]:
     with reading(database) as connection:
         return list(connection.execute(select(Capture.state)).scalars())
+
+
+# Claimed ahead
+
+
+def ahead(database: Engine, bundle: Bundle) -> int | None:
+    lease = claim_ahead(database, bundle.digest, worker="w1", lease_seconds=60)
+    return lease.chunk_id if lease else None
+
+
+def test_chunks_that_nobody_has_tried_are_claimed_ahead_in_order(database: Engine, bundle: Bundle) -> None:
+    ids = submitted(database, bundle, patients=1, captures=12).chunk_ids
+    claimed(database, ids[0])
+    assert [ahead(database, bundle) for _ in range(3)] == [ids[1], ids[2], None]
+
+
+def test_a_chunk_that_was_given_back_or_tried_is_not_claimed_ahead(database: Engine, bundle: Bundle) -> None:
+    ids = submitted(database, bundle, patients=1, captures=12).chunk_ids
+    release(database, claimed(database, ids[0]), reason="the archive is away", count_attempt=False)
+    release(database, claimed(database, ids[1]), reason=None, count_attempt=True)
+    release(database, claimed(database, ids[2]), reason=None, count_attempt=False)
+    assert [ahead(database, bundle) for _ in range(2)] == [ids[2], None]
+
+
+def test_nothing_is_claimed_ahead_for_another_bundle_or_a_cancelled_run(
+    database: Engine, bundle: Bundle, tmp_path: Path
+) -> None:
+    run = submitted(database, bundle, patients=1, captures=4).run_id
+    assert ahead(database, colour_bundle(tmp_path / "other.bundle", name="other")) is None
+    with writing(database) as connection:
+        connection.execute(update(Run).where(Run.id == run).values(cancelled_at=db_now()))
+    assert ahead(database, bundle) is None
+
+
+def test_eight_workers_claiming_ahead_get_each_chunk_once(database: Engine, bundle: Bundle) -> None:
+    ids = submitted(database, bundle, patients=10, captures=16).chunk_ids
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: ahead(database, bundle), range(len(ids))))
+    assert sorted(one for one in taken if one is not None) == ids
+
+
+def test_how_often_a_chunk_was_tried_and_nothing_where_it_cannot_be_claimed(database: Engine, bundle: Bundle) -> None:
+    (chunk,) = submitted(database, bundle, patients=1, captures=4).chunk_ids
+    assert attempts_so_far(database, chunk) == 0
+    lease = claimed(database, chunk)
+    assert attempts_so_far(database, chunk) is None
+    release(database, lease, reason=None, count_attempt=True)
+    assert attempts_so_far(database, chunk) == 1
+    assert attempts_so_far(database, chunk + 1000) is None

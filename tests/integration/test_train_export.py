@@ -11,13 +11,16 @@ from click.testing import CliRunner
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from contract.bundle import Bundle  # noqa: E402
+from contract.bundle import HALF_MODEL, Bundle  # noqa: E402
 from contract.errors import ExportError, SettingsError, UsageError  # noqa: E402
 from contract.imaging import decode  # noqa: E402
 from tests.support.discs import RECIPE, draw_discs  # noqa: E402
 from trainer import checkpoint, export, fit  # noqa: E402
 from trainer.commands.train import train  # noqa: E402
 from trainer.config import load_config  # noqa: E402
+from trainer.graph import GraphRunner  # noqa: E402
+from worker.engines import plans  # noqa: E402
+from worker.engines.base import golden_batch  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,15 @@ def bundle(discs, recipe, work) -> Bundle:
 def test_the_bundle_is_complete(bundle):
     manifest = bundle.manifest
     files = set(manifest.files)
-    assert {"model.onnx", "model.safetensors", "config.toml", "split.csv", "report.html", "reference.npz"} <= files
+    assert {
+        "model.onnx",
+        "model.half.onnx",
+        "model.safetensors",
+        "config.toml",
+        "split.csv",
+        "report.html",
+        "reference.npz",
+    } <= files
     figures = ("classes", "samples", "augmented", "finder", "curves", "roc", "confusion", "reliability", "cases",
                "predictions", "worst", "robustness")  # fmt: skip
     assert {f"figures/{name}.png" for name in figures} <= files
@@ -96,6 +107,30 @@ def test_half_precision_halves_the_file(bundle):
     kinds = {t.data_type for t in load(bundle.path / "model.onnx").graph.initializer if np.prod(t.dims) > 1024}
     assert kinds == {TensorProto.FLOAT16}
     assert (bundle.path / "model.onnx").stat().st_size < 0.7 * (bundle.path / "model.safetensors").stat().st_size
+
+
+def test_the_half_graph_computes_in_half_precision_and_answers_the_same(bundle, tmp_path):
+    captures, expected = golden_batch(bundle)
+    found = GraphRunner(bundle.path / HALF_MODEL, bundle.manifest.outputs).probabilities(captures)
+    difference = np.abs(found - expected).max()
+    assert 0 < difference <= bundle.manifest.golden_tolerance["float16"]
+    asked = plans.summary(bundle, "float16")
+    assert set(asked.layers["CONVOLUTION"]) == {"HALF", "FLOAT"}, "all but the activation map's, which is in the head"
+    assert asked.layers["CONVOLUTION"]["FLOAT"] == 1
+    assert asked.inputs == ["captures UINT8 [-1, 64, 64, 3]"]
+    assert [name.split()[1] for name in asked.outputs] == ["FLOAT"] * 3
+    plan, _ = plans.obtain(bundle, plans.plan_key(bundle, "float16", "sm86", 4), tmp_path)
+    assert len(plan) > (bundle.path / HALF_MODEL).stat().st_size / 2
+
+
+def test_a_network_that_half_precision_cannot_hold_is_not_exported_with_a_half_graph(
+    bundle, discs, recipe, work, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(export.GOLDEN_TOLERANCE, "float16", -1.0)
+    result = run(discs, tmp_path / "b.bundle", recipe, work, "--checkpoint", str(work / "whole"))
+    assert result.exit_code == 1
+    assert "half_graph = false" in str(result.exception)
+    assert not (tmp_path / "b.bundle").exists()
 
 
 def test_no_patient_is_in_two_splits(bundle):

@@ -1,7 +1,7 @@
 """A device that is none: the parts of CUDA's runtime and of TensorRT that our engine calls, computing with NumPy.
 
-Copies and launches wait in their stream until somebody synchronises, as on a device, so that a buffer that is reused too
-early, a result that is read too soon, or a graph that is captured in the wrong order gives wrong answers here, too.
+Copies and launches wait in their stream until somebody synchronises, as on a device, so that a buffer that is reused
+too early, a result that is read too soon, or a graph captured in the wrong order gives wrong answers here, too.
 """
 
 import ctypes

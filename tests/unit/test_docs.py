@@ -9,6 +9,7 @@ import click
 import pytest
 from sqlalchemy import Engine, inspect, text
 
+from benchmarks import document
 from contract.errors import ExitCode
 from contract.settings import PREFIX, Settings
 from contract.states import CaptureState, ChunkState, RejectCode, SkipReason, Verdict
@@ -121,3 +122,8 @@ def test_no_file_names_a_place_that_only_one_machine_has() -> None:
         path = REPOSITORY / name
         if name and path.is_file() and path != Path(__file__) and path.suffix not in (".onnx", ".jpg", ".png"):
             assert forbidden.search(path.read_bytes()) is None, name
+
+
+def test_the_page_of_benchmarks_is_what_its_results_say() -> None:
+    assert document.page() == document.PAGE.read_text(encoding="utf-8"), "run `python -m benchmarks document`"
+    assert {file.stem for file in document.RESULTS.glob("*.json")} == set(document.SECTIONS)

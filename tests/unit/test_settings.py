@@ -23,7 +23,7 @@ def test_without_any_variable_the_defaults_serve_one_machine() -> None:
     assert settings.database_url == "sqlite:///screening.db"
     assert settings.redis_url == "redis://127.0.0.1:6379/0"
     assert settings.bundle is None
-    assert (settings.chunk_size, settings.batch_size, settings.decoders) == (256, 32, None)
+    assert (settings.chunk_size, settings.batch_size, settings.decoders) == (256, None, None)
     assert (settings.lease_seconds, settings.max_attempts) == (60, 3)
     assert (settings.engine, settings.precision) == ("auto", "auto")
 

@@ -1,0 +1,180 @@
+"""docs/benchmarks.md from the figures in benchmarks/results: no number there is typed by hand."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+Row = Sequence[object]
+
+
+@click.command()
+def command() -> None:
+    """Write docs/benchmarks.md."""
+    PAGE.write_text(page(), encoding="utf-8")
+    click.echo(PAGE)
+
+
+def page() -> str:
+    """The page, from whatever results there are."""
+    parts = [INTRODUCTION]
+    for name, section in SECTIONS.items():
+        file = RESULTS / f"{name}.json"
+        if file.exists():
+            record = json.loads(file.read_text(encoding="utf-8"))
+            parts.append(section(record) + "\n" + _source(name, record))
+    return "\n".join([*parts, NOT_MEASURED])
+
+
+def _source(name: str, record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    devices = ", ".join(machine["devices"]) or "no GPU"
+    vector = ", ".join(machine["vector"])
+    return (
+        f"*`python -m benchmarks {name}`: {machine['processor']}, {machine['cores']} cores ({vector}), "
+        f"{machine['memory_gib']} GiB, {devices}, Python {machine['python']}; commit {record['commit']}; versions in "
+        f"`benchmarks/results/{name}.json`.*\n"
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join("–" if value is None else _shown(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 100 else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _throughput(record: dict[str, Any]) -> str:
+    names = {
+        "engine": f"engine alone ({record['engine_used'].split(' on ')[0]}, batches of {record['batch_size']})",
+        "decode": "decoding alone, all cores",
+        "ceiling": "ceiling: what both allow together",
+        "pipeline": "pipeline, one process",
+        "system": f"whole system: submit to last row, Redis, Celery, {record['database']}",
+    }
+    peers = {
+        "fastai_predict": "fastai `learn.predict` in a loop (the thesis's way)",
+        "fastai_batch": "fastai `learn.get_preds`",
+        "torch_loader": "timm and torch, DataLoader",
+        "torch_compile": "the same with torch.compile",
+    }
+    rows: list[Row] = [
+        (text, record[name], f"{record[name] / record['ceiling']:.0%}", None) for name, text in names.items()
+    ]
+    for name, text in peers.items():
+        rate, ratio = record["peers"][name], record["ratios"][f"system_to_{name}"]
+        rows.append((text, rate, f"{rate / record['ceiling']:.0%}" if rate else None, f"{ratio:g}x" if ratio else None))
+    seconds = record["worker_seconds_per_capture"]
+    spent = ", ".join(f"{name} {1e3 * seconds[name]:.2g}" for name in ("read", "decode", "wait", "infer"))
+    return (
+        f"## Throughput\n\nEfficientNet-B3 at 300 px on {record['captures']:,} drawings of 1024x768 (JPEG), the "
+        f"same weights everywhere; peers on {record['peer_captures']}. Medians of {record['repetitions']} interleaved "
+        "repetitions; ratios are medians of the ratios within a repetition.\n\n"
+        + _table(("", "captures/s", "of the ceiling", "the system is so many times as fast"), rows)
+        + f"\nSystem to ceiling: **{record['ratios']['system_to_ceiling']:g}**. Milliseconds per capture in the worker:"
+        f" {spent} (read and decode are sums over threads).\n"
+    )
+
+
+def _engines(record: dict[str, Any]) -> str:
+    sizes = list(next(iter(record["rates"].values())))
+    base = record["best"].get("torch float32")
+    rows: list[Row] = [
+        (name, *rates.values(), f"{record['best'][name] / base:.2g}x" if base else None)
+        for name, rates in record["rates"].items()
+    ]
+    reasons = "".join(f"- not run: {name}: {reason}\n" for name, reason in record["not_run"].items())
+    return (
+        "## Engines\n\nCaptures per second by size of batch, decoded ones, the same network.\n\n"
+        + _table(("", *sizes, "best, to torch float32"), rows)
+        + (f"\n{reasons}" if reasons else "")
+    )
+
+
+def _decode(record: dict[str, Any]) -> str:
+    parts = ["## Decoding\n\nOne core; differences in grey levels to Pillow's full decoding and antialiasing resize.\n"]
+    for kind, ways in record["formats"].items():
+        first = next(iter(ways.values()))["captures_per_s"]
+        rows: list[Row] = [
+            (name, row["captures_per_s"], f"{row['captures_per_s'] / first:.2g}x", row["difference"])
+            for name, row in ways.items()
+        ]
+        parts.append(f"\n{kind} px:\n\n" + _table(("", "captures/s", "to Pillow", "grey levels apart"), rows))
+    if found := record.get("probabilities"):
+        shown: list[Row] = [
+            (name, f"{row['same_label']:.1%}", row["largest"], row["mean"]) for name, row in found["ways"].items()
+        ]
+        parts.append(
+            f"\nWhat becomes of the probabilities of bundle `{found['bundle']}` ({found['side']} px, "
+            f"{found['captures']} captures, float32) when its captures are decoded otherwise than it was trained with; "
+            "a bundle states its way, and trainer and worker share it:\n\n"
+            + _table(("", "same label", "largest difference", "mean"), shown)
+        )
+    return "".join(parts)
+
+
+def _scale(record: dict[str, Any]) -> str:
+    columns = {
+        "captures": "captures", "submit_per_s": "submit, captures/s", "worker_per_s": "worker, captures/s",
+        "ms_per_capture": "ms per capture", "overhead_ms": "of it overhead", "database_ms": "database thread, ms",
+        "submit_mib": "submit, MiB", "worker_mib": "worker, MiB", "database_bytes_per_capture": "bytes per capture",
+    }  # fmt: skip
+    parts = [
+        "## Scale\n\nTiny files and an engine that costs nothing: what is left is the system's own. Overhead is what "
+        "one worker takes beyond the pipeline alone; the database's thread works beside it, and on two cores waits for "
+        "them. Submit includes the start of the command, about a second. Memory is the peak of the largest process.\n"
+    ]
+    for kind in dict.fromkeys(row["database"] for row in record["rows"]):
+        own: list[Row] = [[row[name] for name in columns] for row in record["rows"] if row["database"] == kind]
+        flat = record["flat"][kind]
+        parts.append(f"\n{kind}:\n\n" + _table(list(columns.values()), own))
+        if flat["times"]:
+            parts.append(f"\nA capture of {flat['largest']:,} takes {flat['times']:g} times one of 10,000.\n")
+    return "".join(parts)
+
+
+def _workers(record: dict[str, Any]) -> str:
+    parts = [
+        f"## Workers\n\nEach worker's engine sleeps {record['milliseconds']:g} ms per capture, as a device of its own "
+        "would; all share two cores, Redis and one database.\n"
+    ]
+    for kind in dict.fromkeys(row["database"] for row in record["rows"]):
+        own: list[Row] = [
+            (row["workers"], row["captures_per_s"], f"{row['of_the_engines']:.0%}", row["speed_up_per_worker"])
+            for row in record["rows"]
+            if row["database"] == kind
+        ]
+        head = ("workers", "captures/s", "of what the engines allow", "speed-up per worker")
+        parts.append(f"\n{kind}:\n\n" + _table(head, own))
+    return "".join(parts)
+
+
+SECTIONS = {
+    "throughput": _throughput,
+    "engines": _engines,
+    "decode": _decode,
+    "scale": _scale,
+    "workers": _workers,
+}
+INTRODUCTION = """# Benchmarks
+
+Made by `python -m benchmarks document` from the figures in `benchmarks/results`; a test compares. Every figure stands
+beside what it is compared to, measured in the same run on the same machine. These machines are shared and noisy:
+believe ratios, and differences of more than a tenth.
+"""
+NOT_MEASURED = """## Not measured
+
+No NVIDIA device has been at hand. TensorRT's plans are built and inspected in the tests, for sm80 and sm86, and what
+runs them is tested on a fake; no kernel of it has run, and no rate is known. Decoding on the GPU is not built. The
+library `tensorrt`, for data-centre devices, has not been installed.
+"""
