@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,19 +127,20 @@ def compile_(path: Path, engine: str | None, precision: str | None, target: str 
         _say(f"{running.name} in {running.precision}: ready on {running.device}")
         return
     precisions = [options.precision] if options.precision != "auto" else [plans.best_precision(opened)]
-    for sm in target.split(",") if target else [_own_target()]:
-        for one in precisions:
-            _compile_plan(opened, plans.plan_key(opened, one, sm, options.batch_size or batch_size), options.cache_dir)
+    targets = target.split(",") if target else [_own_target()]
+    for one in precisions:
+        keys = [plans.plan_key(opened, one, sm, options.batch_size or batch_size) for sm in targets]
+        _compile_plans(opened, one, keys, options.cache_dir)
 
 
-def _compile_plan(opened: Bundle, key: plans.PlanKey, cache_dir: Path) -> None:
-    asked = plans.summary(opened, key.precision)
+def _compile_plans(opened: Bundle, precision: str, keys: Sequence[plans.PlanKey], cache_dir: Path) -> None:
+    asked = plans.summary(opened, precision)
     _say(f"{', '.join(asked.inputs)} -> {', '.join(asked.outputs)}")
     _say(", ".join(f"{sum(n.values())} {kind.lower()} ({_shares(n)})" for kind, n in sorted(asked.layers.items())))
-    _say(f"building for {key.target}, {key.precision}, batches up to {key.max_batch} ...")
-    plan, was_kept = plans.obtain(opened, key, cache_dir)
-    _say(f"{len(plan) / 1e6:.1f} MB{', was there already' if was_kept else ''}")
-    click.echo(plans.plan_folder(cache_dir) / key.file_name)
+    for key in keys:
+        plan, was_kept = plans.obtain(opened, key, cache_dir)
+        _say(f"{key.target}: {len(plan) / 1e6:.1f} MB{', was there already' if was_kept else ''}")
+        click.echo(plans.plan_folder(cache_dir) / key.file_name)
 
 
 def _shares(counts: dict[str, int]) -> str:

@@ -1,11 +1,13 @@
 """What one worker process does with a chunk, without Celery: real database, real engine, real files."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine, select
 
 from contract.bundle import Bundle
@@ -21,7 +23,7 @@ from tests.support.archives import write_archive
 from tests.support.bundles import colour_bundle
 from tests.support.runs import request
 from tests.support.waiting import wait_until
-from worker import pipeline
+from worker import pipeline, tasks
 from worker.process import WorkerProcess
 
 
@@ -274,3 +276,40 @@ def test_runs_with_different_bundles_take_turns(
     process.close()
     for run in (many, second):
         assert (progress(database, run).screened, progress(database, run).finished) == (24, True)
+
+
+def test_what_hangs_is_given_back_and_only_the_oldest_chunk_is_blamed(
+    database: Engine, many: int, gate: Gate, process: WorkerProcess, asked: Callable[[int], Future[None]]
+) -> None:
+    first = chunks(database, many)[0][0]
+    gate.held = b"P0/"
+    asked(first)
+    assert gate.reached.wait(60)
+    wait_until(lambda: leased(database, many) == 2, what="the next chunk's lease")
+    process.abandon("screening took longer than the time limit")
+    rows = chunks(database, many)
+    assert rows[0][1:] == ("pending", 1, "screening took longer than the time limit")
+    assert rows[1][1:3] == ("pending", 0)
+    gate.opened.set()
+
+
+def test_after_the_time_limit_the_child_gives_its_chunks_back_and_ends_simulated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+
+    class Hanging:
+        def screen_chunk(self, chunk: int) -> None:
+            raise SoftTimeLimitExceeded
+
+        def abandon(self, reason: str) -> None:
+            said.append(reason)
+
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(tasks, "get_process", Hanging)
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit, match=str(tasks.HUNG)):
+        tasks.screen_chunk(1)
+    assert said == ["screening took longer than the time limit"]
