@@ -56,6 +56,9 @@ class FakeEngine:
 
         return fetch
 
+    def close(self) -> None:
+        pass
+
 
 def fake_bundle(folder: Path, capture: bytes) -> Bundle:
     """A bundle that only the fake engine reproduces; there is no network in it."""

@@ -33,6 +33,9 @@ from worker.tuning import tune
 
 log = structlog.get_logger(__name__)
 
+CLOSING_S = 30
+"""How long a worker that ends waits for the batches that its engine has begun."""
+
 
 class Stopping(Unavailable):
     """The worker is told to stop; the chunk is given back."""
@@ -89,16 +92,18 @@ class WorkerProcess:
         if job.error is not None:
             raise job.error
 
-    def close(self) -> None:
-        """Give back what is in hand, uncounted, and end the threads."""
+    def close(self) -> bool:
+        """Give back what is in hand, uncounted, and end the threads; False where one of them hangs."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._screener.join()
+        self._screener.join(CLOSING_S)
+        if self._screener.is_alive():
+            return False
         self._writer.shutdown()
-        if self._open is not None:
-            self._open[1].decoders.shutdown(cancel_futures=True)
+        self._close_pipeline()
         self._database.dispose()
+        return True
 
     def abandon(self, reason: str) -> None:
         """Something hangs and this process must end: give everything back; for the oldest chunk it counts."""
@@ -167,7 +172,8 @@ class WorkerProcess:
                     self._screening.remove(work.owner)
                     self._writer.submit(self._end, work.owner, result)
             except Exception as error:  # a fault of ours: no chunk may hang for it
-                self._open = None
+                log.exception("pipeline failed")
+                self._close_pipeline()
                 while self._screening:
                     self._writer.submit(self._end, self._screening.pop(), error)
 
@@ -196,9 +202,7 @@ class WorkerProcess:
     def _pipeline(self, lease: Lease) -> Pipeline:
         """The pipeline of the lease's bundle. Only one bundle is kept open: a device has one network in memory."""
         if self._open is None or self._open[0] != lease.bundle_digest:
-            if self._open is not None:
-                self._open[1].decoders.shutdown()
-                self._open = None
+            self._close_pipeline()
             settings = self._settings
             bundle = find_bundle(lease.bundle_digest, Path(lease.bundle_path), settings.bundle_dir)
             try:
@@ -221,6 +225,13 @@ class WorkerProcess:
             decoders = ThreadPoolExecutor(tuning.decoders, thread_name_prefix="decoder")
             self._open = lease.bundle_digest, Pipeline(bundle.manifest, engine, decoders, tuning.batch_size)
         return self._open[1]
+
+    def _close_pipeline(self) -> None:
+        if self._open is not None:
+            pipeline = self._open[1]
+            self._open = None
+            pipeline.decoders.shutdown(cancel_futures=True)
+            pipeline.engine.close()
 
     # The database's thread
 

@@ -19,12 +19,17 @@ def screen_chunk(chunk: int) -> None:
     """Screen the chunk of this id."""
     try:
         get_process().screen_chunk(chunk)
-    except SoftTimeLimitExceeded:  # a thread that hangs in a read cannot be stopped; a new process can go on
-        get_process().abandon("screening took longer than the time limit")
-        os._exit(HUNG)
+    except SoftTimeLimitExceeded:
+        _abandon("screening took longer than the time limit")
 
 
 @worker_process_shutdown.connect
 def _close(**_: Any) -> None:
-    if get_process.cache_info().currsize:
-        get_process().close()
+    if get_process.cache_info().currsize and not get_process().close():
+        _abandon("the worker was told to stop and hung")
+
+
+def _abandon(reason: str) -> None:
+    """A thread that hangs in a read cannot be stopped; a new process can go on."""
+    get_process().abandon(reason)
+    os._exit(HUNG)

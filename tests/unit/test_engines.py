@@ -136,6 +136,9 @@ class Sleeping:
         empty = np.zeros((rows, 4), np.float32)
         return lambda: Predictions(empty, None, empty)
 
+    def close(self) -> None:
+        pass
+
 
 PIXELS = np.zeros((2, 64, 64, 3), np.uint8)
 

@@ -78,6 +78,9 @@ class FakeEngine:
 
         return fetch
 
+    def close(self) -> None:
+        pass
+
     def infer(self, batch: NDArray[np.uint8]) -> Predictions:
         self._before()
         assert batch.dtype == np.uint8

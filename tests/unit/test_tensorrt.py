@@ -220,6 +220,14 @@ def test_a_device_without_memory_is_an_error_on_a_fake_device(bundle: Bundle, tm
     assert device.host == {}
 
 
+def test_closed_it_gives_all_memory_back_on_a_fake_device(bundle: Bundle, tmp_path: Path, device: FakeCUDA) -> None:
+    engine = opened(bundle, tmp_path)
+    assert_right(engine, colours(8))
+    engine.close()
+    assert device.device == {}
+    assert device.host == {}
+
+
 def test_a_whole_archive_goes_through_the_pipeline_on_a_fake_device(
     bundle: Bundle, tmp_path: Path, device: FakeCUDA
 ) -> None:

@@ -67,6 +67,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give the memory back, for the network of another bundle. No batch is under way, and none comes after."""
+        ...
+
 
 @dataclass(frozen=True)
 class EngineOptions:

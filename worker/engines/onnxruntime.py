@@ -56,3 +56,6 @@ class ONNXRuntimeEngine:
             raise kind(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
         found = Predictions(probabilities, cam[0] if cam else None, embedding)
         return lambda: found
+
+    def close(self) -> None:
+        del self._session

@@ -104,6 +104,9 @@ class OpenVINOEngine:
 
         return fetch
 
+    def close(self) -> None:
+        self._idle.clear()
+
     def _read(self, request: Any, rows: int) -> Predictions:
         """Copies: the request's own tensors are overwritten by its next batch."""
         outputs = self._outputs

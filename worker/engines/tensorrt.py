@@ -78,8 +78,7 @@ class TensorRTEngine:
                 self._idle.append(_Slot(contexts, self._tensors(engine)))
             self._idle[0].run(np.zeros(self._shape(engine, self._names.input), np.uint8))()
         except DeviceMemoryFull:
-            for slot in self._idle:
-                slot.free()
+            self.close()
             raise
         contexts.keep_kernels()
 
@@ -114,6 +113,11 @@ class TensorRTEngine:
                 self._idle.append(slot)
 
         return fetched
+
+    def close(self) -> None:
+        for slot in self._idle:
+            slot.free()
+        self._idle.clear()
 
 
 def own_target() -> str:
