@@ -1,12 +1,16 @@
 """Archives to measure with: drawings of 1024x768, and tiny files by the hundred thousand."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.record import console
+from contract.outcomes import CaptureRef
+from contract.settings import Settings
 from trainer.synth.archive import write_archive
+from worker.pipeline import Work
 
 PER_PATIENT = 32
 TINY_PER_PATIENT = 100
@@ -42,3 +46,13 @@ def tiny(folder: Path, count: int) -> Path:
                 os.link(first, own / f"{capture:04d}.jpg")
     making.rename(archive)
     return archive
+
+
+def chunks_of(archive: Path, files: Sequence[Path]) -> list[Work]:
+    """The files as chunks of the default size, the last first, to be popped."""
+    refs = []
+    for number, file in enumerate(files):
+        status = file.stat()
+        refs.append(CaptureRef(number, str(file.relative_to(archive)).encode(), status.st_size, status.st_mtime_ns))
+    size = Settings().chunk_size
+    return [Work(str(archive).encode(), refs[start : start + size]) for start in range(0, len(refs), size)][::-1]

@@ -13,14 +13,12 @@ from typing import Any
 import click
 
 from benchmarks import fake_worker
-from benchmarks.captures import tiny
+from benchmarks.captures import chunks_of, tiny
 from benchmarks.record import console, cores, finish, json_option, rounded, table, work_folder, work_option
 from benchmarks.system import SCREEN, database, running_system
 from contract.bundle import Bundle
-from contract.outcomes import CaptureRef
-from contract.settings import Settings
 from worker.engines.base import EngineOptions
-from worker.pipeline import Pipeline, Work
+from worker.pipeline import Pipeline
 
 SIZES = (1_000, 10_000, 100_000)
 MILLION = 1_000_000
@@ -94,12 +92,7 @@ def _pipeline_alone(archive: Path, bundle: Bundle) -> float:
     files = [
         file for folder in sorted(archive.iterdir())[: PIPELINE_CAPTURES // 100] for file in sorted(folder.iterdir())
     ]
-    refs = []
-    for number, file in enumerate(files):
-        status = file.stat()
-        refs.append(CaptureRef(number, str(file.relative_to(archive)).encode(), status.st_size, status.st_mtime_ns))
-    step = Settings().chunk_size
-    chunks = [Work(str(archive).encode(), refs[start : start + step]) for start in range(0, len(refs), step)][::-1]
+    chunks = chunks_of(archive, files)
     engine = fake_worker.FakeEngine(bundle, "float32", EngineOptions("fake", "float32", archive))
     with ThreadPoolExecutor(cores()) as decoders:
         began = time.perf_counter()

@@ -16,18 +16,18 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.captures import drawings, files_of
+from benchmarks.captures import chunks_of, drawings, files_of
 from benchmarks.network import make_bundle, make_network
 from benchmarks.peers import peers
 from benchmarks.record import console, cores, finish, json_option, median, rounded, table, work_folder, work_option
 from benchmarks.system import running_system, timed_run
 from contract.bundle import Bundle
 from contract.imaging import decode
-from contract.outcomes import CaptureRef, ChunkOutcome
+from contract.outcomes import ChunkOutcome
 from contract.settings import Settings
 from worker.engines.base import Engine, EngineOptions
 from worker.engines.registry import open_engine
-from worker.pipeline import Pipeline, Work
+from worker.pipeline import Pipeline
 from worker.tuning import Tuning, engine_rate, tune
 
 OURS = ("engine", "decode", "ceiling", "pipeline", "system")
@@ -129,12 +129,7 @@ def _ceiling(engine: Engine, row: dict[str, float | None]) -> float:
 
 def _pipeline(engine: Engine, bundle: Bundle, tuning: Tuning, archive: Path, files: list[Path]) -> float:
     """Chunks of the default size through the pipeline in this process, without Redis and database."""
-    refs = []
-    for number, file in enumerate(files):
-        status = file.stat()
-        refs.append(CaptureRef(number, str(file.relative_to(archive)).encode(), status.st_size, status.st_mtime_ns))
-    size = Settings().chunk_size
-    chunks = [Work(str(archive).encode(), refs[start : start + size]) for start in range(0, len(refs), size)][::-1]
+    chunks = chunks_of(archive, files)
     with ThreadPoolExecutor(tuning.decoders) as decoders:
         pipeline = Pipeline(bundle.manifest, engine, decoders, tuning.batch_size)
         began = time.perf_counter()
