@@ -40,6 +40,8 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 RGBImage = NDArray[np.uint8]
+_Upright = RGBImage | Image.Image
+"""Whichever the decoder gave: turning one into the other takes as long as some resizing."""
 
 
 class ImageSpec(BaseModel):
@@ -87,24 +89,29 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
     return Decoded(_resized(upright, spec), width, height)
 
 
-def _resized(upright: RGBImage, spec: ImageSpec) -> RGBImage:
+def _resized(upright: _Upright, spec: ImageSpec) -> RGBImage:
     square = (spec.size, spec.size)
     if spec.resampling in _RESAMPLING:
-        return np.asarray(Image.fromarray(upright).resize(square, _RESAMPLING[spec.resampling]))
+        return np.asarray(_as_image(upright).resize(square, _RESAMPLING[spec.resampling]))
     import cv2  # takes a while, and most commands decode nothing
 
+    pixels = np.asarray(upright)
     # Between fewer than two pixels every one still counts; beyond that, linear interpolation would skip some.
-    how = cv2.INTER_LINEAR if max(upright.shape[:2]) <= 2 * spec.size else cv2.INTER_AREA
-    return np.asarray(cv2.resize(upright, square, interpolation=how), dtype=np.uint8)
+    how = cv2.INTER_LINEAR if max(pixels.shape[:2]) <= 2 * spec.size else cv2.INTER_AREA
+    return np.asarray(cv2.resize(pixels, square, interpolation=how), dtype=np.uint8)
+
+
+def _as_image(upright: _Upright) -> Image.Image:
+    return upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
 
 
 def decode_full(data: bytes) -> Image.Image:
     """Decode to an upright 8-bit RGB image of full size, for people to look at. Raises CaptureRejected."""
-    return Image.fromarray(_load(data, at_least=None, min_side=1)[0])
+    return _as_image(_load(data, at_least=None, min_side=1)[0])
 
 
-def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[RGBImage, tuple[int, int]]:
-    """Upright RGB, uint8 [H, W, 3], at reduced JPEG scale where both sides stay >= `at_least`, and its full size."""
+def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[_Upright, tuple[int, int]]:
+    """Upright RGB, at reduced JPEG scale where both sides stay >= `at_least`, and its full size."""
     if not data:
         raise CaptureRejected(RejectCode.EMPTY_FILE, "the file has no bytes")
     if len(data) > MAX_BYTES:
@@ -121,7 +128,7 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[RGBImage
             upright = _upright_rgb(image)
             if is_deep:
                 _refuse_half_filled(upright)
-            return np.asarray(upright), header[::-1] if _is_turned(image) else header
+            return upright, header[::-1] if _is_turned(image) else header
     except UnidentifiedImageError:
         if data.startswith(_SIGNATURES):
             raise CaptureRejected(RejectCode.CORRUPT, "begins like an image, but its header is damaged") from None
