@@ -23,7 +23,8 @@ from trainer.commands.compare import compare  # noqa: E402
 from trainer.commands.data import data  # noqa: E402
 from trainer.commands.evaluate import evaluate  # noqa: E402
 from trainer.commands.train import train  # noqa: E402
-from worker.engines.base import EngineOptions, open_engine  # noqa: E402
+from worker.engines.base import EngineOptions, infer  # noqa: E402
+from worker.engines.registry import open_engine  # noqa: E402
 
 SHORT = RECIPE.replace("{size = 48, epochs = 1}, {size = 64, epochs = 2}", "{size = 64, epochs = 3}").replace(
     'learning_rate = "find"', "learning_rate = 1e-2"
@@ -187,9 +188,11 @@ def test_compare_trains_each_with_each_seed_on_one_split_and_goes_on_after_a_kil
     assert mapless.manifest.outputs.cam is None
     assert "activation_on_cells" not in mapless.manifest.metrics["test"]
     assert "it has no exact activation map" in (mapless.path / "report.html").read_text()
-    engine = open_engine(mapless, EngineOptions("openvino", "float32", work / "engines"))  # proves the golden captures
+    engine, _ = open_engine(
+        mapless, EngineOptions("openvino", "float32", work / "engines")
+    )  # proves the golden captures
     content, expected = mapless.golden()[0]
-    found = engine.infer(decode(content, mapless.manifest.image).pixels[None])
+    found = infer(engine, decode(content, mapless.manifest.image).pixels[None])
     assert found.cam is None
     assert np.allclose(found.probabilities[0], expected, atol=1e-4)
 
