@@ -31,7 +31,7 @@ def discs(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("recipe") / "tiny.toml"
-    file.write_text(RECIPE)
+    file.write_text(RECIPE.replace("half_graph = false", "half_graph = true"))
     return file
 
 

@@ -32,6 +32,7 @@ cutmix = 0.3
 corner_mask = 0.2
 [export]
 precision = "half"
+half_graph = false
 golden = 6
 """
 

@@ -68,6 +68,12 @@ def test_a_captures_answer_does_not_depend_on_its_batch(captures: RGBImage, open
     assert np.concatenate(parts) == pytest.approx(alone, abs=1e-5)
 
 
+def test_an_array_that_may_not_be_written_is_taken_too(captures: RGBImage, openvino: Engine) -> None:
+    locked = captures[:4].copy()
+    locked.flags.writeable = False
+    assert infer(openvino, locked).probabilities == pytest.approx(infer(openvino, captures[:4]).probabilities, abs=1e-6)
+
+
 def test_as_many_batches_as_the_engine_takes_are_under_way_at_once(captures: RGBImage, openvino: Engine) -> None:
     flying = [openvino.start(captures[n : n + 3]) for n in range(openvino.depth)]
     for n, pending in enumerate(flying):

@@ -85,7 +85,8 @@ class OpenVINOEngine:
         size = 1 << (rows - 1).bit_length()
         requests = self._requests(size)
         request = requests.popleft()
-        filled = np.ascontiguousarray(batch) if size == rows else np.resize(batch, (size, *batch.shape[1:]))
+        filled = batch if size == rows else np.resize(batch, (size, *batch.shape[1:]))
+        filled = np.require(filled, requirements=["C", "W"])  # OpenVINO shares no other
         tensor = openvino.Tensor(filled, shared_memory=True)
         try:
             request.start_async({self._outputs.input: tensor})
