@@ -7,7 +7,7 @@ the next is read and decoded. How far decoding runs ahead is bounded, so memory 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 LOOK_AHEAD_BATCHES = 2
 """Batches that may lie decoded, or be decoding, besides those that the engine has."""
+
+SLOW_STORAGE_S = 0.5
+"""After so long without the next capture, what the engine has is fetched: a result does not wait for a slow archive."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,13 @@ class Pipeline:
         """
         flying: deque[_Batch] = deque()
         free_since = time.perf_counter()  # when the engine last finished a batch
-        for chunk, captures, is_last in self._batches(source):
+        for step in self._batches(source):
+            if step is None:
+                if flying:
+                    yield from self._fetch(flying.popleft(), free_since)
+                    free_since = time.perf_counter()
+                continue
+            chunk, captures, is_last = step
             if captures and len(flying) == self.engine.depth:
                 yield from self._fetch(flying.popleft(), free_since)
                 free_since = time.perf_counter()
@@ -125,9 +134,9 @@ class Pipeline:
             yield from self._fetch(flying.popleft(), free_since)
             free_since = time.perf_counter()
 
-    def _batches(self, source: Callable[[], Work | None]) -> Iterator[tuple[_Chunk, list[_Ready], bool]]:
+    def _batches(self, source: Callable[[], Work | None]) -> Iterator[tuple[_Chunk, list[_Ready], bool] | None]:
         """Batches of decoded captures, none of two chunks, and whether it is the chunk's last: that one may be short,
-        or empty.
+        or empty. None wherever the next capture keeps everybody waiting.
         """
         feed: Iterator[_Decoding] = iter(())
         ahead: deque[_Decoding] = deque()
@@ -146,6 +155,8 @@ class Pipeline:
             if not ahead:
                 return
             chunk, future = ahead.popleft()
+            while future is not None and chunk.error is None and not wait((future,), SLOW_STORAGE_S).done:
+                yield None
             if future is not None:
                 self._collect(chunk, future, batch)
             if future is None or len(batch) >= self.batch_size:

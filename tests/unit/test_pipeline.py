@@ -317,6 +317,29 @@ def test_chunks_follow_one_another_and_none_gets_anothers_results(
             assert_every_row_is_right(result, root, kinds)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_result_does_not_wait_for_the_next_chunk_to_be_read(
+    bundle: Bundle, root: Path, pools: Callable[[int], SpyPool], monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    answers = Event()
+
+    def read(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> object:
+        assert b"tiny" not in path or answers.wait(60), "the storage never answered"
+        return read_capture(root, path, size_bytes, modified_ns)
+
+    monkeypatch.setattr(pipeline_module, "read_capture", read)
+    first, second = (Work(str(root).encode(), refs(root, [kind] * 4)) for kind in ("good", "tiny"))
+    waiting = [first, second]
+    pipeline = Pipeline(bundle.manifest, FakeEngine(depth=depth), pools(2), 4)
+    results = pipeline.run(lambda: waiting.pop(0) if waiting else None)
+    work, outcome = next(results)
+    assert work is first
+    assert isinstance(outcome, ChunkOutcome)
+    assert len(outcome.screened) == 4
+    answers.set()
+    assert [work for work, _ in results] == [second]
+
+
 def test_the_next_chunk_is_decoded_while_the_engine_still_works_on_the_one_before(
     bundle: Bundle, root: Path, pools: Callable[[int], SpyPool]
 ) -> None:
