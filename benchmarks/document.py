@@ -74,12 +74,17 @@ def _throughput(record: dict[str, Any]) -> str:
     for name, text in peers.items():
         rate, ratio = record["peers"][name], record["ratios"][f"system_to_{name}"]
         rows.append((text, rate, f"{rate / record['ceiling']:.0%}" if rate else None, f"{ratio:g}x" if ratio else None))
-    seconds = record["worker_seconds_per_capture"]
+    seconds, close = record["worker_seconds_per_capture"], record["close_calls"]
+    again = (
+        f" {close:.1%} of the captures are close calls: the engine computes them again in float32, the others do not."
+        if close is not None
+        else ""
+    )
     spent = ", ".join(f"{name} {1e3 * seconds[name]:.2g}" for name in ("read", "decode", "wait", "infer"))
     return (
         f"## Throughput\n\nEfficientNet-B3 at 300 px on {record['captures']:,} drawings of 1024x768 (JPEG), the "
         f"same weights everywhere; peers on {record['peer_captures']}. Medians of {record['repetitions']} interleaved "
-        "repetitions; ratios are medians of the ratios within a repetition.\n\n"
+        f"repetitions; ratios are medians of the ratios within a repetition.{again}\n\n"
         + _table(("", "captures/s", "of the ceiling", "the system is so many times as fast"), rows)
         + f"\nSystem to ceiling: **{record['ratios']['system_to_ceiling']:g}**. Milliseconds per capture in the worker:"
         f" {spent} (read and decode are sums over threads).\n"

@@ -16,12 +16,12 @@ from contract.bundle import Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage, decode
 from trainer.model import Exportable, Network
-from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, NotUsable, prove
-from worker.engines.registry import ENGINES, load
+from worker.engines.base import DeviceMemoryFull, EngineOptions, NotUsable
+from worker.engines.registry import ENGINES, load, open_engine
 from worker.tuning import engine_rate
 
-Measure = Callable[[RGBImage], float]
-"""Captures per second with batches of this kind."""
+Measure = Callable[[RGBImage, int], float]
+"""Captures per second: these captures, in batches of this size."""
 
 
 @click.command()
@@ -51,7 +51,7 @@ def command(batches: str, seconds: float, bundle: Path | None, work: Path | None
         for size in sizes:  # ways take turns at each size
             for name, way in ways.items():
                 console.print(f"{name}, batch {size}")
-                rates[name][str(size)] = rounded(_rate(way, np.resize(pixels, (size, *pixels.shape[1:]))))
+                rates[name][str(size)] = rounded(_rate(way, pixels, size))
     best = {name: max((rate for rate in row.values() if rate), default=None) for name, row in rates.items()}
     base = best.get("torch float32")
     figures = {"image": IMAGE.size, "rates": rates, "best": best, "not_run": reasons}
@@ -64,9 +64,9 @@ def command(batches: str, seconds: float, bundle: Path | None, work: Path | None
     finish("engines", figures, [shown, not_run] if reasons else [shown], json_file)
 
 
-def _rate(way: Measure, pixels: RGBImage) -> float | None:
+def _rate(way: Measure, pixels: RGBImage, size: int) -> float | None:
     try:
-        return way(pixels)
+        return way(pixels, size)
     except DeviceMemoryFull:
         return None
 
@@ -83,12 +83,11 @@ def _engines(bundle: Bundle, folder: Path, seconds: float, reasons: dict[str, st
         for precision in precisions:
             label = f"{name} {precision}"
             try:
-                engine: Engine = cls(bundle, precision, EngineOptions(name, precision, folder / "cache"))
-                prove(engine, bundle)
+                engine, _ = open_engine(bundle, EngineOptions(name, precision, folder / "cache"))
             except EngineError as error:
                 reasons[label] = str(error)
                 continue
-            ways[label] = lambda pixels, engine=engine: engine_rate(engine, pixels, len(pixels), seconds)  # type: ignore[misc]
+            ways[label] = lambda pixels, size, engine=engine: engine_rate(engine, pixels, size, seconds)  # type: ignore[misc]
     return ways
 
 
@@ -98,8 +97,8 @@ def _torch(network: Network, seconds: float) -> dict[str, Measure]:
     exportable = Exportable(network, 1.0).eval().to(device)
 
     def measure(model: Any, *, last: bool, half: bool) -> Measure:
-        def rate(pixels: RGBImage) -> float:
-            batch = torch.from_numpy(pixels)
+        def rate(pixels: RGBImage, size: int) -> float:
+            batch = torch.from_numpy(np.resize(pixels, (size, *pixels.shape[1:])))
 
             def once() -> None:
                 model(batch.to(device))[0].cpu()
@@ -113,7 +112,7 @@ def _torch(network: Network, seconds: float) -> dict[str, Measure]:
                 while time.perf_counter() - began < seconds or done < 2:
                     once()
                     done += 1
-            return done * len(pixels) / (time.perf_counter() - began)
+            return done * size / (time.perf_counter() - began)
 
         return rate
 

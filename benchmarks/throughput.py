@@ -22,10 +22,11 @@ from benchmarks.peers import peers
 from benchmarks.record import console, cores, finish, json_option, median, rounded, table, work_folder, work_option
 from benchmarks.system import running_system, timed_run
 from contract.bundle import Bundle
-from contract.imaging import decode
+from contract.imaging import RGBImage, decode
 from contract.outcomes import ChunkOutcome
 from contract.settings import Settings
-from worker.engines.base import Engine, EngineOptions
+from worker.engines.base import Engine, EngineOptions, infer
+from worker.engines.close_calls import close_calls, margin_of
 from worker.engines.registry import open_engine
 from worker.pipeline import Pipeline
 from worker.tuning import Tuning, engine_rate, tune
@@ -33,6 +34,8 @@ from worker.tuning import Tuning, engine_rate, tune
 OURS = ("engine", "decode", "ceiling", "pipeline", "system")
 PEERS = ("fastai_predict", "fastai_batch", "torch_loader", "torch_compile")
 ENGINE_SECONDS = 5.0
+SAMPLE = 256
+"""Captures that the engine alone is measured on."""
 
 
 @click.command()
@@ -78,6 +81,7 @@ def command(
     figures |= {
         "captures": len(files), "peer_captures": peer_captures, "repetitions": repetitions,
         "engine_used": f"{engine.name}/{engine.precision} on {engine.device}",
+        "close_calls": _close_calls(engine, bundle, tuning, files),
         "database": "postgresql" if database_url else "sqlite",
         "batch_size": tuning.batch_size, "decoders": tuning.decoders, "chunks_ahead": tuning.chunks_ahead,
         "worker_seconds_per_capture": {name: rounded(value / len(files)) for name, value in where.items()},
@@ -105,8 +109,20 @@ def _figures(rows: list[dict[str, float | None]]) -> dict[str, Any]:
 
 
 def _engine(engine: Engine, bundle: Bundle, tuning: Tuning, files: list[Path]) -> float:
-    pixels = np.stack([decode(file.read_bytes(), bundle.manifest.image).pixels for file in files[:32]])
-    return engine_rate(engine, pixels, tuning.batch_size, ENGINE_SECONDS)
+    return engine_rate(engine, _pixels(bundle, files), tuning.batch_size, ENGINE_SECONDS)
+
+
+def _close_calls(engine: Engine, bundle: Bundle, tuning: Tuning, files: list[Path]) -> float | None:
+    """Share of captures that are computed again in float32."""
+    if engine.precision != "bfloat16":
+        return None
+    pixels, margin = _pixels(bundle, files), margin_of(bundle, engine.precision)
+    batches = (pixels[i : i + tuning.batch_size] for i in range(0, len(pixels), tuning.batch_size))
+    return rounded(sum(len(close_calls(infer(engine, one).probabilities, margin)) for one in batches) / len(pixels))
+
+
+def _pixels(bundle: Bundle, files: list[Path]) -> RGBImage:
+    return np.stack([decode(file.read_bytes(), bundle.manifest.image).pixels for file in files[:SAMPLE]])
 
 
 def _decode(bundle: Bundle, files: list[Path]) -> float:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from contract.case_policy import CasePolicy
 from contract.errors import BundleError
@@ -87,6 +87,11 @@ class Manifest(_Strict):
     metrics: dict[str, Any] = Field(default_factory=dict, description="per split: validation, test, ...")
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(description="relative posix path -> sha256 of every other file")
+
+    @field_validator("golden_tolerance")
+    @classmethod
+    def _of_every_precision(cls, value: dict[str, float]) -> dict[str, float]:
+        return {**GOLDEN_TOLERANCE, **value}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":

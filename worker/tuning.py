@@ -107,17 +107,19 @@ def best_batch(engine: Engine, captures: RGBImage) -> tuple[int, float]:
 def engine_rate(engine: Engine, captures: RGBImage, batch: int, seconds: float) -> float:
     """Captures per second through the engine alone, with as many batches under way as it takes at once.
 
-    `captures` are repeated to fill the batch. Raises EngineError.
+    All of `captures` take turns, repeated to fill the last batch. Raises EngineError.
     """
-    pixels = np.ascontiguousarray(np.resize(captures, (batch, *captures.shape[1:])))
-    engine.start(pixels)()  # sets itself up for this size
+    whole = math.ceil(len(captures) / batch) * batch
+    batches = np.resize(captures, (whole, *captures.shape[1:])).reshape(-1, batch, *captures.shape[1:])
+    engine.start(batches[0])()  # sets itself up for this size
     flying: deque[Pending] = deque()
-    done, began = 0, time.perf_counter()
+    begun, done, began = 0, 0, time.perf_counter()
     while time.perf_counter() - began < seconds or done < 2 * engine.depth:
         if len(flying) == engine.depth:
             flying.popleft()()
             done += 1
-        flying.append(engine.start(pixels))
+        flying.append(engine.start(batches[begun % len(batches)]))
+        begun += 1
     while flying:
         flying.popleft()()
         done += 1

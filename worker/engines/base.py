@@ -125,7 +125,7 @@ def prove(engine: Engine, bundle: Bundle) -> Proof:
             f"export bundle {bundle.digest[:12]} again"
         )
     difference = float(np.abs(actual - expected).max())
-    tolerance = bundle.manifest.golden_tolerance.get(engine.precision, 0.0)
+    tolerance = bundle.manifest.golden_tolerance[engine.precision]
     flipped = int((actual.argmax(1) != expected.argmax(1)).sum())
     if flipped or not difference <= tolerance:
         raise EngineError(

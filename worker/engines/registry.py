@@ -8,6 +8,7 @@ import structlog
 from contract.bundle import Bundle
 from contract.errors import EngineError
 from worker.engines.base import Engine, EngineOptions, NotUsable, Proof, prove
+from worker.engines.close_calls import CloseCalls, margin_of
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,7 @@ def open_engine(bundle: Bundle, options: EngineOptions) -> tuple[Engine, Proof]:
             continue
         for precision in precisions:
             try:
-                engine = cls(bundle, precision, options)
+                engine = _opened(cls, bundle, precision, options)
                 return engine, prove(engine, bundle)
             except EngineError as error:
                 refused.append(error)
@@ -50,6 +51,15 @@ def open_engine(bundle: Bundle, options: EngineOptions) -> tuple[Engine, Proof]:
     if len(refused) == 1:
         raise refused[0]
     raise EngineError("no engine can run the bundle: " + "; ".join(map(str, refused)))
+
+
+def _opened(cls: Any, bundle: Bundle, precision: str, options: EngineOptions) -> Engine:
+    engine: Engine = cls(bundle, precision, options)
+    if precision != "bfloat16":
+        return engine
+    exact: Engine = cls(bundle, "float32", options)
+    prove(exact, bundle)
+    return CloseCalls(engine, exact, margin_of(bundle, precision))
 
 
 def load(name: str) -> Any:
