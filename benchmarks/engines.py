@@ -34,7 +34,7 @@ def command(batches: str, seconds: float, bundle: Path | None, work: Path | None
     """Captures per second, decoded ones, on tensors in the host's memory."""
     sizes = [int(size) for size in batches.split(",")]
     with work_folder(work) as folder:
-        archive = drawings(folder, 64)
+        archive = drawings(folder, 512)
         ways: dict[str, Measure] = {}
         if bundle is None:
             with console.status("making the network"):

@@ -44,7 +44,7 @@ the thesis, which this one stands for, was wrong in so many.
 """
 UNDECIDED = np.log(0.325 / 0.225)
 """Where the first logit is ahead of three equal ones by this, the two highest probabilities are 0.1 apart."""
-FITTED_ON, GOLDEN_CAPTURES = 64, 8
+FITTED_ON, GOLDEN_CAPTURES = 512, 8
 
 
 def make_network(archive: Path) -> Network:
