@@ -23,6 +23,9 @@ from worker.tuning import engine_rate
 Measure = Callable[[RGBImage, int], float]
 """Captures per second: these captures, in batches of this size."""
 
+CAPTURES = 2048
+"""As many as `throughput` has, so that the network is the same; 32 of them, spread over the patients, are measured on."""
+
 
 @click.command()
 @click.option("--batches", default="1,2,4,8,16,32", show_default=True, help="Sizes of batch, separated by commas.")
@@ -34,19 +37,21 @@ def command(batches: str, seconds: float, bundle: Path | None, work: Path | None
     """Captures per second, decoded ones, on tensors in the host's memory."""
     sizes = [int(size) for size in batches.split(",")]
     with work_folder(work) as folder:
-        archive = drawings(folder, 512)
+        archive = drawings(folder, CAPTURES)
         ways: dict[str, Measure] = {}
         if bundle is None:
             with console.status("making the network"):
                 network = make_network(archive)
-                opened = make_bundle(folder / "b3-64.bundle", network, archive)
+                opened = make_bundle(folder / "b3.bundle", network, archive)
             ways |= _torch(network, seconds)
         else:
             opened = Bundle.open(bundle)
         reasons: dict[str, str] = {}
         ways |= _engines(opened, folder, seconds, reasons)
         spec = opened.manifest.image
-        pixels = np.stack([decode(file.read_bytes(), spec).pixels for file in files_of(archive, 32)])
+        pixels = np.stack(
+            [decode(file.read_bytes(), spec).pixels for file in files_of(archive, CAPTURES)[:: CAPTURES // 32]]
+        )
         rates: dict[str, dict[str, float | None]] = {name: {} for name in ways}
         for size in sizes:  # ways take turns at each size
             for name, way in ways.items():
