@@ -24,7 +24,7 @@ Measure = Callable[[RGBImage, int], float]
 """Captures per second: these captures, in batches of this size."""
 
 CAPTURES = 2048
-"""As many as `throughput` has, so that the network is the same; 32 of them, spread over the patients, are measured on."""
+"""As many as `throughput` has, so that the network is the same. 32 of them, spread over the patients, are used."""
 
 
 @click.command()
