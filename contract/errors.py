@@ -16,6 +16,7 @@
     │   └── StorageFull           no room where something must be written
     ├── CaptureRejected           one capture cannot be screened: a code from the closed list and a sentence
     ├── LeaseLost                 another worker owns the chunk now: what was computed must not be written
+    ├── OutOfMemory               a worker's memory ceiling was reached: its process must end
     ├── EngineError               the inference engine cannot open or run the bundle
     └── ExportError               a trained network and its exported graph disagree
 
@@ -116,6 +117,10 @@ class CaptureRejected(ScreeningError):
 
 
 class LeaseLost(ScreeningError):
+    pass
+
+
+class OutOfMemory(ScreeningError):
     pass
 
 

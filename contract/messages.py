@@ -8,12 +8,16 @@ from typing import Any
 SCREEN_CHUNK = "screen.chunk"
 """Task: screen one chunk. Its only argument is `chunk`, the chunk's id."""
 QUEUE = "chunks"
-SOFT_TIME_LIMIT_S = 300
-HARD_TIME_LIMIT_S = 360
+CHUNK_SECONDS = 300
+GRACE_S = 60
+"""After the time limit a child gives its chunks back and ends; one that cannot even do that is killed so much later."""
 
 
-def celery_config(redis_url: str) -> dict[str, Any]:
-    """Celery's settings; each line that is not obvious says what went wrong without it (docs/reliability notes)."""
+def celery_config(redis_url: str, chunk_seconds: int = CHUNK_SECONDS) -> dict[str, Any]:
+    """Celery's settings; `chunk_seconds` is a worker's time limit for a chunk.
+
+    Each line that is not obvious says what went wrong without it.
+    """
     return {
         "broker_url": redis_url,
         "task_serializer": "json",
@@ -27,8 +31,8 @@ def celery_config(redis_url: str) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,  # else a killed child's message counts as done (celery #1628)
         "task_acks_on_failure": True,  # False drops failed messages silently
         "task_acks_on_timeout": True,
-        "task_soft_time_limit": SOFT_TIME_LIMIT_S,
-        "task_time_limit": HARD_TIME_LIMIT_S,
+        "task_soft_time_limit": chunk_seconds,
+        "task_time_limit": chunk_seconds + GRACE_S,
         "task_track_started": False,
         "worker_prefetch_multiplier": 1,
         # One child per device: threads know no time limits (celery #9203), solo blocks heartbeats (#3768).

@@ -33,6 +33,12 @@ class Settings(BaseSettings):
         60, ge=3, le=3600, description="how long a chunk belongs to a worker that has stopped answering"
     )
     max_attempts: int = Field(3, ge=1, le=20, description="claims of a chunk before it is halved")
+    chunk_seconds: int = Field(
+        300, ge=5, le=600, description="time limit of a chunk; then its captures under way are screened alone"
+    )
+    memory_mib: int = Field(
+        8192, ge=512, description="most memory of a worker's process; a capture that wants more is screened alone"
+    )
     sweep_seconds: float = Field(
         10, ge=0.2, le=3600, description="how often each worker looks for chunks whose message or lease was lost"
     )

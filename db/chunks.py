@@ -5,7 +5,7 @@ row holds, so messages may be lost, doubled or late.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
@@ -123,6 +123,58 @@ def release(engine: Engine, lease: Lease, *, reason: str | None, count_attempt: 
         )
 
 
+def give_back_of(
+    engine: Engine, worker: str, suspects: Collection[int], *, reason: str, count_attempt: bool
+) -> list[int]:
+    """Give back every chunk of a worker process that has ended; returns the ids of the chunks there are now.
+
+    `suspects` are the captures that it was reading, decoding or inferring in its last moment. Each of them is put into
+    a chunk of its own, with its attempts counted so far, and is screened alone from then on: so the guilty one is found
+    at the next attempt, and the others of its chunk are free of it. A chunk without a suspect counts the attempt only
+    where `count_attempt` says so: not where somebody killed the process, nothing being under way.
+    """
+    with writing(engine) as connection:
+        leased = connection.execute(
+            select(Chunk.id, Chunk.run_id, Chunk.attempts)
+            .where(Chunk.state == ChunkState.LEASED, Chunk.worker == worker)
+            .order_by(Chunk.id)
+            .with_for_update()
+        ).all()
+        return [
+            chunk_id
+            for chunk in leased
+            for chunk_id in _set_apart(connection, chunk, suspects, reason, count_attempt=count_attempt)
+        ]
+
+
+def _set_apart(
+    connection: Connection, chunk: Any, suspects: Collection[int], reason: str, *, count_attempt: bool
+) -> list[int]:
+    """Give one chunk back, its suspects in chunks of their own."""
+    pending = connection.execute(
+        select(Capture.id)
+        .where(Capture.chunk_id == chunk.id, Capture.state == CaptureState.PENDING)
+        .order_by(Capture.id)
+    ).scalars()
+    captures = list(pending)
+    guilty = [one for one in captures if one in suspects]
+    given_back = update(Chunk).where(Chunk.id == chunk.id)
+    if len(guilty) == len(captures) == 1 or (not guilty and count_attempt):
+        connection.execute(given_back.values(last_error=reason, **_BACK_TO_PENDING))
+        return [chunk.id]
+    innocent = len(captures) - len(guilty)
+    connection.execute(given_back.values(attempts=Chunk.attempts - 1, captures=innocent, **_BACK_TO_PENDING))
+    if not guilty:
+        return [chunk.id]
+    alone = new_chunks(connection, chunk.run_id, [[one] for one in guilty], attempts=chunk.attempts, last_error=reason)
+    detail = {"chunk": chunk.id, "alone": alone, "reason": reason}
+    connection.execute(insert(Event).values(kind="set_apart", run_id=chunk.run_id, actor="worker", detail=detail))
+    if innocent:
+        return [chunk.id, *alone]
+    connection.execute(delete(Chunk).where(Chunk.id == chunk.id))
+    return alone
+
+
 def mark_published(engine: Engine, chunk_ids: Sequence[int]) -> None:
     """Note that the broker took the messages of these chunks, so the sweeper need not send them at once."""
     with writing(engine) as connection:
@@ -201,15 +253,26 @@ def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: in
 
 def _halve(connection: Connection, chunk_id: int, run_id: int, capture_ids: list[int], attempts: int) -> None:
     middle = len(capture_ids) // 2
-    halves = (capture_ids[:middle], capture_ids[middle:])
-    new_ids = list(
-        connection.execute(
-            insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True),
-            [{"run_id": run_id, "captures": len(half)} for half in halves],
-        ).scalars()
-    )
-    for new_id, half in zip(new_ids, halves, strict=True):
-        connection.execute(update(Capture).where(Capture.id.in_(half)).values(chunk_id=new_id))
+    new_ids = new_chunks(connection, run_id, [capture_ids[:middle], capture_ids[middle:]])
     connection.execute(delete(Chunk).where(Chunk.id == chunk_id))
     detail = {"chunk": chunk_id, "halves": new_ids, "attempts": attempts}
     connection.execute(insert(Event).values(kind="halved", run_id=run_id, actor="worker", detail=detail))
+
+
+def new_chunks(connection: Connection, run_id: int, captures: Sequence[Sequence[int]], **values: Any) -> list[int]:
+    """Put captures of a run into new chunks, one for each list of ids; returns the chunks' ids.
+
+    `values` are the chunks' columns.
+    """
+    if not captures:
+        return []
+    new_ids = list(
+        connection.execute(
+            insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True),
+            [{"run_id": run_id, "captures": len(some), **values} for some in captures],
+        ).scalars()
+    )
+    for new_id, ids in zip(new_ids, captures, strict=True):
+        for some in slices(ids, 500):
+            connection.execute(update(Capture).where(Capture.id.in_(some)).values(chunk_id=new_id))
+    return new_ids

@@ -127,7 +127,9 @@ def _aggregate(connection: Connection, case_id: int, run_id: int, submitted: int
         )
     ).rowcount
     if written:
-        connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause="screened"))
+        last = connection.execute(select(func.max(ReportQueue.id)).where(ReportQueue.case_id == case_id)).scalar()
+        cause = "screened" if last is None else "recomputed"  # captures were tried again: a corrected result
+        connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
 
 
 def _result_columns(result: CaseResult) -> dict[str, Any]:

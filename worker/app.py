@@ -14,7 +14,7 @@ from contract.settings import get_settings
 from worker.sweeper import SweeperStep
 
 app = Celery("slide-screen", include=["worker.tasks"])
-app.config_from_object(celery_config(get_settings().redis_url))
+app.config_from_object(celery_config(get_settings().redis_url, get_settings().chunk_seconds))
 app.steps["consumer"].add(SweeperStep)
 
 

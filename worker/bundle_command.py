@@ -13,10 +13,10 @@ from contract.bundle import Bundle
 from contract.errors import ExitCode, UsageError
 from contract.settings import Settings, get_settings
 from worker.agreement import ENOUGH_EQUAL, Agreement, compare, find_captures
+from worker.cache import cache_folder
 from worker.engines import plans
 from worker.engines.base import Engine, EngineOptions, NotUsable, golden_batch
 from worker.engines.registry import ENGINES, load, open_engine
-from worker.process import cache_folder
 from worker.tuning import best_batch
 
 BUNDLE = click.Path(path_type=Path)

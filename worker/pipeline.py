@@ -16,11 +16,12 @@ import numpy as np
 import structlog
 
 from contract.bundle import Manifest
-from contract.errors import CaptureRejected, EngineError
+from contract.errors import CaptureRejected, EngineError, OutOfMemory
 from contract.imaging import Decoded, RGBImage, decode
 from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
 from worker.engines.base import DeviceMemoryFull, Engine, Pending, Predictions, infer_in_halves
 from worker.reading import check_archive, read_capture
+from worker.recorder import FlightRecorder
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,8 @@ class _Batch:
     pixels: RGBImage
     pending: Pending
     began: float
+    places: list[int]
+    """Of its captures in the flight recorder."""
 
 
 _Decoding = tuple[_Chunk, Future[_Read] | None]
@@ -97,12 +100,17 @@ Result = tuple[Work, ChunkOutcome | Exception]
 
 @dataclass
 class Pipeline:
-    """Screens chunks with one engine. `decoders` is the thread pool that reads and decodes."""
+    """Screens chunks with one engine. `decoders` is the thread pool that reads and decodes.
+
+    `recorder` knows at every moment which captures are with a decoder or the engine. Those that asked for more memory
+    than there is stay in it, and their chunk ends with OutOfMemory.
+    """
 
     manifest: Manifest
     engine: Engine
     decoders: ThreadPoolExecutor
     batch_size: int
+    recorder: FlightRecorder = field(default_factory=FlightRecorder)
 
     def run(self, source: Callable[[], Work | None]) -> Iterator[Result]:
         """Screen what `source` gives until it has nothing; each chunk comes back with its outcome or what stopped it.
@@ -197,28 +205,40 @@ class Pipeline:
         sha256: str | None = None
         began = read_at = time.perf_counter()
         found: _Ready | Rejected
+        places = self.recorder.begin([capture.id])
         try:
             read = read_capture(chunk.work.root, capture.path, capture.size_bytes, capture.modified_ns)
             sha256, read_at = read.sha256, time.perf_counter()
             found = _Ready(capture, sha256, decode(read.data, self.manifest.image))
         except CaptureRejected as error:
             found = Rejected(capture.id, error.code, str(error), sha256)
+        except MemoryError:
+            raise OutOfMemory("decoding a capture took more memory than a worker may have") from None
+        except BaseException:
+            self.recorder.end(places)
+            raise
+        self.recorder.end(places)
         return _Read(found, read_at - began, time.perf_counter() - read_at)
 
     def _start(self, flying: deque[_Batch], chunk: _Chunk, captures: list[_Ready]) -> None:
+        places: list[int] = []
         try:
             chunk.work.check()
+            places = self.recorder.begin([one.capture.id for one in captures])
             began = time.perf_counter()
             pixels = np.stack([one.decoded.pixels for one in captures])
             try:
                 pending = self.engine.start(pixels)
             except DeviceMemoryFull:
                 pending = self._in_halves(pixels)
+        except MemoryError:
+            chunk.error = OutOfMemory("a batch took more memory than a worker may have")
         except Exception as error:
+            self.recorder.end(places)
             chunk.error = error
         else:
             chunk.flying += 1
-            flying.append(_Batch(chunk, captures, pixels, pending, began))
+            flying.append(_Batch(chunk, captures, pixels, pending, began, places))
 
     def _in_halves(self, pixels: RGBImage) -> Pending:
         """The device has no room for such a batch: this one goes in smaller ones, and those to come are smaller."""
@@ -235,7 +255,11 @@ class Pipeline:
             except DeviceMemoryFull:
                 found = self._in_halves(batch.pixels)()
             chunk.screened += self._outcomes(batch.captures, found)
+            self.recorder.end(batch.places)
+        except MemoryError:
+            chunk.error = OutOfMemory("a batch took more memory than a worker may have")
         except Exception as error:
+            self.recorder.end(batch.places)
             chunk.error = chunk.error or error
         chunk.seconds["infer"] += time.perf_counter() - max(batch.began, free_since)
         if chunk.ended:

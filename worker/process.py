@@ -6,35 +6,48 @@ where it claims chunks ahead and writes outcomes, so that the engine waits for n
 """
 
 import os
-import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 
 import structlog
-from platformdirs import user_cache_path
 
-from contract.errors import BundleError, EngineError, LeaseLost, ScreeningError, StorageFault, Unavailable
+from contract.errors import (
+    BundleError,
+    EngineError,
+    LeaseLost,
+    OutOfMemory,
+    ScreeningError,
+    StorageFault,
+    Unavailable,
+)
 from contract.outcomes import ChunkOutcome
 from contract.settings import Settings, get_settings
-from db.chunks import attempts_so_far, claim, claim_ahead, release
+from db.chunks import attempts_so_far, claim, claim_ahead, give_back_of, release
 from db.engine import open_engine
 from db.lease import Lease
 from db.results import finish_chunk
 from worker.bundles import find_bundle
+from worker.cache import cache_folder
 from worker.engines.base import EngineOptions
 from worker.engines.registry import open_engine as open_inference_engine
 from worker.lease_keeper import LeaseKeeper
 from worker.pipeline import Pipeline, Work
+from worker.recorder import FlightRecorder
 from worker.tuning import tune
 
 log = structlog.get_logger(__name__)
 
 CLOSING_S = 30
 """How long a worker that ends waits for the batches that its engine has begun."""
+
+
+ABANDONED = 75
+"""Exit status of a process that had to end: EX_TEMPFAIL."""
 
 
 class Stopping(Unavailable):
@@ -57,12 +70,14 @@ class Job:
 
 
 class WorkerProcess:
-    """Screens chunks, one after another without a gap."""
+    """Screens chunks, one after another without a gap. `end` ends the process at once, whatever its threads do."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, end: Callable[[int], object] = os._exit) -> None:
         self._settings = settings
+        self._end_process = end
         self._database = open_engine(settings.database_url)
-        self.name = f"{socket.gethostname()}/{os.getpid()}"
+        self._recorder = _recorder(settings)
+        self.name = self._recorder.name
         self._changed = threading.Condition()
         self._in_hand: dict[int, Job] = {}
         self._queue: deque[Job] = deque()
@@ -103,14 +118,22 @@ class WorkerProcess:
         self._writer.shutdown()
         self._close_pipeline()
         self._database.dispose()
+        self._recorder.close()
         return True
 
     def abandon(self, reason: str) -> None:
-        """Something hangs and this process must end: give everything back; for the oldest chunk it counts."""
-        with self._changed:
-            jobs = list(self._in_hand.values())
-        for number, job in enumerate(jobs):
-            self._release(job.lease, reason, count_attempt=number == 0)
+        """Something hangs or has no memory left: give everything back, suspects apart, and end the process.
+
+        A thread that hangs in native code cannot be stopped; a new process can go on.
+        """
+        suspects = self._recorder.suspects()
+        log.error("the worker's process ends", reason=reason, suspects=sorted(suspects))
+        try:
+            give_back_of(self._database, self.name, suspects, reason=reason, count_attempt=not suspects)
+            self._recorder.close()
+        except Unavailable:  # whoever sweeps on this machine does it
+            self._recorder.note_end(reason)
+        self._end_process(ABANDONED)
 
     # Celery's thread
 
@@ -223,7 +246,10 @@ class WorkerProcess:
                 ) from error
             self._chunks_ahead = tuning.chunks_ahead
             decoders = ThreadPoolExecutor(tuning.decoders, thread_name_prefix="decoder")
-            self._open = lease.bundle_digest, Pipeline(bundle.manifest, engine, decoders, tuning.batch_size)
+            self._open = (
+                lease.bundle_digest,
+                Pipeline(bundle.manifest, engine, decoders, tuning.batch_size, self._recorder),
+            )
         return self._open[1]
 
     def _close_pipeline(self) -> None:
@@ -261,6 +287,8 @@ class WorkerProcess:
         with structlog.contextvars.bound_contextvars(
             run=lease.run_id, chunk=lease.chunk_id, attempt=lease.attempt, bundle=lease.bundle_digest[:12]
         ):
+            if isinstance(result, OutOfMemory):
+                self.abandon(str(result))
             try:
                 job.error = self._finish(job, result)
             except Exception as error:
@@ -314,11 +342,12 @@ class WorkerProcess:
             log.warning("chunk not given back; its lease will end by itself", error=str(away))
 
 
-def cache_folder(settings: Settings) -> Path:
-    """Where compiled engines are kept; created for this user alone."""
-    folder = settings.cache_dir or user_cache_path("slide-screen", appauthor=False)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+def _recorder(settings: Settings) -> FlightRecorder:
+    try:
+        return FlightRecorder(cache_folder(settings))
+    except OSError as error:
+        log.warning("no flight recorder: a capture that ends this process is found by halving", error=str(error))
+        return FlightRecorder()
 
 
 @cache

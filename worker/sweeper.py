@@ -1,7 +1,9 @@
-"""Sends chunks again whose message or lease was lost: a timer in the worker's parent process.
+"""Sends chunks again whose message, lease or worker was lost: a timer in the worker's parent process.
 
 Redis forgets messages (a restart, a worker killed between receiving and noting one); the database does not. Every
 worker sweeps, so work goes on as long as one worker lives; several at once are harmless (db.chunks.sweep).
+
+A process of this machine that is gone needs no lease to run out: what its flight recorder says is acted on at once.
 """
 
 from typing import Any
@@ -14,8 +16,10 @@ from redis.exceptions import RedisError
 from contract.errors import Unavailable
 from contract.messages import QUEUE, SCREEN_CHUNK
 from contract.settings import get_settings
-from db.chunks import sweep
+from db.chunks import give_back_of, sweep
 from db.engine import open_engine
+from worker.cache import cache_folder
+from worker.recorder import last_records
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +49,7 @@ class SweeperStep(bootsteps.StartStopStep):
 
     def _sweep(self, app: Celery) -> None:
         try:
+            self._bury()
             with app.connection_for_write() as connection:
                 waiting = connection.default_channel.client.llen(QUEUE)
             chunk_ids = sweep(self._database, waiting_messages=waiting, republish_seconds=self._republish_seconds)
@@ -56,3 +61,15 @@ class SweeperStep(bootsteps.StartStopStep):
             log.warning("sweep failed", error=str(error))
         except Exception:  # a fault of ours must not end the worker, which screens all the same
             log.exception("sweep failed")
+
+    def _bury(self) -> None:
+        """Give back what processes of this machine held that are gone."""
+        for record in last_records(cache_folder(get_settings())):
+            chunk_ids = give_back_of(
+                self._database, record.name, record.suspects, reason=record.reason,
+                count_attempt=record.crashed and not record.suspects,
+            )  # fmt: skip
+            record.forget()
+            if chunk_ids:
+                log.warning("a process ended with chunks in hand", worker=record.name, reason=record.reason,
+                            suspects=sorted(record.suspects), given_back=chunk_ids)  # fmt: skip

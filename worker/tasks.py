@@ -1,17 +1,15 @@
 """The task. No logic: Celery hands over a chunk's id, the process screens the chunk."""
 
-import os
+import resource
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.signals import worker_process_shutdown
+from celery.signals import worker_process_init, worker_process_shutdown
 
 from contract.messages import SCREEN_CHUNK
+from contract.settings import get_settings
 from worker.app import app
 from worker.process import get_process
-
-HUNG = 75
-"""Exit status of a child that had to end because something in it hung: EX_TEMPFAIL."""
 
 
 @app.task(name=SCREEN_CHUNK)
@@ -20,16 +18,18 @@ def screen_chunk(chunk: int) -> None:
     try:
         get_process().screen_chunk(chunk)
     except SoftTimeLimitExceeded:
-        _abandon("screening took longer than the time limit")
+        get_process().abandon(f"screening took longer than the time limit of {get_settings().chunk_seconds} s")
+
+
+@worker_process_init.connect
+def _limit_memory(**_: Any) -> None:
+    """Whatever a hostile file makes a decoder ask for, this process gets no more, and no other one suffers."""
+    ceiling = get_settings().memory_mib * 2**20
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (ceiling if hard == resource.RLIM_INFINITY else min(ceiling, hard), hard))
 
 
 @worker_process_shutdown.connect
 def _close(**_: Any) -> None:
     if get_process.cache_info().currsize and not get_process().close():
-        _abandon("the worker was told to stop and hung")
-
-
-def _abandon(reason: str) -> None:
-    """A thread that hangs in a read cannot be stopped; a new process can go on."""
-    get_process().abandon(reason)
-    os._exit(HUNG)
+        get_process().abandon("the worker was told to stop and hung")

@@ -1,6 +1,5 @@
 """What one worker process does with a chunk, without Celery: real database, real engine, real files."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ from tests.support.bundles import colour_bundle
 from tests.support.runs import request
 from tests.support.waiting import wait_until
 from worker import pipeline, tasks
-from worker.process import WorkerProcess
+from worker.process import ABANDONED, WorkerProcess
 
 
 @pytest.fixture
@@ -33,11 +32,16 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def process(database: Engine, tmp_path: Path) -> Iterator[WorkerProcess]:
+def ended() -> list[int]:
+    """The statuses that `process` would have ended with."""
+    return []
+
+
+@pytest.fixture
+def process(database: Engine, tmp_path: Path, ended: list[int]) -> Iterator[WorkerProcess]:
     url = database.url.render_as_string(hide_password=False)
-    made = WorkerProcess(
-        Settings(database_url=url, cache_dir=tmp_path / "cache", max_attempts=2, decoders=2, chunks_ahead=1)
-    )
+    settings = Settings(database_url=url, cache_dir=tmp_path / "cache", max_attempts=2, decoders=2, chunks_ahead=1)
+    made = WorkerProcess(settings, end=ended.append)
     yield made
     made.close()
 
@@ -278,24 +282,49 @@ def test_runs_with_different_bundles_take_turns(
         assert (progress(database, run).screened, progress(database, run).finished) == (24, True)
 
 
-def test_what_hangs_is_given_back_and_only_the_oldest_chunk_is_blamed(
-    database: Engine, many: int, gate: Gate, process: WorkerProcess, asked: Callable[[int], Future[None]]
-) -> None:
+def test_what_hangs_is_screened_alone_from_then_on_and_no_other_capture_is_blamed(
+    database: Engine, many: int, gate: Gate, process: WorkerProcess, asked: Callable[[int], Future[None]],
+    ended: list[int],
+) -> None:  # fmt: skip
     first = chunks(database, many)[0][0]
-    gate.held = b"P0/"
+    gate.held = b"P0/002"
     asked(first)
     assert gate.reached.wait(60)
     wait_until(lambda: leased(database, many) == 2, what="the next chunk's lease")
-    process.abandon("screening took longer than the time limit")
+    wait_until(lambda: len(process._recorder.suspects()) == 1, what="all others to be decoded")
+    process.abandon("it took too long")
+    assert ended == [ABANDONED]
     rows = chunks(database, many)
-    assert rows[0][1:] == ("pending", 1, "screening took longer than the time limit")
-    assert rows[1][1:3] == ("pending", 0)
+    assert rows[0][1:] == ("pending", 0, None)
+    assert rows[1][1:] == ("pending", 0, None)
+    assert rows[-1][1:] == ("pending", 1, "it took too long")
+    with reading(database) as connection:
+        alone = connection.execute(select(Capture.path_text).where(Capture.chunk_id == rows[-1][0])).scalars().all()
+    assert alone == ["P0/002.jpg"]
     gate.opened.set()
 
 
-def test_after_the_time_limit_the_child_gives_its_chunks_back_and_ends_simulated(
+def test_a_capture_that_wants_more_memory_than_there_is_ends_the_process_and_is_screened_alone(
+    database: Engine, many: int, process: WorkerProcess, asked: Callable[[int], Future[None]], ended: list[int],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
+    real = pipeline.read_capture
+
+    def read(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> object:
+        if path == b"P1/003.jpg":
+            raise MemoryError
+        return real(root, path, size_bytes, modified_ns)
+
+    monkeypatch.setattr(pipeline, "read_capture", read)
+    second = chunks(database, many)[1][0]
+    asked(second)
+    wait_until(lambda: ended, what="the end of the process")
+    alone = [row for row in chunks(database, many) if row[2] == 1 and row[3] is not None]
+    assert [row[3] for row in alone] == ["decoding a capture took more memory than a worker may have"]
+    assert len(chunks(database, many)) == 7
+
+
+def test_after_the_time_limit_the_process_is_abandoned_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
     class Hanging:
@@ -305,11 +334,6 @@ def test_after_the_time_limit_the_child_gives_its_chunks_back_and_ends_simulated
         def abandon(self, reason: str) -> None:
             said.append(reason)
 
-    def end(status: int) -> None:
-        raise SystemExit(status)
-
     monkeypatch.setattr(tasks, "get_process", Hanging)
-    monkeypatch.setattr(os, "_exit", end)
-    with pytest.raises(SystemExit, match=str(tasks.HUNG)):
-        tasks.screen_chunk(1)
-    assert said == ["screening took longer than the time limit"]
+    tasks.screen_chunk(1)
+    assert said == ["screening took longer than the time limit of 300 s"]

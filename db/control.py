@@ -1,0 +1,132 @@
+"""Cancelling a run, going on with it, and trying again what ended badly. Each is one transaction and one event."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from contract.errors import NoSuchRun, UsageError
+from contract.states import CaptureState, CaseState, ChunkState
+from db.chunks import new_chunks
+from db.clock import db_now
+from db.engine import slices, writing
+from db.models import Capture, Case, Chunk, Event, Review, Run
+
+RETRIED = (CaptureState.REJECTED, CaptureState.QUARANTINED)
+_OPEN_CASE: dict[str, Any] = {
+    "state": CaseState.OPEN,
+    **dict.fromkeys(
+        ("screened", "rejected", "quarantined", "verdict", "subtype", "subtype_margin", "score", "score_low",
+         "score_high", "priority", "reasons", "case_rule", "aggregated_at")
+    ),
+}  # fmt: skip
+_PENDING_CAPTURE: dict[str, Any] = {
+    "state": CaptureState.PENDING,
+    **dict.fromkeys(("sha256", "reject_code", "reason", "ended_at", "engine")),
+}
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What is tried again: so many captures of so many cases, in new chunks. `reviewed` cases were left alone."""
+
+    captures: int
+    cases: int
+    chunk_ids: list[int]
+    reviewed: list[int]
+
+
+def cancel(engine: Engine, run_id: int, *, actor: str) -> bool:
+    """No chunk of the run is handed out from now on; False where it was cancelled before. Raises NoSuchRun.
+
+    What a worker has in hand is finished and written: it is done work.
+    """
+    with writing(engine) as connection:
+        _existing(connection, run_id)
+        changed = connection.execute(
+            update(Run).where(Run.id == run_id, Run.cancelled_at.is_(None)).values(cancelled_at=db_now())
+        ).rowcount
+        if changed:
+            _note(connection, "cancelled", run_id, actor, {})
+        return bool(changed)
+
+
+def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
+    """Go on with a cancelled run; returns the ids of its pending chunks, to be published. Raises NoSuchRun.
+
+    Of a run that was not cancelled, too: whoever asks wants its chunks sent, and a message more does no harm.
+    """
+    with writing(engine) as connection:
+        _existing(connection, run_id)
+        changed = connection.execute(
+            update(Run).where(Run.id == run_id, Run.cancelled_at.is_not(None)).values(cancelled_at=None)
+        ).rowcount
+        if changed:
+            _note(connection, "resumed", run_id, actor, {})
+        return list(
+            connection.execute(
+                select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING).order_by(Chunk.id)
+            ).scalars()
+        )
+
+
+def retry(
+    engine: Engine, run_id: int, *, states: Collection[CaptureState], case_id: int | None, chunk_size: int, actor: str
+) -> Retried:
+    """Put captures that ended in one of these states back to pending, and open their cases again.
+
+    A case that a reviewer has confirmed or overridden is left as it is: what she saw must not change under her. The
+    result that a case had stays in the event, and in the reporting queue until the new one replaces it.
+
+    Raises NoSuchRun, and UsageError where the run is cancelled or has no such case.
+    """
+    with writing(engine) as connection:
+        if _existing(connection, run_id).cancelled_at is not None:
+            raise UsageError(f"run {run_id} is cancelled; `screen resume {run_id}` first")
+        of_run = (Case.run_id == run_id) if case_id is None else (Case.run_id == run_id) & (Case.id == case_id)
+        cases = connection.execute(
+            select(Case.id, Case.verdict, Case.subtype, Case.score)
+            .where(of_run, Case.id.in_(_case_ids(run_id, states)))
+            .order_by(Case.id)
+            .with_for_update()
+        ).all()
+        if case_id is not None and not connection.execute(select(Case.id).where(of_run)).first():
+            raise UsageError(f"run {run_id} has no case {case_id}; `screen report {run_id}` lists its cases")
+        reviewed = set(
+            connection.execute(
+                select(Review.case_id).where(Review.action.in_(("confirm", "override")), Review.case_id.in_(
+                    select(Case.id).where(of_run)
+                ))
+            ).scalars()
+        )  # fmt: skip
+        opened = [case for case in cases if case.id not in reviewed]
+        captures: list[int] = []
+        for some in slices([case.id for case in opened], 500):
+            connection.execute(update(Case).where(Case.id.in_(some)).values(_OPEN_CASE))
+            captures += connection.execute(
+                update(Capture)
+                .where(Capture.case_id.in_(some), Capture.state.in_(states))
+                .values(_PENDING_CAPTURE)
+                .returning(Capture.id)
+            ).scalars()
+        chunk_ids = new_chunks(connection, run_id, slices(sorted(captures), chunk_size))
+        if captures:
+            before = {str(case.id): [case.verdict, case.subtype, case.score] for case in opened}
+            _note(connection, "retried", run_id, actor, {"captures": len(captures), "results_before": before})
+        return Retried(len(captures), len(opened), chunk_ids, [case.id for case in cases if case.id in reviewed])
+
+
+def _case_ids(run_id: int, states: Collection[CaptureState]) -> Any:
+    return select(Capture.case_id).where(Capture.run_id == run_id, Capture.state.in_(states))
+
+
+def _existing(connection: Connection, run_id: int) -> Any:
+    run = connection.execute(select(Run.id, Run.cancelled_at).where(Run.id == run_id).with_for_update()).first()
+    if run is None:
+        raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+    return run
+
+
+def _note(connection: Connection, kind: str, run_id: int, actor: str, detail: dict[str, Any]) -> None:
+    connection.execute(insert(Event).values(kind=kind, run_id=run_id, actor=actor, detail=detail))

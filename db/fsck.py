@@ -1,0 +1,229 @@
+"""The invariants of a run, counted anew from its rows: what `screen fsck` prints.
+
+Nothing here believes a stored count: each is held against the rows that it sums up.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or_, select
+from sqlalchemy.orm import aliased
+
+from contract.bundle import Manifest
+from contract.case_policy import CaseCounts, judge
+from contract.errors import NoSuchRun
+from contract.states import CaptureState, CaseState, ChunkState
+from db.clock import db_now
+from db.engine import reading
+from db.models import BundleRow, Capture, Case, Chunk, ReportQueue, Run
+
+EXAMPLES = 5
+SAME = 1e-6
+"""Scores and probabilities nearer than this are the same: databases keep 64 bits, engines compute in 32."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One invariant: of so many rows, how many break it, and the ids of some."""
+
+    invariant: str
+    checked: int
+    broken: int
+    examples: list[str]
+
+    @property
+    def holds(self) -> bool:
+        return self.broken == 0
+
+
+def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = None) -> list[Finding]:
+    """Check every invariant of a run; with `against`, also that its results are those of that run, row by row.
+
+    A lease may be over for `grace_s` seconds before somebody must have noticed. Raises NoSuchRun.
+    """
+    with reading(engine) as connection:
+        run = _run(connection, run_id)
+        findings = [
+            *_captures(connection, run),
+            *_chunks(connection, run, grace_s),
+            *_cases(connection, run),
+            _results(connection, run),
+        ]
+        if against is not None:
+            findings += _comparison(connection, run, _run(connection, against))
+        return findings
+
+
+def _run(connection: Connection, run_id: int) -> Any:
+    run = connection.execute(
+        select(Run.id, Run.submitted, Run.cases, Run.cancelled_at, Run.bundle_digest, BundleRow.manifest)
+        .join(BundleRow, BundleRow.digest == Run.bundle_digest)
+        .where(Run.id == run_id)
+    ).first()
+    if run is None:
+        raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+    return run
+
+
+def _captures(connection: Connection, run: Any) -> Iterator[Finding]:
+    states: dict[str, int] = dict(
+        connection.execute(
+            select(Capture.state, func.count()).where(Capture.run_id == run.id).group_by(Capture.state)
+        ).all()
+    )
+    sums = ", ".join(f"{states.get(state, 0)} {state}" for state in CaptureState)
+    yield Finding(
+        f"submitted = screened + rejected + quarantined + pending ({run.submitted} = {sums})",
+        run.submitted,
+        abs(run.submitted - sum(states.values())),
+        [],
+    )
+    repeated = (
+        select(func.min(Capture.id)).where(Capture.run_id == run.id).group_by(Capture.path).having(func.count() > 1)
+    )
+    yield _finding(connection, "one row per capture and bundle", run.submitted, repeated, "capture")
+    astray = (
+        select(Capture.id)
+        .join(Case, Case.id == Capture.case_id)
+        .where(Capture.run_id == run.id, Case.run_id != Capture.run_id)
+    )
+    yield _finding(connection, "every capture belongs to a case of its run", run.submitted, astray, "capture")
+
+
+def _chunks(connection: Connection, run: Any, grace_s: float) -> Iterator[Finding]:
+    pending = connection.execute(
+        select(func.count()).where(Capture.run_id == run.id, Capture.state == CaptureState.PENDING)
+    ).scalar_one()
+    orphans = (
+        select(Capture.id)
+        .outerjoin(Chunk, Chunk.id == Capture.chunk_id)
+        .where(Capture.run_id == run.id, Capture.state == CaptureState.PENDING)
+        .where(or_(Chunk.id.is_(None), Chunk.state == ChunkState.DONE, Chunk.run_id != run.id))
+    )
+    yield _finding(connection, "every pending capture is in a chunk that is not done", pending, orphans, "capture")
+    chunks = connection.execute(select(func.count()).where(Chunk.run_id == run.id)).scalar_one()
+    stale = select(Chunk.id).where(
+        Chunk.run_id == run.id, Chunk.state == ChunkState.LEASED, Chunk.lease_until < db_now(-grace_s)
+    )
+    yield _finding(connection, "no lease outlives its worker", chunks, stale, "chunk")
+
+
+def _cases(connection: Connection, run: Any) -> Iterator[Finding]:
+    of_run = Case.run_id == run.id
+    found = connection.execute(select(func.count()).where(of_run)).scalar_one()
+    yield Finding(f"{run.cases} cases were submitted and are there", run.cases, abs(run.cases - found), [])
+    by_state = {
+        state: select(func.count()).where(Capture.case_id == Case.id, Capture.state == state).scalar_subquery()
+        for state in CaptureState
+    }
+    total = select(func.count()).where(Capture.case_id == Case.id).scalar_subquery()
+    lost = select(Case.id).where(of_run, Case.submitted != total)
+    yield _finding(connection, "every case has the captures that it was submitted with", found, lost, "case")
+    waiting = by_state[CaptureState.PENDING] > 0
+    wrong = select(Case.id).where(of_run, (Case.state == CaseState.AGGREGATED) == waiting)
+    yield _finding(connection, "a case has its result if and only if all its captures ended", found, wrong, "case")
+    ended = (CaptureState.SCREENED, CaptureState.REJECTED, CaptureState.QUARANTINED)
+    miscounted = select(Case.id).where(
+        of_run,
+        Case.state == CaseState.AGGREGATED,
+        or_(*(getattr(Case, state.value) != by_state[state] for state in ended)),
+    )
+    yield _finding(connection, "the counts of a case are those of its rows", found, miscounted, "case")
+    yield _queue(connection, of_run, found)
+
+
+def _queue(connection: Connection, of_run: ColumnElement[bool], cases: int) -> Finding:
+    """Rows that no other row replaces: exactly one for each case that has a result."""
+    later = aliased(ReportQueue)
+    current = (
+        select(func.count())
+        .where(ReportQueue.case_id == Case.id)
+        .where(~select(later.id).where(later.replaces_id == ReportQueue.id).exists())
+        .scalar_subquery()
+    )
+    has_result = Case.state == CaseState.AGGREGATED
+    wrong = select(Case.id).where(of_run, or_(and_(has_result, current != 1), and_(~has_result, current > 1)))
+    return _finding(connection, "exactly one result and one queue row per case", cases, wrong, "case")
+
+
+def _results(connection: Connection, run: Any) -> Finding:
+    """The case rule, applied to the rows again, says what is stored."""
+    manifest = Manifest.model_validate(run.manifest)
+    cases = connection.execute(
+        select(Case.id, Case.submitted, Case.screened, Case.rejected, Case.quarantined, Case.verdict, Case.subtype,
+               Case.score)
+        .where(Case.run_id == run.id, Case.state == CaseState.AGGREGATED)
+        .order_by(Case.id)
+    ).all()  # fmt: skip
+    rows = connection.execution_options(yield_per=5000).execute(
+        select(Capture.case_id, Capture.probabilities)
+        .where(Capture.run_id == run.id, Capture.state == CaptureState.SCREENED)
+        .order_by(Capture.case_id)
+    )
+    by_case = {case_id: [row[1] for row in some] for case_id, some in groupby(rows, key=lambda row: row[0])}
+    broken = []
+    for case in cases:
+        probabilities = np.array(by_case.get(case.id, []), np.float64).reshape(-1, len(manifest.labels))
+        counts = CaseCounts(case.submitted, case.screened, case.rejected, case.quarantined)
+        wanted = judge(manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts)
+        if (case.verdict, case.subtype) != (wanted.verdict, wanted.subtype) or not _same(case.score, wanted.score):
+            broken.append(case.id)
+    return Finding(
+        "each result is what the case rule says of the rows", len(cases), len(broken), _named("case", broken)
+    )
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= SAME
+
+
+def _comparison(connection: Connection, run: Any, other: Any) -> Iterator[Finding]:
+    fields = (Capture.state, Capture.reject_code, Capture.sha256, Capture.label, Capture.probabilities)
+
+    def rows_of(of: Any) -> dict[bytes, Any]:
+        found = connection.execute(select(Capture.path, *fields).where(Capture.run_id == of.id))
+        return {bytes(row.path): row for row in found}
+
+    ours, theirs = rows_of(run), rows_of(other)
+    differ = [path for path in ours.keys() | theirs.keys() if not _same_row(ours.get(path), theirs.get(path))]
+    names = sorted(path.decode("utf-8", "backslashreplace") for path in differ)
+    yield Finding(f"every capture ended as in run {other.id}", len(ours), len(differ), names[:EXAMPLES])
+
+    def results_of(of: Any) -> dict[int, Any]:
+        found = connection.execute(
+            select(Case.patient_id, Case.verdict, Case.subtype, Case.score).where(Case.run_id == of.id)
+        )
+        return {row.patient_id: row for row in found}
+
+    mine, wanted = results_of(run), results_of(other)
+    patients = [
+        one for one in mine.keys() | wanted.keys()
+        if one not in mine or one not in wanted or mine[one][1:3] != wanted[one][1:3]
+        or not _same(mine[one].score, wanted[one].score)
+    ]  # fmt: skip
+    yield Finding(
+        f"every patient's result is that of run {other.id}", len(mine), len(patients), _named("patient", patients)
+    )
+
+
+def _same_row(one: Any, other: Any) -> bool:
+    if one is None or other is None or one[1:5] != other[1:5]:
+        return False
+    if one.probabilities is None or other.probabilities is None:
+        return one.probabilities is other.probabilities
+    return bool(np.abs(np.subtract(one.probabilities, other.probabilities)).max() <= SAME)
+
+
+def _finding(connection: Connection, invariant: str, checked: int, broken: Select[Any], kind: str) -> Finding:
+    """`broken` selects the ids of rows that break the invariant."""
+    ids = connection.execute(broken.order_by(None)).scalars().all()
+    return Finding(invariant, checked, len(ids), _named(kind, ids))
+
+
+def _named(kind: str, ids: Sequence[int]) -> list[str]:
+    return [f"{kind} {one}" for one in sorted(ids)[:EXAMPLES]]

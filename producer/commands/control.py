@@ -1,0 +1,86 @@
+"""`screen cancel`, `screen resume`, `screen retry`."""
+
+import getpass
+from collections.abc import Sequence
+
+import click
+from sqlalchemy import Engine
+
+from contract.errors import BrokerUnavailable, ExitCode
+from contract.settings import Settings, get_settings
+from contract.states import CaptureState
+from db import control, schema
+from db.engine import open_engine
+from producer.output import say
+from producer.publish import publish_chunks
+
+
+@click.command()
+@click.argument("run", type=int)
+def cancel(run: int) -> ExitCode:
+    """Cancel RUN: workers get no more of its chunks. What they have in hand is finished, and nothing is deleted."""
+    _, database = _opened()
+    changed = control.cancel(database, run, actor=getpass.getuser())
+    say(f"run {run} is cancelled" if changed else f"run {run} was cancelled before")
+    say(f"`screen resume {run}` goes on with it")
+    return ExitCode.OK
+
+
+@click.command()
+@click.argument("run", type=int)
+def resume(run: int) -> ExitCode:
+    """Go on with RUN after `screen cancel`, or send its pending chunks once more."""
+    settings, database = _opened()
+    chunk_ids = control.resume(database, run, actor=getpass.getuser())
+    _publish(settings, database, run, chunk_ids)
+    say(f"run {run} goes on: {len(chunk_ids)} chunks are pending")
+    return ExitCode.OK
+
+
+@click.command()
+@click.argument("run", type=int)
+@click.option("--rejected", is_flag=True, help="Captures that were rejected; without this and the next: both kinds.")
+@click.option("--quarantined", is_flag=True, help="Captures that were quarantined.")
+@click.option("--case", "case_id", type=int, metavar="ID", help="Of this case alone.")
+def retry(run: int, rejected: bool, quarantined: bool, case_id: int | None) -> ExitCode:
+    """Screen captures of RUN again that were rejected or quarantined: after a repair of the storage, say.
+
+    Their cases are open until it is done; then they have a new result, which replaces the one before in the reporting
+    queue. A case that a reviewer has signed is left as it is. A file that was changed after the submit stays rejected:
+    submit the folder again.
+    """
+    settings, database = _opened()
+    states = [
+        state
+        for state, asked in ((CaptureState.REJECTED, rejected), (CaptureState.QUARANTINED, quarantined))
+        if asked or not (rejected or quarantined)
+    ]
+    found = control.retry(
+        database, run, states=states, case_id=case_id, chunk_size=settings.chunk_size, actor=getpass.getuser()
+    )
+    if found.reviewed:
+        say(
+            f"left as they are, since a reviewer has signed them: cases {', '.join(map(str, found.reviewed))}", "yellow"
+        )
+    if not found.captures:
+        say(f"run {run}: no capture to try again")
+        return ExitCode.OK
+    say(f"run {run}: {found.captures} captures of {found.cases} cases are tried again")
+    _publish(settings, database, run, found.chunk_ids)
+    return ExitCode.OK
+
+
+def _opened() -> tuple[Settings, Engine]:
+    settings = get_settings()
+    database = open_engine(settings.database_url)
+    schema.check(database)
+    return settings, database
+
+
+def _publish(settings: Settings, database: Engine, run: int, chunk_ids: Sequence[int]) -> None:
+    try:
+        publish_chunks(settings.redis_url, database, chunk_ids)
+    except BrokerUnavailable as error:
+        raise BrokerUnavailable(
+            f"{error}. It is stored all the same: a worker sends the chunks of run {run} as soon as it reaches Redis"
+        ) from error

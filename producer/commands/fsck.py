@@ -1,0 +1,49 @@
+"""`screen fsck`."""
+
+from dataclasses import asdict
+
+import click
+
+from contract.errors import ExitCode
+from contract.settings import get_settings
+from db import schema
+from db.engine import open_engine
+from db.fsck import Finding, fsck
+from producer.output import json_out, plain, stdout, table
+
+
+@click.command("fsck")
+@click.argument("run", type=int)
+@click.option("--against", type=int, metavar="RUN", help="Also compare with this run of the same archive, row by row.")
+@click.option("--json", "as_json", is_flag=True, help="All findings as JSON on stdout.")
+def command(run: int, against: int | None, as_json: bool) -> ExitCode:
+    """Check that nothing in RUN was lost or counted twice.
+
+    Every invariant is counted anew from the rows, and every result computed again. Reads only, and may be asked while
+    the run is screened. Exit code 1 where an invariant does not hold.
+    """
+    settings = get_settings()
+    database = open_engine(settings.database_url)
+    schema.check(database)
+    grace = settings.lease_seconds + 2 * settings.sweep_seconds
+    findings = fsck(database, run, grace_s=grace, against=against)
+    if as_json:
+        json_out([asdict(one) | {"holds": one.holds} for one in findings])
+    else:
+        _print(run, findings)
+    return ExitCode.OK if all(one.holds for one in findings) else ExitCode.SOME_ENDED_BADLY
+
+
+def _print(run: int, findings: list[Finding]) -> None:
+    shown = table(None, ("", "invariant", "checked", "broken", "for instance"), ("checked", "broken"),
+                  fold=("invariant", "for instance"))  # fmt: skip
+    for one in findings:
+        mark = "[green]holds[/]" if one.holds else "[bold red]BROKEN[/]"
+        shown.add_row(mark, plain(one.invariant), str(one.checked), str(one.broken), plain(", ".join(one.examples)))
+    stdout.print(shown)
+    broken = sum(not one.holds for one in findings)
+    if broken:
+        stdout.print(f"run {run}: {broken} invariants are broken; keep the database and its logs as they are and tell "
+                     "whoever looks after the system", style="bold red")  # fmt: skip
+    else:
+        stdout.print(f"run {run}: nothing lost, nothing twice", style="green")
