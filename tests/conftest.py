@@ -23,6 +23,10 @@ from tests.support.commands import Environment
 from tests.support.servers import RedisServer, free_port, postgresql
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full-faults", action="store_true", help="the tests in tests/faults at full size: an hour")
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("SCREEN_") and name != "SCREEN_REAL_CAPTURES"]:

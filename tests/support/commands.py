@@ -59,9 +59,17 @@ class Environment:
 
     def start(self, *arguments: object, log: str, **variables: str) -> "subprocess.Popen[bytes]":
         """Start `screen ARGUMENTS` in a session of its own, its output going to the file `log` in the folder."""
+        return self._start(["producer.cli", *map(str, arguments)], log, variables)
+
+    def start_celery(self, application: str, *, log: str, **variables: str) -> "subprocess.Popen[bytes]":
+        """Start a worker of another Celery application than ours, in the same way."""
+        arguments = ["celery", "-A", application, "worker", "--without-gossip", "--without-mingle"]
+        return self._start(arguments, log, variables | {"PYTHONPATH": str(REPOSITORY)})
+
+    def _start(self, module: list[str], log: str, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
         with (self.folder / log).open("ab") as stream:
             return subprocess.Popen(
-                [self.python, "-m", "producer.cli", *map(str, arguments)],
+                [self.python, "-m", *module],
                 cwd=self.folder,
                 env={**self.variables, **variables},
                 stdin=subprocess.DEVNULL,
