@@ -6,7 +6,7 @@ BUNDLE := bundles/demo.bundle
 TRAINING := demo-training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports pytest demo-bundle figures lock format clean
+.PHONY: help demo test lint types imports pytest faults demo-bundle figures lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ imports: $(DEV)/.installed
 
 pytest: $(DEV)/.installed $(LIGHT)/.installed
 	$(DEV)/bin/python -m pytest
+
+faults: $(DEV)/.installed ## the fault tests at full size, and docs/reliability.md from their figures: an hour or two
+	$(DEV)/bin/python -m pytest tests/faults --full-faults -rP
+	$(DEV)/bin/python -m tests.faults.record
 
 demo-bundle: $(DEV)/.installed ## train the demo bundle anew: an hour or two on 2 cores
 	$(DEV)/bin/screen synth $(TRAINING)/captures --patients 480 --captures 40 --seed 2025

@@ -107,7 +107,7 @@ def test_another_bundle_in_its_place_in_the_middle_of_a_run(
     colour_bundle(place, name="another")
     before = lab.progress(run).ended
     with lab.worker():
-        wait_until(lambda: "digest" in log.read_text(), what="the refusal")
+        wait_until(lambda: "chunk given back" in log.read_text(), what="the refusal")
         time.sleep(2)
         assert lab.progress(run).ended == before, "nothing is screened with another bundle"
     shutil.rmtree(place)
