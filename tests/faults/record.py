@@ -39,14 +39,15 @@ class Record:
 
 INTRODUCTION = """# Reliability
 
-Made by `make faults` from what its tests counted; no number here is typed by hand. Each fault is done to real processes
-(worker, Redis, PostgreSQL or SQLite) that screen 20 patients with 2,000 tiny captures. After each, `screen fsck` must find
-nothing lost and nothing twice, and no result that differs from that of a run without the fault. `make test` does the same to
-300 captures, on PostgreSQL. How it works: [architecture.md](architecture.md), "Why nothing is lost".
+Made by `make faults` from what its tests counted; no number here is typed by hand. Each fault is done to real
+processes (worker, Redis, PostgreSQL or SQLite) that screen 20 patients with 2,000 tiny captures. After each, `screen
+fsck` must find nothing lost and nothing twice, and no result that differs from that of a run without the fault.
+`make test` does the same to 300 captures, on PostgreSQL. How it works: [architecture.md](architecture.md), "Why
+nothing is lost".
 """
 NOT_YET = """
-What has no row here was not done at full size yet. One thing that is known and not mended: text in the Redis queue that is
-no message at all ends the worker that takes it (kombu); its supervisor starts it again, and nothing is lost.
+What has no row here was not done at full size yet. One thing that is known and not mended: text in the Redis queue
+that is no message at all ends the worker that takes it (kombu); its supervisor starts it again, and nothing is lost.
 """
 
 

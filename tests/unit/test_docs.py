@@ -17,6 +17,7 @@ from db.engine import open_engine, reading
 from db.models import Base
 from db.schema import upgrade
 from producer.cli import COMMANDS, LazyGroup
+from tests.faults import record
 from tests.support.commands import REPOSITORY
 
 DATA = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
@@ -127,3 +128,7 @@ def test_no_file_names_a_place_that_only_one_machine_has() -> None:
 def test_the_page_of_benchmarks_is_what_its_results_say() -> None:
     assert document.page() == document.PAGE.read_text(encoding="utf-8"), "run `python -m benchmarks document`"
     assert {file.stem for file in document.RESULTS.glob("*.json")} == set(document.SECTIONS)
+
+
+def test_the_page_of_faults_is_what_was_counted() -> None:
+    assert record.page() == record.PAGE.read_text(encoding="utf-8"), "run `python -m tests.faults.record`"
