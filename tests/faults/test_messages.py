@@ -5,12 +5,14 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from celery import Celery
 
 from contract.messages import QUEUE, SCREEN_CHUNK, celery_config
 from tests.faults.conftest import Size
 from tests.faults.lab import HOSTILE, SLOW, Lab
+from tests.faults.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -60,6 +62,27 @@ def test_redis_silent(lab: Lab, size: Size, redis_server: RedisServer, counted: 
         lab.finish(run)
     lab.check(run, against=calm)
     counted(4, "Redis stopped with SIGSTOP", seconds=seconds, captures=lab.progress(run).submitted)
+
+
+def test_a_half_open_connection_to_redis(
+    lab: Lab, size: Size, redis_server: RedisServer, counted: Callable[..., None]
+) -> None:
+    """Through a proxy that falls silent: nothing is closed, nothing arrives."""
+    calm = lab.without_faults()
+    proxy = Proxy(redis_server.port)
+    far = replace(lab, environment=replace(lab.environment, redis_url=f"redis://127.0.0.1:{proxy.port}/0"))
+    run, seconds = lab.submit("--all"), size.times(120, 10)
+    try:
+        with far.worker(HOSTILE, **SLOW):
+            wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
+            proxy.frozen.set()
+            time.sleep(seconds)
+            proxy.frozen.clear()
+            lab.finish(run)
+    finally:
+        proxy.stop()
+    lab.check(run, against=calm)
+    counted(4, "a half-open connection to Redis", seconds=seconds, captures=lab.progress(run).submitted)
 
 
 def test_every_message_comes_three_times(lab: Lab, redis_server: RedisServer, counted: Callable[..., None]) -> None:
