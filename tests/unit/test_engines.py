@@ -1,6 +1,9 @@
 """Engines agree with one another, the registry takes what works, and tuning keeps what was set by hand."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, NotUsab
 from worker.engines.onnxruntime import ONNXRuntimeEngine
 from worker.engines.openvino import OpenVINOEngine
 from worker.engines.registry import open_engine
+from worker.recorder import last_records
 from worker.tuning import best_batch, tune
 
 DEMO = REPOSITORY / "bundles" / "demo.bundle"
@@ -90,6 +94,34 @@ def test_the_demo_bundle_agrees_in_the_machines_precision_over_real_captures(dem
     found = compare(demo, engine, reference, files)
     assert found.captures == sum(map(len, files.values()))
     assert found.equal_share >= 0.95, "these are no drawings: some are close calls"
+
+
+CRASH_AFTER_TWO_ENGINES = """
+import ctypes, sys
+from pathlib import Path
+
+from contract.bundle import Bundle
+from worker.engines.base import EngineOptions
+from worker.engines.openvino import OpenVINOEngine
+from worker.recorder import FlightRecorder
+
+bundle, cache = Bundle.open(Path(sys.argv[1])), Path(sys.argv[2])
+recorder = FlightRecorder(cache)
+first, second = (OpenVINOEngine(bundle, "float32", EngineOptions("openvino", "float32", cache)) for _ in range(2))
+del first
+del second
+recorder.begin([77])
+ctypes.string_at(0)
+"""
+
+
+def test_engines_that_come_and_go_leave_a_crash_readable(tmp_path: Path) -> None:
+    """Each OpenVINO core sets a stack for signals, and of two that go in the order they came one is left dangling."""
+    script = [sys.executable, "-c", CRASH_AFTER_TWO_ENGINES, DEMO, tmp_path]
+    assert subprocess.run(script, check=False).returncode == -signal.SIGSEGV
+    (record,) = last_records(tmp_path)
+    assert record.suspects == {77}
+    assert "Segmentation fault" in record.reason
 
 
 # What auto takes

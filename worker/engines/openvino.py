@@ -6,6 +6,7 @@ are few, a batch is filled up to the next power of two.
 
 import os
 from collections import deque
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,17 @@ from contract.imaging import RGBImage
 from worker.engines.base import EngineOptions, Pending, Predictions
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+@cache
+def _core() -> openvino.Core:
+    """One for the whole process, never given up.
+
+    Its CPU plugin gives the thread that loads it a stack for signals and takes it back when the core goes. Of two cores
+    that go in another order than last in, first out, one restores the stack of the other, which is no longer there: a
+    later crash would then be reported on whatever memory has taken its place, or not at all.
+    """
+    return openvino.Core()
 
 
 class OpenVINOEngine:
@@ -37,22 +49,21 @@ class OpenVINOEngine:
         self.precision = precision
         self._outputs = bundle.manifest.outputs
         self._bundle = bundle
-        self._core = openvino.Core()
-        self._core.set_property({"CACHE_DIR": os.fspath(options.cache_dir / bundle.digest)})
-        self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
+        self._cache = options.cache_dir / bundle.digest
+        self.device = str(_core().get_property("CPU", "FULL_DEVICE_NAME"))
         self._idle: dict[int, deque[Any]] = {}
         self.depth = 1
         self.depth = int(self._compiled(1).get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     @classmethod
     def precisions(cls, bundle: Bundle) -> list[str]:
-        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ["bfloat16", "float32"] if "BF16" in capabilities else ["float32"]
 
     def _compiled(self, size: int) -> Any:
         """The model for batches of this size. Raises EngineError."""
         try:
-            model = self._core.read_model(self._bundle.path / MODEL)
+            model = _core().read_model(self._bundle.path / MODEL)
             names = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
             if missing := {name for name in self._outputs.model_dump().values() if name} - names:
                 raise EngineError(
@@ -61,13 +72,14 @@ class OpenVINOEngine:
                 )
             side = self._bundle.manifest.image.size
             model.reshape({self._outputs.input: [size, side, side, 3]})
-            return self._core.compile_model(
+            return _core().compile_model(
                 model,
                 "CPU",
                 {
                     "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
                     "PERFORMANCE_HINT": "THROUGHPUT",
                     "ENABLE_CPU_PINNING": False,
+                    "CACHE_DIR": os.fspath(self._cache),
                 },
             )
         except RuntimeError as error:
