@@ -41,7 +41,7 @@ def tiny(folder: Path, count: int) -> Path:
             own = making / f"patient-{patient:06d}"
             own.mkdir(parents=True, exist_ok=True)
             first = own / "0000.jpg"
-            Image.new("RGB", (64, 64), (90 + patient % 100, 150, 180)).save(first, quality=80)
+            Image.new("RGB", (64, 64), (90, 150, 180)).save(first, quality=80, comment=f"patient {patient}")
             for capture in range(1, min(TINY_PER_PATIENT, count - patient * TINY_PER_PATIENT)):
                 os.link(first, own / f"{capture:04d}.jpg")
     making.rename(archive)

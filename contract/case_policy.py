@@ -47,6 +47,14 @@ class Reason:
     sentence: str
 
 
+IDENTITY_CONFLICT = Reason(
+    "identity_conflict",
+    "the same capture, byte for byte, lies under another patient too: patients may have been mixed up",
+)
+MIXED_UP = 8.0
+"""Added to a case's priority, more than any verdict gives: its result may be somebody else's."""
+
+
 @dataclass(frozen=True)
 class CaseCounts:
     """How the captures of a case ended; `submitted` was sealed at submit."""
@@ -81,8 +89,13 @@ def judge(
     benign_label: str,
     probabilities: NDArray[np.float64],
     counts: CaseCounts,
+    *,
+    identity_conflict: bool = False,
 ) -> CaseResult:
     """Apply the policy to one case.
+
+    With `identity_conflict`, one of its captures is also another patient's, byte for byte. Whose it is cannot be told
+    from here, so it counts; the result says so first, and the case comes before all others.
 
     `probabilities` is [captures, labels] over the usable captures, in any order: rows are sorted first, because
     floating-point sums and bootstrap draws depend on the order.
@@ -108,8 +121,9 @@ def judge(
     verdict, reason = _verdict(policy, score, len(rows))
     subtype = labels[others[order[0]]] if verdict in (Verdict.ALL, Verdict.INDETERMINATE) else None
     return CaseResult(
-        verdict, score, low, high, subtype, margin if subtype else None, _priority(verdict, score, counts),
-        [reason, *_completeness(counts)],
+        verdict, score, low, high, subtype, margin if subtype else None,
+        _priority(verdict, score, counts) + (MIXED_UP if identity_conflict else 0.0),
+        [*([IDENTITY_CONFLICT] if identity_conflict else []), reason, *_completeness(counts)],
     )  # fmt: skip
 
 

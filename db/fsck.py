@@ -19,6 +19,7 @@ from contract.states import CaptureState, CaseState, ChunkState
 from db.clock import db_now
 from db.engine import reading
 from db.models import BundleRow, Capture, Case, Chunk, ReportQueue, Run
+from db.results import CONFLICTS
 
 EXAMPLES = 5
 SAME = 1e-6
@@ -51,6 +52,7 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
             *_chunks(connection, run, grace_s),
             *_cases(connection, run),
             _results(connection, run),
+            _identity(connection, run),
         ]
         if against is not None:
             findings += _comparison(connection, run, _run(connection, against))
@@ -174,6 +176,16 @@ def _results(connection: Connection, run: Any) -> Finding:
     return Finding(
         "each result is what the case rule says of the rows", len(cases), len(broken), _named("case", broken)
     )
+
+
+def _identity(connection: Connection, run: Any) -> Finding:
+    """Results of before schema 0002 were not looked through for conflicts, and say nothing of them."""
+    looked_through = (Case.run_id == run.id) & Case.identity_conflict.is_not(None)
+    cases = connection.execute(select(func.count()).where(looked_through)).scalar_one()
+    silent = select(Case.id).where(
+        looked_through, Case.identity_conflict.is_(False), Case.id.in_(select(CONFLICTS.c.case_id))
+    )
+    return _finding(connection, "the same capture under two patients is noted at both cases", cases, silent, "case")
 
 
 def _same(one: float | None, other: float | None) -> bool:

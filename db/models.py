@@ -112,6 +112,7 @@ class Case(Base):
     score_high: Mapped[float | None]
     priority: Mapped[float | None]
     reasons: Mapped[list[Any] | None]
+    identity_conflict: Mapped[bool | None]
     case_rule: Mapped[str | None] = mapped_column(Text)
     aggregated_at: Mapped[datetime | None]
     review_holder: Mapped[str | None] = mapped_column(Text)
@@ -190,6 +191,7 @@ class Capture(Base):
     __table_args__ = (
         UniqueConstraint("run_id", "path"),
         Index(None, "run_id", "state"),
+        Index(None, "sha256"),
         CheckConstraint(_one_of("state", CaptureState), name="state"),
         CheckConstraint(_one_of("reject_code", RejectCode), name="reject_code"),
         CheckConstraint("(state = 'screened') = (probabilities IS NOT NULL)", name="screened_has_probabilities"),

@@ -113,6 +113,7 @@ def case_results(engine: Engine, run_id: int) -> list[dict[str, Any]]:
             Case.id.label("case_id"), Patient.external_id.label("patient"), Case.state, Case.verdict, Case.subtype,
             Case.subtype_margin, Case.score, Case.score_low, Case.score_high, Case.priority, Case.submitted,
             Case.screened, Case.rejected, Case.quarantined, Case.reasons, Case.case_rule, Case.aggregated_at,
+            Case.identity_conflict,
         )
         .join(Patient, Patient.id == Case.patient_id)
         .where(Case.run_id == run_id)
@@ -136,6 +137,13 @@ def ended_badly(engine: Engine, run_id: int) -> list[dict[str, Any]]:
     )  # fmt: skip
     with reading(engine) as connection:
         return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def identity_conflicts(engine: Engine, run_id: int) -> list[dict[str, Any]]:
+    """Captures of a run that lie, byte for byte, under another patient too: rows of the view identity_conflicts."""
+    statement = text("SELECT * FROM identity_conflicts WHERE run_id = :run ORDER BY patient, path, other_path")
+    with reading(engine) as connection:
+        return [dict(row) for row in connection.execute(statement, {"run": run_id}).mappings()]
 
 
 def captures_of(engine: Engine, case_ids: Sequence[int]) -> list[RowMapping]:

@@ -4,6 +4,9 @@ its result and its row in the reporting queue, exactly once.
 Whoever writes the last capture of a case aggregates it. Two workers finishing a case's last two chunks at the same
 instant both lock the case row first and recount from the rows, so the second one sees what the first one wrote; the
 guarded UPDATE keeps the result single all the same.
+
+A capture that lies under two patients, byte for byte, is noted at both their cases, whichever is finished first: the
+transaction that writes the second of the two corrects the result of the first.
 """
 
 from collections.abc import Sequence
@@ -11,17 +14,22 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, column, func, insert, select, table, text, update
+from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
-from contract.case_policy import CaseCounts, CaseResult, judge
+from contract.case_policy import IDENTITY_CONFLICT, CaseCounts, CaseResult, judge
 from contract.errors import LeaseLost
 from contract.outcomes import ChunkOutcome
 from contract.states import CaptureState, CaseState, ChunkState
 from db.clock import db_now
-from db.engine import writing
+from db.engine import slices, writing
 from db.lease import Lease, held_by
-from db.models import BundleRow, Capture, Case, Chunk, ReportQueue, Run
+from db.models import BundleRow, Capture, Case, Chunk, Event, ReportQueue, Run
+
+CONFLICTS = table("identity_conflicts", *map(column, ("capture_id", "case_id", "other_case_id")))
+_LOCK = 0x51DE1D
+"""Key of PostgreSQL's advisory lock: see `_one_at_a_time`."""
 
 
 def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
@@ -46,6 +54,7 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
             raise LeaseLost(f"chunk {lease.chunk_id} is no longer this worker's; its result is not written")
         _write_captures(connection, outcome)
         aggregate_finished_cases(connection, case_ids)
+        _tell_the_other_side(connection, lease.chunk_id)
 
 
 def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
@@ -90,6 +99,7 @@ def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) ->
     """Give each of these cases that has no pending capture left its result. The caller holds their row locks."""
     if not case_ids:
         return
+    _one_at_a_time(connection)
     unfinished = select(Capture.case_id).where(Capture.case_id.in_(case_ids), Capture.state == CaptureState.PENDING)
     finished = connection.execute(
         select(Case.id, Case.run_id, Case.submitted, Run.bundle_digest)
@@ -111,7 +121,6 @@ def _manifest(connection: Connection, digest: str) -> Manifest:
 
 def _aggregate(connection: Connection, case_id: int, run_id: int, submitted: int, manifest: Manifest) -> None:
     counts = case_counts(connection, case_id, submitted)
-    result = case_result(connection, case_id, counts, manifest)
     policy = manifest.case_policy
     written = connection.execute(
         update(Case)
@@ -123,17 +132,100 @@ def _aggregate(connection: Connection, case_id: int, run_id: int, submitted: int
             quarantined=counts.quarantined,
             case_rule=f"{policy.rule}/{policy.version}",
             aggregated_at=db_now(),
-            **_result_columns(result),
+            **_result_columns(connection, case_id, counts, manifest),
         )
     ).rowcount
     if written:
-        last = connection.execute(select(func.max(ReportQueue.id)).where(ReportQueue.case_id == case_id)).scalar()
-        cause = "screened" if last is None else "recomputed"  # captures were tried again: a corrected result
-        connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
+        _queue(connection, run_id, case_id)
+        _free_the_other_side(connection, case_id)
 
 
-def _result_columns(result: CaseResult) -> dict[str, Any]:
+def _queue(connection: Connection, run_id: int, case_id: int) -> None:
+    """Report the case's result; a case that was reported before gets a row that replaces the last one."""
+    last = connection.execute(select(func.max(ReportQueue.id)).where(ReportQueue.case_id == case_id)).scalar()
+    cause = "screened" if last is None else "recomputed"
+    connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
+
+
+def _one_at_a_time(connection: Connection) -> None:
+    """From here to the commit nobody else finishes cases: each transaction sees all that the one before it wrote.
+
+    Else two that write the same capture under two patients at the same instant would not see each other's, and the
+    mix-up would be noted nowhere. SQLite has but one writer anyway. Row locks come first, so that nobody who has this
+    lock waits for somebody who wants it.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
+def _tell_the_other_side(connection: Connection, chunk_id: int) -> None:
+    """Finished cases that share a capture with another patient's in this chunk are in conflict from now on."""
+    shared = (
+        select(CONFLICTS.c.other_case_id)
+        .where(CONFLICTS.c.capture_id.in_(select(Capture.id).where(Capture.chunk_id == chunk_id)))
+        .distinct()
+    )
+    _judge_again(connection, connection.execute(shared).scalars().all(), in_conflict=False)
+
+
+def _free_the_other_side(connection: Connection, case_id: int) -> None:
+    """The case replaces earlier ones of its patient: whoever shared a capture with those may be in conflict no more."""
+    mine, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
+    replaced = (
+        connection.execute(
+            select(earlier.id)
+            .select_from(mine)
+            .join(run, run.id == mine.run_id)
+            .join(earlier, (earlier.patient_id == mine.patient_id) & (earlier.id < mine.id))
+            .join(earlier_run, earlier_run.id == earlier.run_id)
+            .where(mine.id == case_id, earlier.identity_conflict.is_(True))
+            .where(earlier_run.root == run.root, earlier_run.bundle_digest == run.bundle_digest)
+        )
+        .scalars()
+        .all()
+    )
+    if not replaced:
+        return
+    one, other = aliased(Capture), aliased(Capture)
+    shared = (
+        select(other.case_id)
+        .join(one, one.sha256 == other.sha256)
+        .where(one.case_id.in_(replaced), other.case_id != one.case_id)
+        .distinct()
+    )
+    _judge_again(connection, connection.execute(shared).scalars().all(), in_conflict=True)
+
+
+def _judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict: bool) -> None:
+    """Correct the finished ones of these cases where it is no longer true that they are in conflict, or are not."""
+    for some in slices(case_ids, 500):
+        cases = connection.execute(
+            select(Case.id, Case.run_id, Case.submitted, Run.bundle_digest)
+            .join(Run, Run.id == Case.run_id)
+            .where(Case.id.in_(some), Case.state == CaseState.AGGREGATED)
+            .where(func.coalesce(Case.identity_conflict, False) == in_conflict)
+            .order_by(Case.id)
+            .with_for_update(of=Case)
+        ).all()
+        for case in cases:
+            counts = case_counts(connection, case.id, case.submitted)
+            columns = _result_columns(connection, case.id, counts, _manifest(connection, case.bundle_digest))
+            if columns["identity_conflict"] == in_conflict:
+                continue
+            connection.execute(update(Case).where(Case.id == case.id).values(columns))
+            _queue(connection, case.run_id, case.id)
+            detail = {"conflict": not in_conflict}
+            connection.execute(
+                insert(Event).values(
+                    kind="identity_conflict", run_id=case.run_id, case_id=case.id, actor="worker", detail=detail
+                )
+            )
+
+
+def _result_columns(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> dict[str, Any]:
+    result = case_result(connection, case_id, counts, manifest)
     return {
+        "identity_conflict": IDENTITY_CONFLICT in result.reasons,
         "verdict": result.verdict,
         "score": result.score,
         "score_low": result.score_low,
@@ -167,4 +259,8 @@ def case_result(connection: Connection, case_id: int, counts: CaseCounts, manife
         .order_by(Capture.id)
     ).scalars()
     probabilities = np.array(list(rows), dtype=np.float64).reshape(-1, len(manifest.labels))
-    return judge(manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts)
+    conflict = select(CONFLICTS.c.capture_id).where(CONFLICTS.c.case_id == case_id).limit(1)
+    return judge(
+        manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts,
+        identity_conflict=connection.execute(conflict).first() is not None,
+    )  # fmt: skip

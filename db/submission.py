@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,6 +16,7 @@ from contract.names import display_name
 from contract.states import PASSING, CaptureState
 from db.engine import insert_many, reading, slices, writing
 from db.models import BundleRow, Capture, Case, Chunk, Event, Patient, Run
+from db.results import aggregate_finished_cases
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
 AT_A_TIME = 5000
@@ -55,7 +57,7 @@ class SubmitRequest:
 
 @dataclass
 class SubmitPlan:
-    """What a submit does, in numbers: cases with something new or changed; of their captures those to screen
+    """What a submit does, in numbers: cases with something new, changed or gone; of their captures those to screen
     (`pending`) and those copied from an earlier run (`reused`); captures of all other patients (`unchanged`).
     """
 
@@ -156,13 +158,13 @@ def _last_run(connection: Connection, request: SubmitRequest) -> int | None:
 def _planned(connection: Connection, request: SubmitRequest, last_run: int | None) -> Iterator[list[_PlannedCase]]:
     """All cases of the request, some thousands of captures at a time.
 
-    A case is screened anew when one of its captures is new or changed since the last run with this bundle. Its
-    unchanged captures are copied from there, because a result must rest on all captures of the patient.
+    A patient gets a new case when a capture is new, changed or gone since the last one with this bundle. Unchanged
+    captures are copied from there, because a result must rest on all captures of the patient, and on no other.
     """
     by_patient = (list(captures) for _, captures in groupby(request.captures, key=lambda one: one.patient))
     for cases in _some_thousand(by_patient):
         earlier = _earlier(connection, request, cases) if last_run is not None else {}
-        yield [_planned_case(captures, earlier) for captures in cases]
+        yield [_planned_case(captures, earlier.get(display_name(captures[0].patient), {})) for captures in cases]
 
 
 def _some_thousand(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCapture]]]:
@@ -176,31 +178,39 @@ def _some_thousand(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[Fo
         yield some
 
 
-_Earlier = dict[bytes, tuple[int, int, int, str]]
-"""path -> size in bytes, modification time in nanoseconds, id and state of its latest row."""
+_Earlier = dict[bytes, Any]
+"""Of one patient: path -> the latest row of that capture."""
 
 
 def _planned_case(captures: list[FoundCapture], earlier: _Earlier) -> _PlannedCase:
     def is_new(one: FoundCapture) -> bool:
         seen = earlier.get(one.path)
-        return seen is None or seen[:2] != (one.size_bytes, one.modified_ns)
+        return seen is None or (seen.size_bytes, seen.modified_ns) != (one.size_bytes, one.modified_ns)
 
-    kept = [one for one in captures if not is_new(one) and earlier[one.path][3] in REUSABLE]
+    there = {one.path for one in captures}
+    last_case = max((row.case_id for row in earlier.values()), default=None)
+    is_gone = any(row.case_id == last_case and path not in there for path, row in earlier.items())
+    kept = [one for one in captures if not is_new(one) and earlier[one.path].state in REUSABLE]
     paths = {one.path for one in kept}
     return _PlannedCase(
         patient=display_name(captures[0].patient),
         pending=[one for one in captures if one.path not in paths],
-        reused=[earlier[one.path][2] for one in kept],
-        is_touched=any(map(is_new, captures)),
+        reused=[earlier[one.path].id for one in kept],
+        is_touched=is_gone or any(map(is_new, captures)),
     )
 
 
-def _earlier(connection: Connection, request: SubmitRequest, cases: Sequence[list[FoundCapture]]) -> _Earlier:
+def _earlier(
+    connection: Connection, request: SubmitRequest, cases: Sequence[list[FoundCapture]]
+) -> dict[str, _Earlier]:
     """The latest rows of these patients' captures in earlier runs of this archive with this bundle."""
-    found: _Earlier = {}
+    found: dict[str, _Earlier] = {}
     for some in slices([display_name(captures[0].patient) for captures in cases], 500):
         rows = connection.execute(
-            select(Capture.path, Capture.size_bytes, Capture.modified_ns, Capture.id, Capture.state)
+            select(
+                Patient.external_id, Capture.path, Capture.size_bytes, Capture.modified_ns, Capture.id, Capture.case_id,
+                Capture.state,
+            )
             .join(Case, Case.id == Capture.case_id)
             .join(Patient, Patient.id == Case.patient_id)
             .join(Run, Run.id == Case.run_id)
@@ -208,8 +218,9 @@ def _earlier(connection: Connection, request: SubmitRequest, cases: Sequence[lis
             .where(Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None))
             .where(Capture.reject_code.is_(None) | Capture.reject_code.not_in(PASSING))
             .order_by(Capture.run_id)
-        )
-        found |= {path: (size, modified, capture_id, state) for path, size, modified, capture_id, state in rows}
+        )  # fmt: skip
+        for row in rows:
+            found.setdefault(row.external_id, {})[row.path] = row
     return found
 
 
@@ -220,6 +231,7 @@ class _RunWriter:
         self._connection = connection
         self._request = request
         self._waiting: list[tuple[int, FoundCapture]] = []
+        self._complete: list[int] = []
         self.chunk_ids: list[int] = []
         _ensure_bundle(connection, request.bundle)
         self.id: int = connection.execute(
@@ -247,9 +259,11 @@ class _RunWriter:
         self._waiting = self._waiting[full:]
         for case in cases:
             self._insert_reused(case_ids[case.patient], case.reused)
+            if not case.pending:
+                self._complete.append(case_ids[case.patient])
 
     def seal(self, plan: SubmitPlan) -> None:
-        """Write the rest and the run's numbers."""
+        """Write the rest, the results of cases that wait for no capture, and the run's numbers."""
         self._insert_chunks(self._waiting)
         self._connection.execute(
             update(Run).where(Run.id == self.id).values(submitted=plan.submitted, cases=plan.cases)
@@ -258,6 +272,8 @@ class _RunWriter:
         self._connection.execute(
             insert(Event).values(kind="submitted", run_id=self.id, actor="submit", detail={"skipped": detail})
         )
+        for some in slices(self._complete, 500):
+            aggregate_finished_cases(self._connection, some)
 
     def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
         patient_ids = _ensure_patients(self._connection, [case.patient for case in cases])

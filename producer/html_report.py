@@ -18,7 +18,15 @@ from sqlalchemy import Engine
 from contract.errors import CaptureRejected
 from contract.imaging import decode_full
 from contract.states import Verdict
-from db.queries import captures_of, case_results, ended_badly, progress, run_details, run_summaries
+from db.queries import (
+    captures_of,
+    case_results,
+    ended_badly,
+    identity_conflicts,
+    progress,
+    run_details,
+    run_summaries,
+)
 from producer.watching import accounting_line
 
 EVIDENCE_CAPTURES = 3
@@ -48,6 +56,7 @@ def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None =
         evidence=evidence,
         pictured=len(pictured),
         ended_badly=ended_badly(database, run_id),
+        conflicts=identity_conflicts(database, run_id),
         accounting=accounting_line(progress(database, run_id)),
         truth=truth,
         verdict_text=VERDICT_TEXT,

@@ -12,7 +12,15 @@ from contract.settings import get_settings
 from contract.states import Verdict
 from db import schema
 from db.engine import open_engine
-from db.queries import Progress, case_results, ended_badly, progress, run_details, run_summaries
+from db.queries import (
+    Progress,
+    case_results,
+    ended_badly,
+    identity_conflicts,
+    progress,
+    run_details,
+    run_summaries,
+)
 from producer.html_report import render_html
 from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
 from producer.truth import is_right, read_truth, truth_option
@@ -20,7 +28,7 @@ from producer.watching import accounting_line
 
 COLUMNS = (
     "case_id", "patient", "verdict", "subtype", "subtype_margin", "score", "score_low", "score_high", "priority",
-    "submitted", "screened", "rejected", "quarantined", "reasons", "case_rule", "aggregated_at",
+    "submitted", "screened", "rejected", "quarantined", "reasons", "case_rule", "aggregated_at", "identity_conflict",
 )  # fmt: skip
 FOR_REVIEW = "For review by a haematologist; it supports a specialist and decides nothing by itself."
 SHOWN_VERDICT = {
@@ -65,6 +73,7 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
                 "engines": details["engines"],
                 "skipped": details["skipped"],
                 "cases": cases,
+                "identity_conflicts": identity_conflicts(database, run),
                 "ended_badly": ended_badly(database, run),
             }
         )
@@ -85,6 +94,9 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
     if manifest["notice"]:
         stdout.print(plain(manifest["notice"]), style="bold yellow")
     stdout.print(_results_table(run_id, case_results(database, run_id), truth, manifest["benign_label"]))
+    conflicts = identity_conflicts(database, run_id)
+    if conflicts:
+        stdout.print(_conflicts_table(conflicts))
     bad = ended_badly(database, run_id)
     if bad:
         shown = table("Captures that ended badly", ("path", "state", "code", "reason"), fold=("path", "reason"))
@@ -124,6 +136,18 @@ def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, st
             shown_right = Text() if label is None else Text("yes") if right else Text("no", "bold red")
             cells += [plain(label), shown_right]
         shown.add_row(*cells)
+    return shown
+
+
+def _conflicts_table(conflicts: list[dict[str, Any]]) -> Any:
+    shown = table(
+        "The same capture under two patients: they may have been mixed up",
+        ("patient", "capture", "is also", "of patient"),
+        fold=("patient", "capture", "is also", "of patient"),
+    )
+    shown.title_style = "bold red"
+    for one in conflicts:
+        shown.add_row(*(plain(one[name]) for name in ("patient", "path", "other_path", "other_patient")))
     return shown
 
 

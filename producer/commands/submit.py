@@ -34,7 +34,7 @@ def submit(archive: Path, bundle: Path | None, everything: bool, dry_run: bool, 
     """Put the captures of ARCHIVE, a folder with one folder per patient, on the queue.
 
     Prints the run's id on stdout. Submitting the same folder again with the same bundle screens only the patients
-    with new or changed captures; a patient's unchanged captures keep their results.
+    with new, changed or vanished captures; a patient's unchanged captures keep their results.
     """
     settings = get_settings()
     opened = Bundle.open(required_bundle(bundle))
@@ -105,7 +105,7 @@ def _tell(found: Archive, plan: SubmitPlan, submission: Submission | None) -> No
     if plan.reused:
         parts.append(f"{plan.reused} unchanged captures of these patients keep their results")
     if plan.unchanged:
-        parts.append(f"{plan.unchanged} captures belong to patients without anything new")
+        parts.append(f"{plan.unchanged} captures belong to patients with nothing new or gone")
     if submission is not None:
         parts.append(f"{len(submission.chunk_ids)} chunks")
     say(head + "; ".join(parts))

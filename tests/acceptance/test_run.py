@@ -1,6 +1,9 @@
 """`screen run`: the whole job on one machine, and what it leaves behind."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +63,21 @@ def test_it_screens_reports_and_leaves_no_process_behind(alone: Environment, bun
     assert "data:image/jpeg;base64," in html
     assert "http" not in html.replace("https://", "http").split("</style>")[0]
     wait_until(lambda: not children_of(tmp_path), 10, what="all processes to be gone")
+
+
+def test_a_capture_under_two_patients_leads_every_report(alone: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", PATIENTS, captures=12)
+    shutil.copy(archive / "P-ben" / "003.jpg", archive / "P-pro" / "copy.jpg")
+    done = run(alone, archive, "--bundle", bundle.path, "--html", tmp_path / "report.html")
+    assert done.returncode == 0, done.stderr
+    assert "same capture under two patients" in done.stdout
+    pair = re.compile(r"P-ben\s+P-ben/003.jpg\s+P-pro/copy.jpg\s+P-pro")
+    assert pair.search(done.stdout)
+    html = (tmp_path / "report.html").read_text()
+    assert html.index("Patients that may have been mixed up") < html.index("Patients, the most urgent first")
+    report = alone.screen("report", 1, "--json", SCREEN_DATABASE_URL=f"sqlite:///{tmp_path}/screening.db")
+    cases = {case["patient"]: case for case in json.loads(report.out)["cases"]}
+    assert [case["identity_conflict"] for case in map(cases.get, ("P-ben", "P-pro", "Müller, Jörg"))] == [1, 1, 0]
 
 
 def test_a_second_run_of_the_same_folder_screens_nothing_again(

@@ -1,17 +1,22 @@
 """Finishing chunks: every capture once, every case exactly one result and one row in the reporting queue."""
 
 import threading
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from contract.bundle import Bundle
 from contract.states import CaptureState
-from db.engine import reading
-from db.models import Capture, Case, ReportQueue
-from db.queries import case_results, ended_badly, progress, run_summaries
+from db.engine import reading, writing
+from db.fsck import fsck
+from db.lease import Lease
+from db.models import Capture, Case, Event, ReportQueue
+from db.queries import case_results, ended_badly, identity_conflicts, progress, run_summaries
 from db.results import case_counts, case_result, finish_chunk
-from tests.support.runs import claimed, outcome, submitted
+from db.submission import submit
+from tests.support.runs import claimed, digest, found, outcome, request, submitted
 
 
 def test_the_last_chunk_of_a_case_writes_its_result(database: Engine, bundle: Bundle) -> None:
@@ -63,6 +68,155 @@ def test_two_workers_finishing_the_last_two_chunks_of_cases_at_once_aggregate_ea
         assert connection.execute(select(func.count()).where(Case.state == "aggregated")).scalar() == patients
         queued = connection.execute(select(ReportQueue.case_id)).scalars().all()
         assert len(queued) == len(set(queued)) == patients
+
+
+# The same capture under two patients
+
+
+@dataclass(frozen=True)
+class MixedUp:
+    """A run of as many patients as wanted, of whom `first` and `second` have one capture in common."""
+
+    run_id: int
+    leases: list[Lease]
+
+    @classmethod
+    def submit(cls, database: Engine, bundle: Bundle, patients: int = 2) -> "MixedUp":
+        run = submitted(database, bundle, patients=patients, captures=3, chunk_size=3)
+        return cls(run.run_id or 0, [claimed(database, chunk_id) for chunk_id in run.chunk_ids])
+
+    def finish(self, database: Engine, patient: int, *, shares: int | None = None) -> None:
+        """Finish the patient's only chunk; its last capture is the last one of patient `shares`."""
+        lease = self.leases[patient]
+        ended = outcome(lease)
+        if shares is not None:
+            same = digest(self.leases[shares].captures[-1].path)
+            ended.screened[-1] = replace(ended.screened[-1], sha256=same)
+        finish_chunk(database, lease, ended)
+
+
+def codes(case: dict[str, Any]) -> list[str]:
+    return [reason["code"] for reason in case["reasons"]]
+
+
+def test_a_capture_under_two_patients_is_noted_at_both_cases_before_all_else(database: Engine, bundle: Bundle) -> None:
+    run = MixedUp.submit(database, bundle, patients=3)
+    run.finish(database, 0)
+    run.finish(database, 1)
+    assert [codes(case) for case in case_results(database, run.run_id) if case["reasons"]] == [["score_high"]] * 2
+    run.finish(database, 2, shares=0)
+    cases = {case["patient"]: case for case in case_results(database, run.run_id)}
+    assert codes(cases["P000"]) == codes(cases["P002"]) == ["identity_conflict", "score_high"]
+    assert codes(cases["P001"]) == ["score_high"]
+    assert [case["patient"] for case in case_results(database, run.run_id)] == ["P000", "P002", "P001"]
+    assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
+    pairs = [(one["patient"], one["path"], one["other_patient"], one["other_path"])
+             for one in identity_conflicts(database, run.run_id)]  # fmt: skip
+    assert pairs == [
+        ("P000", "P000/002.jpg", "P002", "P002/002.jpg"), ("P002", "P002/002.jpg", "P000", "P000/002.jpg"),
+    ]  # fmt: skip
+
+
+def test_who_took_the_first_result_gets_a_row_that_replaces_it(database: Engine, bundle: Bundle) -> None:
+    run = MixedUp.submit(database, bundle)
+    run.finish(database, 0)
+    run.finish(database, 1, shares=0)
+    first, second = (lease.captures[0].id for lease in run.leases)
+    with reading(database) as connection:
+        case_of = dict(connection.execute(select(Capture.id, Capture.case_id)).all())
+        queued = connection.execute(
+            select(ReportQueue.case_id, ReportQueue.cause, ReportQueue.replaces_id).order_by(ReportQueue.id)
+        ).all()
+        event = connection.execute(select(Event.case_id).where(Event.kind == "identity_conflict")).scalars().all()
+    assert sorted(queued, key=lambda row: (row.case_id, row.cause == "recomputed")) == [
+        (case_of[first], "screened", None), (case_of[first], "recomputed", 1), (case_of[second], "screened", None),
+    ]  # fmt: skip
+    assert event == [case_of[first]]
+
+
+def test_a_third_patient_with_the_capture_corrects_nobody_again(database: Engine, bundle: Bundle) -> None:
+    run = MixedUp.submit(database, bundle, patients=3)
+    for patient in range(3):
+        run.finish(database, patient, shares=0)
+    assert [codes(case)[0] for case in case_results(database, run.run_id)] == ["identity_conflict"] * 3
+    with reading(database) as connection:
+        assert connection.execute(select(func.count()).select_from(ReportQueue)).scalar() == 4
+
+
+def test_rejected_captures_are_no_conflict_however_much_alike(database: Engine, bundle: Bundle) -> None:
+    run = MixedUp.submit(database, bundle)
+    for patient in range(2):
+        lease = run.leases[patient]
+        ended = outcome(lease, rejected=1)
+        ended.rejected[0] = replace(ended.rejected[0], sha256=digest(b"an empty file"))
+        finish_chunk(database, lease, ended)
+    assert not any(case["identity_conflict"] for case in case_results(database, run.run_id))
+
+
+def test_a_capture_twice_under_one_patient_is_no_conflict(database: Engine, bundle: Bundle) -> None:
+    run = MixedUp.submit(database, bundle)
+    lease = run.leases[0]
+    ended = outcome(lease)
+    ended.screened[0] = replace(ended.screened[0], sha256=ended.screened[1].sha256)
+    finish_chunk(database, lease, ended)
+    run.finish(database, 1)
+    assert not any(case["identity_conflict"] for case in case_results(database, run.run_id))
+
+
+def test_a_patient_of_an_earlier_run_of_the_archive_is_the_other_side_too(database: Engine, bundle: Bundle) -> None:
+    earlier = MixedUp.submit(database, bundle, patients=1)
+    earlier.finish(database, 0)
+    files = found("P-new", "000.jpg", "001.jpg", "002.jpg")
+    old = found("P000", "000.jpg", "001.jpg", "002.jpg")
+    later = submit(database, request(bundle, [*files, *old]))
+    lease = claimed(database, later.chunk_ids[0])
+    ended = outcome(lease)
+    ended.screened[0] = replace(ended.screened[0], sha256=digest(b"P000/001.jpg"))
+    finish_chunk(database, lease, ended)
+    (before,), (now,) = case_results(database, earlier.run_id), case_results(database, later.run_id or 0)
+    assert codes(before) == codes(now) == ["identity_conflict", "score_high"]
+
+
+def test_the_same_files_in_another_archive_are_no_conflict(database: Engine, bundle: Bundle) -> None:
+    """A copy of the archive in which patients have other names, say."""
+    run = MixedUp.submit(database, bundle, patients=1)
+    run.finish(database, 0)
+    other = submit(database, request(bundle, found("other", "0.jpg", "1.jpg", "2.jpg"), root=b"/b"))
+    lease = claimed(database, other.chunk_ids[0])
+    ended = outcome(lease)
+    ended.screened[0] = replace(ended.screened[0], sha256=digest(b"P000/001.jpg"))
+    finish_chunk(database, lease, ended)
+    assert not any(case["identity_conflict"] for case in case_results(database, other.run_id or 0))
+
+
+def test_two_workers_that_write_it_at_the_same_instant_both_learn_of_it(database: Engine, bundle: Bundle) -> None:
+    pairs = 20
+    run = MixedUp.submit(database, bundle, patients=2 * pairs)
+    barrier = threading.Barrier(2)
+
+    def work(mine: int) -> None:
+        for pair in range(pairs):
+            barrier.wait()
+            run.finish(database, 2 * pair + mine, shares=2 * pair)
+
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [codes(case)[0] for case in case_results(database, run.run_id)] == ["identity_conflict"] * 2 * pairs
+    assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
+
+
+def test_fsck_finds_a_conflict_that_a_case_does_not_name(database: Engine, bundle: Bundle) -> None:
+    run = MixedUp.submit(database, bundle)
+    for patient in range(2):
+        run.finish(database, patient, shares=0)
+    with writing(database) as connection:
+        connection.execute(update(Case).values(identity_conflict=False))
+    broken = [finding for finding in fsck(database, run.run_id, grace_s=0) if not finding.holds]
+    assert [(finding.broken, finding.checked) for finding in broken] == [(2, 2)]
+    assert "two patients" in broken[0].invariant
 
 
 def test_a_result_is_recomputed_from_its_rows_to_the_same_figures(database: Engine, bundle: Bundle) -> None:

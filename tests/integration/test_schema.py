@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Engine, func, insert, inspect, select, text
 
@@ -11,6 +13,17 @@ from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsE
 from db import schema
 from db.engine import open_engine, reading, writing
 from db.models import Base, Event
+
+RUN_OF_0001 = (
+    "INSERT INTO bundle (digest, name, path, manifest) VALUES ('d', 'b', '/b', '{}')",
+    "INSERT INTO run (id, bundle_digest, root, root_text, submitted, cases, skipped, software_version)"
+    " VALUES (1, 'd', '/a', '/a', 1, 1, 0, 'test')",
+    "INSERT INTO patient (id, external_id, pseudonymous) VALUES (1, 'P1', FALSE)",
+    'INSERT INTO "case" (id, run_id, patient_id, state, submitted, screened, rejected, quarantined, verdict, score)'
+    " VALUES (1, 1, 1, 'aggregated', 1, 1, 0, 0, 'all', 0.9)",
+    "INSERT INTO capture (id, run_id, case_id, path, path_text, size_bytes, modified_ns, sha256, state, probabilities)"
+    " VALUES (1, 1, 1, '/a/1.jpg', '/a/1.jpg', 9, 9, 'same', 'screened', '[0.1, 0, 0, 0.9]')",
+)
 
 
 def test_the_migrations_build_exactly_the_models(database: Engine) -> None:
@@ -27,11 +40,29 @@ def test_the_check_constraints_of_the_models_are_in_the_database(database: Engin
 
 
 def test_the_views_for_people_exist(database: Engine) -> None:
-    assert {"run_summary", "case_results", "review_queue"} <= set(inspect(database).get_view_names())
+    assert {"run_summary", "case_results", "review_queue", "identity_conflicts"} <= set(
+        inspect(database).get_view_names()
+    )
 
 
 def test_upgrading_twice_changes_nothing(database: Engine) -> None:
     assert schema.upgrade(database) == (schema.head_revision(), schema.head_revision())
+
+
+def test_what_an_earlier_release_wrote_is_there_after_an_upgrade(database_url: str) -> None:
+    """A run with its only case, as schema 0001 had it."""
+    engine = open_engine(database_url)
+    with writing(engine) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in RUN_OF_0001:
+            connection.execute(text(statement))
+    assert schema.upgrade(engine) == ("0001", schema.head_revision())
+    with reading(engine) as connection:
+        (row,) = connection.execute(text("SELECT * FROM case_results")).mappings()
+    assert (row["patient"], row["verdict"], row["score"], row["identity_conflict"]) == ("P1", "all", 0.9, None)
 
 
 def test_a_database_without_tables_is_refused_with_the_next_step(database_url: str) -> None:

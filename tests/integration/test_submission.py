@@ -1,6 +1,7 @@
 """What `submit` writes, and what it leaves out the second time."""
 
 import threading
+from dataclasses import replace
 
 from sqlalchemy import Engine, func, select, update
 
@@ -8,7 +9,9 @@ from contract.bundle import Bundle
 from contract.states import CaptureState, RejectCode
 from db.chunks import sweep
 from db.engine import reading, writing
-from db.models import Capture, Case, Chunk, Event, Patient, Run
+from db.fsck import fsck
+from db.models import Capture, Case, Chunk, Event, Patient, ReportQueue, Run
+from db.queries import case_results, identity_conflicts, progress
 from db.results import finish_chunk
 from db.submission import FoundCapture, plan_submit, submit
 from tests.support.runs import claimed, found, outcome, request, submitted
@@ -85,6 +88,41 @@ def test_a_changed_capture_is_screened_again(database: Engine, bundle: Bundle) -
     assert (second.plan.pending, second.plan.reused) == (1, 1)
     (chunk,) = second.chunk_ids
     assert [one.path for one in claimed(database, chunk).captures] == [b"P1/b.jpg"]
+
+
+def test_a_capture_that_is_gone_gives_its_patient_a_new_result_without_it(database: Engine, bundle: Bundle) -> None:
+    files = found("P1", "a.jpg", "b.jpg", "c.jpg", "d.jpg") + found("P2", "a.jpg")
+    screen_all(database, submit(database, request(bundle, files)).chunk_ids)
+    second = submit(database, request(bundle, files[1:]))
+    assert (second.plan.cases, second.plan.pending, second.plan.reused, second.plan.unchanged) == (1, 0, 3, 1)
+    assert second.chunk_ids == []
+    assert progress(database, second.run_id or 0).finished
+    (case,) = case_results(database, second.run_id or 0)
+    assert (case["patient"], case["submitted"], case["screened"], case["verdict"]) == ("P1", 3, 3, "all")
+    assert all(finding.holds for finding in fsck(database, second.run_id or 0, grace_s=0))
+    assert not submit(database, request(bundle, files[1:])).created
+
+
+def test_an_archive_put_right_ends_the_conflict_of_its_patients(database: Engine, bundle: Bundle) -> None:
+    files = found("P1", "a.jpg", "b.jpg", "c.jpg") + found("P2", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    first = submit(database, request(bundle, files, chunk_size=7))
+    lease = claimed(database, first.chunk_ids[0])
+    ended = outcome(lease)
+    ended.screened[-1] = replace(ended.screened[-1], sha256=ended.screened[0].sha256)
+    finish_chunk(database, lease, ended)
+    assert len(identity_conflicts(database, first.run_id or 0)) == 2
+    second = submit(database, request(bundle, files[:-1]))
+    assert [(case["patient"], case["identity_conflict"]) for case in case_results(database, second.run_id or 0)] == [
+        ("P2", False)
+    ]
+    assert identity_conflicts(database, second.run_id or 0) == []
+    left = {case["patient"]: case for case in case_results(database, first.run_id or 0)}["P1"]
+    assert (left["identity_conflict"], [reason["code"] for reason in left["reasons"]]) == (False, ["score_high"])
+    with reading(database) as connection:
+        causes = connection.execute(
+            select(ReportQueue.cause).where(ReportQueue.case_id == left["case_id"]).order_by(ReportQueue.id)
+        )
+        assert causes.scalars().all() == ["screened", "recomputed"]
 
 
 def test_all_screens_everything_again(database: Engine, bundle: Bundle) -> None:

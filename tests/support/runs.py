@@ -1,6 +1,7 @@
 """Runs in the database without files: for tests of what the database layer does."""
 
 from collections.abc import Iterable
+from hashlib import sha256
 
 from sqlalchemy import Engine, select
 
@@ -41,12 +42,17 @@ def claimed(database: Engine, chunk_id: int, *, worker: str = "w1", lease_second
     return lease
 
 
+def digest(path: bytes) -> str:
+    """What stands for the digest of a file that is not there: no two files have the same."""
+    return sha256(path).hexdigest()
+
+
 def outcome(lease: Lease, p_all: float = 0.9, *, rejected: int = 0) -> ChunkOutcome:
     """The first `rejected` captures of the lease are rejected, the others screened as Pro with this P(ALL)."""
     probabilities = [1 - p_all, 0.0, 0.0, p_all]
     bad, good = lease.captures[:rejected], lease.captures[rejected:]
     return ChunkOutcome(
-        [Screened(one.id, "0" * 64, "Pro", p_all, p_all, probabilities, None, 96, 80) for one in good],
+        [Screened(one.id, digest(one.path), "Pro", p_all, p_all, probabilities, None, 96, 80) for one in good],
         [Rejected(one.id, RejectCode.TRUNCATED, "the file ends before its image does", None) for one in bad],
         "test/float32",
         {"total": 0.0},

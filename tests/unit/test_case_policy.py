@@ -242,3 +242,14 @@ def test_within_a_verdict_the_higher_score_comes_first(captures: int) -> None:
 @pytest.mark.parametrize(("score", "captures"), [(0.9, 4), (0.5, 4), (0.5, 2), (0.1, 4)])
 def test_of_two_equal_cases_the_incomplete_one_is_never_after_the_complete_one(score: float, captures: int) -> None:
     assert scored(score, captures=captures, rejected=2).priority >= scored(score, captures=captures).priority
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
+def test_patients_that_may_be_mixed_up_come_before_all_others_with_the_figures_unchanged(score: float) -> None:
+    rows = np.array([[1 - score, score, 0, 0]] * 4)
+    plain, mixed_up = (
+        judge(POLICY, LABELS, "Benign", rows, counts(4), identity_conflict=conflict) for conflict in (False, True)
+    )
+    assert codes(mixed_up) == ["identity_conflict", *codes(plain)]
+    assert mixed_up.priority > scored(1.0).priority
+    assert (mixed_up.verdict, mixed_up.score, mixed_up.subtype) == (plain.verdict, plain.score, plain.subtype)
