@@ -20,6 +20,8 @@ __all__ = ["app"]
 
 SLOW_S = float(os.environ.get("SLOW_READ_S", "0"))
 """How long each capture takes to read: time to do harm in the middle of a chunk."""
+READS = os.environ.get("READS_FILE")
+"""A file that grows by one byte for each capture that is read, so that work done twice can be counted."""
 _OFFSET_S = float(os.environ.get("CLOCK_OFFSET_S", "0"))
 if _OFFSET_S:
     _time = time.time
@@ -52,6 +54,9 @@ def _arm(**_: Any) -> None:
 
     def hostile_read(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> Any:
         time.sleep(SLOW_S)
+        if READS is not None:
+            with open(READS, "ab", buffering=0) as reads:  # noqa: PTH123
+                reads.write(b".")
         for name, harm in HARM.items():
             if name in path:
                 harm()

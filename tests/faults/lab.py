@@ -87,8 +87,9 @@ class Lab:
         assert done.code == 0, done.err
         return cls(environment, archive, bundle, open_engine(environment.database_url))
 
-    def submit(self, *options: str) -> int:
-        done = self.environment.screen("submit", self.archive, "--bundle", self.bundle.path, *options, **QUICK)
+    def submit(self, *options: str, **settings: str) -> int:
+        command = ("submit", self.archive, "--bundle", self.bundle.path, *options)
+        done = self.environment.screen(*command, **{**QUICK, **settings})
         assert done.code == 0, done.err
         return int(done.out)
 
