@@ -46,6 +46,7 @@ def celery_config(redis_url: str, chunk_seconds: int = CHUNK_SECONDS) -> dict[st
         "worker_hijack_root_logger": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,  # else a Redis that refuses writes, its disk being full, ends the worker
         "broker_transport_options": {
             "visibility_timeout": 900,  # above the hard time limit, else a running task is delivered again
             "unacked_restore_interval": 10,

@@ -1,8 +1,10 @@
 """The `screen` command: finds subcommands by name, imports each when it is called, and turns errors into exit codes."""
 
+import errno
 import importlib
 import sys
 from importlib.metadata import version
+from tempfile import gettempdir
 
 import click
 
@@ -85,6 +87,12 @@ def main() -> None:
     except BrokenPipeError:  # `screen report | head`
         sys.stderr.close()
         sys.exit(ExitCode.OK)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = error.filename or f"a disk; the temporary folder is {gettempdir()}"
+        click.secho(f"screen: no room left on {where}; make room and call again", fg="red", err=True)
+        sys.exit(ExitCode.UNAVAILABLE)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from worker.sweeper import SweeperStep
 
 app = Celery("slide-screen", include=["worker.tasks"])
 app.config_from_object(celery_config(get_settings().redis_url, get_settings().chunk_seconds))
+app.conf.worker_consumer = "worker.consumer:EnduringConsumer"
 app.steps["consumer"].add(SweeperStep)
 
 

@@ -65,10 +65,13 @@ def lab(environment: Environment, archive: Path, bundle: Bundle) -> Lab:
 
 @pytest.fixture
 def counted(request: pytest.FixtureRequest, size: Size) -> Callable[..., None]:
-    """`counted(number, "what was done", name=value, ...)`: prints what a test counted, and keeps it in a full run."""
+    """`counted(number, "what was done", name=value, ...)`: prints what a test counted, and keeps it in a full run.
 
-    def note(number: int, fault: str, **figures: object) -> None:
-        record = Record(number, fault, _database(request.node), figures)
+    `on` names the database where the test has no `lab` that says it.
+    """
+
+    def note(number: int, fault: str, *, on: str | None = None, **figures: object) -> None:
+        record = Record(number, fault, on or _database(request.node), figures)
         print(record.line())
         if size.full:
             record.write()

