@@ -16,6 +16,7 @@ from worker.agreement import ENOUGH_EQUAL, Agreement, compare, find_captures
 from worker.cache import cache_folder
 from worker.engines import plans
 from worker.engines.base import Engine, EngineOptions, NotUsable, golden_batch
+from worker.engines.plan_cache import PlanKey, plan_folder
 from worker.engines.registry import ENGINES, load, open_engine
 from worker.tuning import best_batch
 
@@ -133,14 +134,14 @@ def compile_(path: Path, engine: str | None, precision: str | None, target: str 
         _compile_plans(opened, one, keys, options.cache_dir)
 
 
-def _compile_plans(opened: Bundle, precision: str, keys: Sequence[plans.PlanKey], cache_dir: Path) -> None:
+def _compile_plans(opened: Bundle, precision: str, keys: Sequence[PlanKey], cache_dir: Path) -> None:
     asked = plans.summary(opened, precision)
     _say(f"{', '.join(asked.inputs)} -> {', '.join(asked.outputs)}")
     _say(", ".join(f"{sum(n.values())} {kind.lower()} ({_shares(n)})" for kind, n in sorted(asked.layers.items())))
     for key in keys:
         plan, was_kept = plans.obtain(opened, key, cache_dir)
         _say(f"{key.target}: {len(plan) / 1e6:.1f} MB{', was there already' if was_kept else ''}")
-        click.echo(plans.plan_folder(cache_dir) / key.file_name)
+        click.echo(plan_folder(cache_dir, plans.FOLDER) / key.file_name)
 
 
 def _shares(counts: dict[str, int]) -> str:

@@ -1,6 +1,7 @@
 """Faults 15, 16 and 17: an archive that goes away, files that are altered, bundles that are exchanged or damaged."""
 
 import os
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -130,3 +131,27 @@ def test_another_bundle_in_its_place_in_the_middle_of_a_run(
     assert (bundles, now.screened) == (1, now.submitted)
     counted(17, "another bundle, and one with a flipped bit, in the place of a run's bundle", captures=now.submitted,
             screened_with_another=0)  # fmt: skip
+
+
+def test_a_compiled_plan_with_a_flipped_bit(lab: Lab, size: Size, counted: Callable[..., None]) -> None:
+    """Between two workers, again and again: no result may come from it."""
+    calm = lab.without_faults()
+    run = lab.submit("--all")
+    plans, rng, flips = lab.environment.folder / "cache" / "openvino", random.Random(17), 0
+    for _ in range(size.times(10, 2)):
+        with lab.worker(HOSTILE, **SLOW) as worker:
+            wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
+            worker.terminate()
+        for plan in plans.glob("*.plan"):
+            data = bytearray(plan.read_bytes())
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            plan.write_bytes(data)
+            flips += 1
+    assert flips > 0
+    with lab.worker():
+        now = lab.finish(run)
+    lab.check(run, against=calm)
+    refused = (lab.environment.folder / "worker.log").read_text().count("a plan does not match and is built anew")
+    assert refused > 0
+    counted(17, "a bit flipped in every compiled plan, between workers", bits_flipped=flips,
+            plans_refused=refused, captures=now.submitted, results_that_differ=0)  # fmt: skip

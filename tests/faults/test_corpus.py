@@ -16,6 +16,7 @@ from sqlalchemy import select
 from contract.bundle import Bundle
 from db.engine import reading
 from db.models import Capture
+from tests.faults.conftest import Size
 from tests.faults.lab import Lab
 from tests.support.archives import encode, picture
 from tests.support.commands import Environment
@@ -136,3 +137,21 @@ def test_every_file_has_its_code_and_no_worker_dies(lab: Lab, counted: Callable[
     assert "Worker exited prematurely" not in (lab.environment.folder / "worker.log").read_text()
     codes = Counter(ended.values())
     counted(11, "a corpus of hostile files", files=now.submitted, deaths=0, **dict(sorted(codes.items())))
+
+
+def test_a_hundred_thousand_files_in_one_folder(
+    environment: Environment, bundle: Bundle, tmp_path: Path, size: Size, counted: Callable[..., None]
+) -> None:
+    """Captures of one patient, every tenth of them no capture; submitted, not screened."""
+    folder = tmp_path / "archive" / "P1"
+    folder.mkdir(parents=True)
+    files = size.times(100_000, 10_000)
+    for number in range(files):
+        (folder / f"{number:06d}.{'txt' if number % 10 == 9 else 'jpg'}").touch()
+    lab = Lab.open(environment, tmp_path / "archive", bundle)
+    run = lab.submit()
+    now = lab.progress(run)
+    assert (now.submitted, now.cases) == (files // 10 * 9, 1)
+    lab.check(run)
+    assert lab.submit() == run, "nothing is new"
+    counted(11, "a folder of very many files", files=files, captures_submitted=now.submitted)

@@ -1,5 +1,6 @@
 """Engines agree with one another, the registry takes what works, and tuning keeps what was set by hand."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from contract.imaging import RGBImage, decode
 from contract.settings import Settings
 from tests.support.commands import REPOSITORY
 from worker.agreement import compare, find_captures
-from worker.engines import registry
+from worker.engines import plan_cache, registry
 from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, NotUsable, Pending, Predictions, infer
 from worker.engines.onnxruntime import ONNXRuntimeEngine
 from worker.engines.openvino import OpenVINOEngine
@@ -122,6 +123,45 @@ def test_engines_that_come_and_go_leave_a_crash_readable(tmp_path: Path) -> None
     (record,) = last_records(tmp_path)
     assert record.suspects == {77}
     assert "Segmentation fault" in record.reason
+
+
+def test_a_plan_with_one_bit_flipped_is_never_loaded(demo: Bundle, captures: RGBImage, tmp_path: Path) -> None:
+    """OpenVINO itself would load it, and give other probabilities or none."""
+    options = EngineOptions("openvino", "float32", tmp_path)
+    before = infer(OpenVINOEngine(demo, "float32", options), captures[:1]).probabilities
+    (plan,) = (tmp_path / "openvino").iterdir()
+    sound = plan.read_bytes()
+    for place in np.random.default_rng(3).integers(0, len(sound), 5):
+        damaged = bytearray(sound)
+        damaged[place] ^= 1
+        plan.write_bytes(damaged)
+        after = infer(OpenVINOEngine(demo, "float32", options), captures[:1]).probabilities
+        assert after == pytest.approx(before, abs=1e-6)
+        assert plan.read_bytes().partition(b"\n")[2] != damaged.partition(b"\n")[2], "it was compiled anew"
+        plan.write_bytes(sound)
+
+
+def test_a_plan_is_taken_where_there_is_one(
+    demo: Bundle, captures: RGBImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = EngineOptions("openvino", "float32", tmp_path)
+    before = infer(OpenVINOEngine(demo, "float32", options), captures[:1]).probabilities
+    monkeypatch.setattr(OpenVINOEngine, "_model", lambda *_: pytest.fail("it is compiled again"))
+    assert infer(OpenVINOEngine(demo, "float32", options), captures[:1]).probabilities == pytest.approx(
+        before, abs=1e-6
+    )
+
+
+def test_without_room_for_its_plan_an_engine_serves_all_the_same(
+    demo: Bundle, captures: RGBImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(plan_cache, "write_own", no_room)
+    engine = OpenVINOEngine(demo, "float32", EngineOptions("openvino", "float32", tmp_path))
+    assert len(infer(engine, captures[:1]).probabilities) == 1
+    assert list((tmp_path / "openvino").iterdir()) == []
 
 
 # What auto takes

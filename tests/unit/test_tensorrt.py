@@ -19,6 +19,7 @@ from tests.support.bundles import LABELS, SIZE, expected
 from tests.support.fake_device import FakeCUDA, fake_tensorrt
 from worker.engines import cuda, plans
 from worker.engines.base import EngineOptions, NotUsable, infer, prove
+from worker.engines.plan_cache import PlanKey, read_plan, write_plan
 from worker.engines.registry import open_engine
 from worker.engines.tensorrt import GRAPH_AFTER, TensorRTEngine
 from worker.pipeline import Pipeline, Work
@@ -29,7 +30,7 @@ needs_device = pytest.mark.skipif(
 
 
 @pytest.fixture
-def key(bundle: Bundle) -> plans.PlanKey:
+def key(bundle: Bundle) -> PlanKey:
     return plans.plan_key(bundle, "float32", "sm86", 8)
 
 
@@ -37,7 +38,7 @@ def key(bundle: Bundle) -> plans.PlanKey:
 
 
 def test_a_plan_is_built_without_a_device_and_then_kept(
-    bundle: Bundle, key: plans.PlanKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, key: PlanKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, was_kept = plans.obtain(bundle, key, tmp_path)
     assert len(plan) > 1000
@@ -52,20 +53,20 @@ def test_a_plan_is_built_without_a_device_and_then_kept(
      {"precision": "float16"}, {"max_batch": 16}],
     ids=lambda other: next(iter(other)),
 )  # fmt: skip
-def test_whatever_a_plan_depends_on_is_in_its_key(key: plans.PlanKey, tmp_path: Path, other: dict[str, Any]) -> None:
+def test_whatever_a_plan_depends_on_is_in_its_key(key: PlanKey, tmp_path: Path, other: dict[str, Any]) -> None:
     changed = replace(key, **other)
     assert changed.file_name != key.file_name
     file = tmp_path / "x.plan"
-    plans.write_plan(file, key, b"plan")
-    assert plans.read_plan(file, key) == b"plan"
-    assert plans.read_plan(file, changed) is None, "a plan under another's name is not loaded"
+    write_plan(file, key, b"plan")
+    assert read_plan(file, key) == b"plan"
+    assert read_plan(file, changed) is None, "a plan under another's name is not loaded"
 
 
 @pytest.mark.parametrize(
     "damage", [lambda d: d[:-1], lambda d: d[:-9] + b"x" + d[-8:], lambda d: b"", lambda d: b"{}\n"]
 )
 def test_a_damaged_plan_is_built_anew(
-    bundle: Bundle, key: plans.PlanKey, tmp_path: Path, damage: Callable[[bytes], bytes]
+    bundle: Bundle, key: PlanKey, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     plan, _ = plans.obtain(bundle, key, tmp_path)
     file = tmp_path / "tensorrt" / key.file_name
@@ -73,10 +74,10 @@ def test_a_damaged_plan_is_built_anew(
     again, was_kept = plans.obtain(bundle, key, tmp_path)
     assert not was_kept
     assert len(again) == pytest.approx(len(plan), rel=0.1)
-    assert plans.read_plan(file, key) == again
+    assert read_plan(file, key) == again
 
 
-def test_plans_are_for_the_workers_user_alone(bundle: Bundle, key: plans.PlanKey, tmp_path: Path) -> None:
+def test_plans_are_for_the_workers_user_alone(bundle: Bundle, key: PlanKey, tmp_path: Path) -> None:
     plans.obtain(bundle, key, tmp_path)
     file = tmp_path / "tensorrt" / key.file_name
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -91,7 +92,7 @@ def test_plans_are_for_the_workers_user_alone(bundle: Bundle, key: plans.PlanKey
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_another_users_plan_is_refused(bundle: Bundle, key: plans.PlanKey, tmp_path: Path, what: str) -> None:
+def test_another_users_plan_is_refused(bundle: Bundle, key: PlanKey, tmp_path: Path, what: str) -> None:
     plans.obtain(bundle, key, tmp_path)
     file = tmp_path / "tensorrt" / key.file_name
     os.chown(file if what == "file" else file.parent, 12345, 12345)
@@ -99,7 +100,7 @@ def test_another_users_plan_is_refused(bundle: Bundle, key: plans.PlanKey, tmp_p
         plans.obtain(bundle, key, tmp_path)
 
 
-def test_a_link_in_the_place_of_a_plan_is_refused(bundle: Bundle, key: plans.PlanKey, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_a_plan_is_refused(bundle: Bundle, key: PlanKey, tmp_path: Path) -> None:
     plans.obtain(bundle, key, tmp_path)
     file = tmp_path / "tensorrt" / key.file_name
     file.rename(tmp_path / "elsewhere")
@@ -120,7 +121,7 @@ def test_a_precision_without_a_graph_is_refused(bundle: Bundle) -> None:
 
 
 def test_a_graph_that_tensorrt_cannot_read_is_refused_with_its_reason(
-    bundle: Bundle, key: plans.PlanKey, tmp_path: Path
+    bundle: Bundle, key: PlanKey, tmp_path: Path
 ) -> None:
     broken = replace(bundle, path=tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"no graph")

@@ -4,7 +4,6 @@ Each size of batch is compiled by itself, which is quicker than one model for al
 are few, a batch is filled up to the next power of two.
 """
 
-import os
 from collections import deque
 from functools import cache
 from typing import Any
@@ -16,6 +15,7 @@ from contract.bundle import MODEL, Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
 from worker.engines.base import EngineOptions, Pending, Predictions
+from worker.engines.plan_cache import PlanKey, plan_folder, read_plan, write_plan
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -49,7 +49,7 @@ class OpenVINOEngine:
         self.precision = precision
         self._outputs = bundle.manifest.outputs
         self._bundle = bundle
-        self._cache = options.cache_dir / bundle.digest
+        self._cache_dir = options.cache_dir
         self.device = str(_core().get_property("CPU", "FULL_DEVICE_NAME"))
         self._idle: dict[int, deque[Any]] = {}
         self.depth = 1
@@ -61,29 +61,38 @@ class OpenVINOEngine:
         return ["bfloat16", "float32"] if "BF16" in capabilities else ["float32"]
 
     def _compiled(self, size: int) -> Any:
-        """The model for batches of this size. Raises EngineError."""
+        """The model for batches of this size, from the cache where it was compiled before. Raises EngineError."""
+        key = PlanKey(
+            self._bundle.digest, self._bundle.manifest.files[MODEL], "openvino", openvino.get_version(), self.device,
+            self.precision, size,
+        )  # fmt: skip
+        config = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "ENABLE_CPU_PINNING": False,
+        }
+        file = plan_folder(self._cache_dir, self.name) / key.file_name
+        plan = read_plan(file, key)
         try:
-            model = _core().read_model(self._bundle.path / MODEL)
-            names = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
-            if missing := {name for name in self._outputs.model_dump().values() if name} - names:
-                raise EngineError(
-                    f"bundle {self._bundle.digest[:12]}: its graph has no tensor {', '.join(sorted(missing))}; "
-                    "export again"
-                )
-            side = self._bundle.manifest.image.size
-            model.reshape({self._outputs.input: [size, side, side, 3]})
-            return _core().compile_model(
-                model,
-                "CPU",
-                {
-                    "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
-                    "PERFORMANCE_HINT": "THROUGHPUT",
-                    "ENABLE_CPU_PINNING": False,
-                    "CACHE_DIR": os.fspath(self._cache),
-                },
-            )
+            if plan is not None:
+                return _core().import_model(plan, "CPU", config)
+            compiled = _core().compile_model(self._model(size), "CPU", config)
+            write_plan(file, key, compiled.export_model().getvalue())
+            return compiled
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {error}") from error
+
+    def _model(self, size: int) -> Any:
+        """The bundle's graph for batches of this size. Raises EngineError."""
+        model = _core().read_model(self._bundle.path / MODEL)
+        names = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
+        if missing := {name for name in self._outputs.model_dump().values() if name} - names:
+            raise EngineError(
+                f"bundle {self._bundle.digest[:12]}: its graph has no tensor {', '.join(sorted(missing))}; export again"
+            )
+        side = self._bundle.manifest.image.size
+        model.reshape({self._outputs.input: [size, side, side, 3]})
+        return model
 
     def _requests(self, size: int) -> deque[Any]:
         """Idle requests for batches of this size."""

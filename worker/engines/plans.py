@@ -1,7 +1,4 @@
-"""TensorRT plans: built from the bundle's graph, kept in a cache, and loaded only where every condition matches.
-
-A plan is code for one kind of device. It is read only from a folder that belongs to the worker's user and that nobody
-else can write; its head names all that it was built from and for, and one that differs in anything is built anew.
+"""TensorRT plans: built from the bundle's graph, and kept in the cache (worker/engines/plan_cache.py).
 
 `tensorrt` (data-centre devices; builds on the device that it is for) and `tensorrt_rtx` (builds for other devices too,
 and without one) share their API. Networks are strongly typed: the graph itself says what is computed in half precision.
@@ -9,13 +6,9 @@ and without one) share their API. Networks are strongly typed: the graph itself 
 
 import hashlib
 import importlib
-import json
 import os
-import stat
-import tempfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,31 +18,16 @@ import structlog
 from contract.bundle import HALF_MODEL, MODEL, Bundle
 from contract.errors import EngineError
 from worker.engines.base import NotUsable
+from worker.engines.plan_cache import PlanKey, plan_folder, read_own, read_plan, write_own, write_plan
 
 log = structlog.get_logger(__name__)
 
+FOLDER = "tensorrt"
+"""Where the plans of either library lie in the cache."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 GRAPHS = {"float16": HALF_MODEL, "float32": MODEL}
 """precision -> the bundle's file that computes in it."""
 DEFAULT_BATCH = 256
-
-
-@dataclass(frozen=True)
-class PlanKey:
-    """All that a plan depends on. `target` is the device's compute capability and, for `tensorrt`, its name."""
-
-    bundle: str
-    graph: str
-    library: str
-    version: str
-    target: str
-    precision: str
-    max_batch: int
-
-    @property
-    def file_name(self) -> str:
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        return f"{self.bundle[:12]}-{self.target.split('/')[0]}-{self.precision}-{self.max_batch}-{digest[:16]}.plan"
 
 
 def library() -> ModuleType:
@@ -84,7 +62,7 @@ def plan_key(bundle: Bundle, precision: str, target: str, max_batch: int) -> Pla
 
 def obtain(bundle: Bundle, key: PlanKey, cache_dir: Path) -> tuple[bytes, bool]:
     """The plan of this key and whether it came from the cache; else it is built and kept. Raises EngineError."""
-    folder = plan_folder(cache_dir)
+    folder = plan_folder(cache_dir, FOLDER)
     plan = read_plan(folder / key.file_name, key)
     if plan is not None:
         return plan, True
@@ -92,66 +70,6 @@ def obtain(bundle: Bundle, key: PlanKey, cache_dir: Path) -> tuple[bytes, bool]:
     plan = build(bundle, key, folder)
     write_plan(folder / key.file_name, key, plan)
     return plan, False
-
-
-def plan_folder(cache_dir: Path) -> Path:
-    """The folder of plans, made for this user alone. Raises EngineError where others could write it."""
-    folder = cache_dir / "tensorrt"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_foreign(folder, folder.lstat(), stat.S_ISDIR)
-    return folder
-
-
-def _refuse_foreign(path: Path, status: os.stat_result, is_kind: Callable[[int], bool]) -> None:
-    if not is_kind(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise EngineError(
-            f"{path}: a TensorRT plan is code, and this is not the worker user's own or others can write it; "
-            f"remove it, or set SCREEN_CACHE_DIR to a folder of user {os.geteuid()}"
-        )
-
-
-def read_plan(file: Path, key: PlanKey) -> bytes | None:
-    """The plan in this file; None where there is none, or it is damaged, or of another key.
-
-    Raises EngineError where somebody else owns the file or could have written it.
-    """
-    try:
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as error:  # a link, for one
-        raise EngineError(f"{file}: the plan cannot be opened ({error.strerror}); remove it") from error
-    with os.fdopen(handle, "rb") as stream:
-        _refuse_foreign(file, os.fstat(handle), stat.S_ISREG)
-        head, plan = stream.readline(), stream.read()
-    if head != _head(key, plan):
-        log.warning("a plan does not match and is built anew", file=file.name)
-        return None
-    return plan
-
-
-def write_plan(file: Path, key: PlanKey, plan: bytes) -> None:
-    """Write the plan whole or not at all, for this user alone."""
-    write_own(file, _head(key, plan) + plan)
-
-
-def _head(key: PlanKey, plan: bytes) -> bytes:
-    return json.dumps({**asdict(key), "sha256": hashlib.sha256(plan).hexdigest()}, sort_keys=True).encode() + b"\n"
-
-
-def write_own(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all, for this user alone."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:  # made with mode 0600
-        stream.write(content)
-    Path(stream.name).replace(file)
-
-
-def read_own(file: Path) -> bytes:
-    """A cache file of the library's own (timings, compiled kernels); empty where there is none. Raises EngineError."""
-    if not file.exists():
-        return b""
-    _refuse_foreign(file, file.lstat(), stat.S_ISREG)
-    return file.read_bytes()
 
 
 def build(bundle: Bundle, key: PlanKey, folder: Path) -> bytes:

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from contract.bundle import Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
-from worker.engines import cuda, plans
+from worker.engines import cuda, plan_cache, plans
 from worker.engines.base import DeviceMemoryFull, EngineOptions, Pending, Predictions
 
 log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class TensorRTEngine:
         log.info("TensorRT plan loaded", device=self.device, max_batch=self.max_batch, from_cache=was_kept)
         self._check_tensors(bundle, engine)
         self._engine = engine
-        kernels = plans.plan_folder(cache_dir) / f"{key.file_name}.kernels"
+        kernels = plan_cache.plan_folder(cache_dir, plans.FOLDER) / f"{key.file_name}.kernels"
         contexts = _Contexts(self._trt, engine, kernels)
         self._idle: list[_Slot] = []
         try:
@@ -144,7 +144,7 @@ class _Contexts:
             self._config = engine.create_runtime_config()
             self._config.set_execution_context_allocation_strategy(self._strategy)
             self._cache = self._config.create_runtime_cache()
-            if known := plans.read_own(kernels):
+            if known := plan_cache.read_own(kernels):
                 self._cache.deserialize(known)  # refuses by itself what is not of this device and release
             self._config.set_runtime_cache(self._cache)
 
@@ -160,7 +160,7 @@ class _Contexts:
 
     def keep_kernels(self) -> None:
         if self._cache is not None:
-            plans.write_own(self._kernels, bytes(self._cache.serialize()))
+            plan_cache.write_own(self._kernels, bytes(self._cache.serialize()))
 
 
 class _Slot:
