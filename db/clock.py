@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect
+from sqlalchemy import DateTime, Dialect, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -34,23 +34,24 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
-    """Database time, `offset_s` seconds from now: `Chunk.lease_until < db_now()`."""
+    """Database time, `offset_s` seconds from now: `Chunk.lease_until < db_now(-60)`."""
 
     type = UTCDateTime()
-    inherit_cache = False
+    inherit_cache = True  # the offset is a parameter, so statements that differ in it alone are compiled once
     name = "db_now"
 
-    def __init__(self, offset_s: float = 0) -> None:
-        self.offset_s = float(offset_s)
-        super().__init__()
+    def __init__(self, offset_s: float | None = None) -> None:
+        super().__init__(*([] if offset_s is None else [literal(float(offset_s))]))
 
 
 @compiles(db_now, "sqlite")
 def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
     # %f gives milliseconds; SQLAlchemy's DateTime reads and writes six digits, and text compares as text.
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{element.offset_s:+.3f} seconds')"
+    offset = ", ".join(f"printf('%+.3f seconds', {compiler.process(one, **kw)})" for one in element.clauses)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now'{', ' + offset if offset else ''})"
 
 
 @compiles(db_now)
 def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(clock_timestamp() + interval '{element.offset_s:.3f} seconds')"
+    offset = "".join(f" + make_interval(secs => {compiler.process(one, **kw)})" for one in element.clauses)
+    return f"(clock_timestamp(){offset})"

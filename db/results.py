@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, bindparam, column, func, insert, select, table, text, update
+from sqlalchemy import Connection, Engine, Select, bindparam, column, func, insert, select, table, text, update
 from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
@@ -54,7 +54,8 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
             raise LeaseLost(f"chunk {lease.chunk_id} is no longer this worker's; its result is not written")
         _write_captures(connection, outcome)
         aggregate_finished_cases(connection, case_ids)
-        _tell_the_other_side(connection, lease.chunk_id)
+        if shared := _in_several_cases(connection, [one.sha256 for one in outcome.screened]):
+            _tell_the_other_side(connection, lease.chunk_id, shared)
 
 
 def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
@@ -158,32 +159,41 @@ def _one_at_a_time(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
-def _tell_the_other_side(connection: Connection, chunk_id: int) -> None:
+def _in_several_cases(connection: Connection, digests: Sequence[str | None]) -> list[str]:
+    """Those of these digests that captures of several cases have, be it of one patient: then the view knows more.
+
+    Asked by the digest and nothing else: a planner that is offered the state as well takes its index, and looks at all
+    captures that there are.
+    """
+    found: list[str | None] = []
+    for some in slices(sorted(digest for digest in set(digests) if digest), 500):
+        found += connection.execute(
+            select(Capture.sha256)
+            .where(Capture.sha256.in_(some))
+            .group_by(Capture.sha256)
+            .having(func.min(Capture.case_id) != func.max(Capture.case_id))
+        ).scalars()
+    return [digest for digest in found if digest]
+
+
+def _tell_the_other_side(connection: Connection, chunk_id: int, shared: Sequence[str]) -> None:
     """Finished cases that share a capture with another patient's in this chunk are in conflict from now on."""
-    shared = (
-        select(CONFLICTS.c.other_case_id)
-        .where(CONFLICTS.c.capture_id.in_(select(Capture.id).where(Capture.chunk_id == chunk_id)))
-        .distinct()
-    )
-    _judge_again(connection, connection.execute(shared).scalars().all(), in_conflict=False)
+    mine = connection.execute(
+        select(Capture.id).where(Capture.chunk_id == chunk_id, Capture.sha256.in_(shared))
+    ).scalars()
+    others = {
+        case_id
+        for capture_id in mine.all()
+        for case_id in connection.execute(
+            select(CONFLICTS.c.other_case_id).where(CONFLICTS.c.capture_id == capture_id)
+        ).scalars()
+    }
+    _judge_again(connection, sorted(others), in_conflict=False)
 
 
 def _free_the_other_side(connection: Connection, case_id: int) -> None:
     """The case replaces earlier ones of its patient: whoever shared a capture with those may be in conflict no more."""
-    mine, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
-    replaced = (
-        connection.execute(
-            select(earlier.id)
-            .select_from(mine)
-            .join(run, run.id == mine.run_id)
-            .join(earlier, (earlier.patient_id == mine.patient_id) & (earlier.id < mine.id))
-            .join(earlier_run, earlier_run.id == earlier.run_id)
-            .where(mine.id == case_id, earlier.identity_conflict.is_(True))
-            .where(earlier_run.root == run.root, earlier_run.bundle_digest == run.bundle_digest)
-        )
-        .scalars()
-        .all()
-    )
+    replaced = connection.execute(_REPLACED_IN_CONFLICT, {"case_id": case_id}).scalars().all()
     if not replaced:
         return
     one, other = aliased(Capture), aliased(Capture)
@@ -194,6 +204,24 @@ def _free_the_other_side(connection: Connection, case_id: int) -> None:
         .distinct()
     )
     _judge_again(connection, connection.execute(shared).scalars().all(), in_conflict=True)
+
+
+def _replaced_in_conflict() -> Select[int]:
+    """Earlier cases of the patient of `case_id`, in runs of the same archive and bundle, that are in conflict."""
+    mine, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
+    return (
+        select(earlier.id)
+        .select_from(mine)
+        .join(run, run.id == mine.run_id)
+        .join(earlier, (earlier.patient_id == mine.patient_id) & (earlier.id < mine.id))
+        .join(earlier_run, earlier_run.id == earlier.run_id)
+        .where(mine.id == bindparam("case_id"), earlier.identity_conflict.is_(True))
+        .where(earlier_run.root == run.root, earlier_run.bundle_digest == run.bundle_digest)
+    )
+
+
+_REPLACED_IN_CONFLICT = _replaced_in_conflict()
+"""Made once: it is asked for every case, and making it takes longer than asking."""
 
 
 def _judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict: bool) -> None:
@@ -254,13 +282,19 @@ def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCou
 def case_result(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> CaseResult:
     """Apply the bundle's case policy to the rows of a case; the same rows always give the same result."""
     rows = connection.execute(
-        select(Capture.probabilities)
+        select(Capture.probabilities, Capture.sha256)
         .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
         .order_by(Capture.id)
-    ).scalars()
-    probabilities = np.array(list(rows), dtype=np.float64).reshape(-1, len(manifest.labels))
-    conflict = select(CONFLICTS.c.capture_id).where(CONFLICTS.c.case_id == case_id).limit(1)
+    ).all()
+    probabilities = np.array([row.probabilities for row in rows], dtype=np.float64).reshape(-1, len(manifest.labels))
     return judge(
         manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts,
-        identity_conflict=connection.execute(conflict).first() is not None,
+        identity_conflict=_is_in_conflict(connection, case_id, [row.sha256 for row in rows]),
     )  # fmt: skip
+
+
+def _is_in_conflict(connection: Connection, case_id: int, digests: Sequence[str | None]) -> bool:
+    if not _in_several_cases(connection, digests):
+        return False
+    conflict = select(CONFLICTS.c.capture_id).where(CONFLICTS.c.case_id == case_id).limit(1)
+    return connection.execute(conflict).first() is not None

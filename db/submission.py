@@ -272,6 +272,8 @@ class _RunWriter:
         self._connection.execute(
             insert(Event).values(kind="submitted", run_id=self.id, actor="submit", detail={"skipped": detail})
         )
+        if self._connection.dialect.name == "postgresql":  # else it would plan for a table that was empty a while ago
+            self._connection.execute(text("ANALYZE capture, chunk"))
         for some in slices(self._complete, 500):
             aggregate_finished_cases(self._connection, some)
 

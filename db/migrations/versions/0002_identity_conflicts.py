@@ -13,8 +13,9 @@ depends_on = None
 
 VIEWS = {
     # Pairs of captures with the same bytes at two paths of one archive, screened with one bundle, under two patients.
-    # Only screened ones: two empty files are the same, too. A case that a later run of its patient has replaced is no
-    # longer the other side of a conflict.
+    # Only screened ones, which a CHECK says have probabilities (asked by their state, PostgreSQL would look through all
+    # captures in that state): two empty files are the same, too. A case that a later run of its patient has replaced is
+    # no longer the other side of a conflict.
     "identity_conflicts": """
         SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, c.id AS capture_id, c.path_text AS path,
                other_k.run_id AS other_run_id, other_k.id AS other_case_id,
@@ -31,7 +32,7 @@ VIEWS = {
           ON other_run.id = other_k.run_id AND other_run.root = run.root
          AND other_run.bundle_digest = run.bundle_digest
         JOIN patient other_patient ON other_patient.id = other_k.patient_id
-        WHERE c.state = 'screened' AND other_c.state = 'screened'
+        WHERE c.probabilities IS NOT NULL AND other_c.probabilities IS NOT NULL
           AND NOT EXISTS (
               SELECT 1 FROM "case" later
               JOIN run later_run ON later_run.id = later.run_id
