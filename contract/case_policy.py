@@ -3,7 +3,7 @@
 The parameters come from the bundle, where the trainer has fitted them on patients it did not train on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,30 +13,78 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.states import Verdict
 
+Scores = NDArray[np.float64]
+RuleName = Literal["mean", "positive_share", "top_k_mean", "noisy_or"]
+RULE_PARAMETERS = ("positive_from", "top_k", "link")
 BOOTSTRAP_DRAWS = 1000
 BOOTSTRAP_SEED = 20221
 """Fixed, so that a result can be recomputed from its rows and comes out the same."""
 
 
-class CasePolicy(BaseModel):
-    """The case rule and its thresholds, stored in the bundle.
+def _mean(p_all: Scores, _: "CasePolicy") -> Scores:
+    return np.asarray(p_all.mean(axis=-1))
 
-    Rule `mean`, version 1: the score is the mean over the usable captures of P(ALL) = 1 - P(benign label).
+
+def _positive_share(p_all: Scores, policy: "CasePolicy") -> Scores:
+    return np.asarray((p_all >= policy.positive_from).mean(axis=-1))
+
+
+def _top_k_mean(p_all: Scores, policy: "CasePolicy") -> Scores:
+    return np.asarray(np.sort(p_all, axis=-1)[..., -policy.top_k :].mean(axis=-1))
+
+
+def _noisy_or(p_all: Scores, policy: "CasePolicy") -> Scores:
+    return np.asarray(1.0 - (1.0 - policy.link * p_all).prod(axis=-1))
+
+
+RULES: dict[str, tuple[Callable[[Scores, "CasePolicy"], Scores], str]] = {
+    "mean": (_mean, "the mean probability of ALL over the captures"),
+    "positive_share": (_positive_share, "the share of captures whose probability of ALL is {positive_from:g} or more"),
+    "top_k_mean": (_top_k_mean, "the mean of the {top_k} highest probabilities of ALL"),
+    "noisy_or": (
+        _noisy_or,
+        "the probability that at least one capture shows ALL, each counting {link:g} times its own (noisy-or)",
+    ),
+}
+"""rule -> (scores [..., captures] of P(ALL) to scores [...], what the score is). docs/case-rule.md compares them."""
+
+
+class CasePolicy(BaseModel):
+    """The case rule and its thresholds, stored in the bundle; docs/case-rule.md says when to take which rule.
+
+    Version 1 of the rules, where p_1 ... p_n are P(ALL) = 1 - P(benign label) of the usable captures:
+
+    - `mean`: (p_1 + ... + p_n) / n.
+    - `positive_share`: how many of them are at least `positive_from`, divided by n.
+    - `top_k_mean`: the mean of the `top_k` largest, of all where there are fewer.
+    - `noisy_or`: 1 - (1 - c p_1) ... (1 - c p_n) with c = `link` (Pearl 1988, section 4.3.2): grows with n.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rule: Literal["mean"] = "mean"
+    rule: RuleName = "mean"
     version: Literal[1] = 1
     benign_at_most: float = Field(ge=0, le=1, description="a score up to this is called benign")
     all_at_least: float = Field(ge=0, le=1, description="a score from this on is called ALL")
     min_captures: int = Field(3, ge=1, description="with fewer usable captures the case is insufficient")
+    positive_from: float = Field(0.5, gt=0, le=1, description="positive_share: a capture from this P(ALL) on counts")
+    top_k: int = Field(5, ge=1, description="top_k_mean: how many of the highest P(ALL) count")
+    link: float = Field(0.1, gt=0, le=1, description="noisy_or: how far one capture alone can raise the score")
 
     @model_validator(mode="after")
     def _ordered(self) -> "CasePolicy":
         if self.benign_at_most > self.all_at_least:
             raise ValueError("benign_at_most must not exceed all_at_least")
         return self
+
+    @property
+    def description(self) -> str:
+        """What the score is, in words, with the rule's parameters."""
+        return RULES[self.rule][1].format(**self.model_dump())
+
+    def scores(self, p_all: Scores) -> Scores:
+        """The rule's score: P(ALL) [..., captures] -> [...], each between 0 and 1; at least one capture."""
+        return RULES[self.rule][0](p_all, self)
 
 
 @dataclass(frozen=True)
@@ -90,9 +138,13 @@ def judge(
     probabilities: NDArray[np.float64],
     counts: CaseCounts,
     *,
+    digests: Sequence[str] | None = None,
     identity_conflict: bool = False,
 ) -> CaseResult:
     """Apply the policy to one case.
+
+    `digests` are those of the captures, in the order of the rows: of captures that are the same file one counts,
+    however often it was copied. Without them all count.
 
     With `identity_conflict`, one of its captures is also another patient's, byte for byte. Whose it is cannot be told
     from here, so it counts; the result says so first, and the case comes before all others.
@@ -110,10 +162,10 @@ def judge(
             Verdict.INSUFFICIENT, None, None, None, None, None, _priority(Verdict.INSUFFICIENT, None, counts),
             [Reason("no_usable_capture", "no capture of this case could be screened"), *_completeness(counts)],
         )  # fmt: skip
-    rows = probabilities[np.lexsort(probabilities.T[::-1])]
+    rows = _once_each(probabilities, digests)
     p_all = 1.0 - rows[:, benign]
-    score = float(p_all.mean())
-    low, high = _bootstrap_interval(p_all)
+    score = float(policy.scores(p_all))
+    low, high = _bootstrap_interval(policy, p_all)
     shares = rows[:, others].mean(axis=0)
     shares = shares / shares.sum() if shares.sum() > 0 else np.full(len(others), 1 / len(others))
     order = np.argsort(-shares, kind="stable")
@@ -123,8 +175,30 @@ def judge(
     return CaseResult(
         verdict, score, low, high, subtype, margin if subtype else None,
         _priority(verdict, score, counts) + (MIXED_UP if identity_conflict else 0.0),
-        [*([IDENTITY_CONFLICT] if identity_conflict else []), reason, *_completeness(counts)],
+        [
+            *([IDENTITY_CONFLICT] if identity_conflict else []), reason, *_completeness(counts),
+            *_copies(len(probabilities) - len(rows)),
+        ],
     )  # fmt: skip
+
+
+def _once_each(probabilities: Scores, digests: Sequence[str] | None) -> Scores:
+    """The rows, sorted, one for each digest: whatever order they came in, the same rows in the same order."""
+    order = np.lexsort(probabilities.T[::-1])
+    if digests is not None:
+        seen: dict[str, int] = {}
+        for row in order:
+            seen.setdefault(digests[row], row)
+        order = np.array(list(seen.values()))
+    return probabilities[order]
+
+
+def _copies(count: int) -> list[Reason]:
+    if not count:
+        return []
+    return [
+        Reason("duplicates", f"{count} captures are copies of others of this case, byte for byte, and do not count")
+    ]
 
 
 def _verdict(policy: CasePolicy, score: float, usable: int) -> tuple[Verdict, Reason]:
@@ -143,10 +217,10 @@ def _verdict(policy: CasePolicy, score: float, usable: int) -> tuple[Verdict, Re
     )
 
 
-def _bootstrap_interval(p_all: NDArray[np.float64]) -> tuple[float, float]:
+def _bootstrap_interval(policy: CasePolicy, p_all: Scores) -> tuple[float, float]:
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    means = p_all[rng.integers(0, len(p_all), (BOOTSTRAP_DRAWS, len(p_all)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    scores = policy.scores(p_all[rng.integers(0, len(p_all), (BOOTSTRAP_DRAWS, len(p_all)))])
+    low, high = np.percentile(scores, [2.5, 97.5])
     return float(low), float(high)
 
 

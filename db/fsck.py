@@ -161,16 +161,20 @@ def _results(connection: Connection, run: Any) -> Finding:
         .order_by(Case.id)
     ).all()  # fmt: skip
     rows = connection.execution_options(yield_per=5000).execute(
-        select(Capture.case_id, Capture.probabilities)
+        select(Capture.case_id, Capture.probabilities, Capture.sha256)
         .where(Capture.run_id == run.id, Capture.state == CaptureState.SCREENED)
         .order_by(Capture.case_id)
     )
-    by_case = {case_id: [row[1] for row in some] for case_id, some in groupby(rows, key=lambda row: row[0])}
+    by_case = {case_id: list(some) for case_id, some in groupby(rows, key=lambda row: row.case_id)}
     broken = []
     for case in cases:
-        probabilities = np.array(by_case.get(case.id, []), np.float64).reshape(-1, len(manifest.labels))
+        own = by_case.get(case.id, [])
+        probabilities = np.array([row.probabilities for row in own], np.float64).reshape(-1, len(manifest.labels))
         counts = CaseCounts(case.submitted, case.screened, case.rejected, case.quarantined)
-        wanted = judge(manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts)
+        wanted = judge(
+            manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts,
+            digests=[row.sha256 for row in own],
+        )  # fmt: skip
         if (case.verdict, case.subtype) != (wanted.verdict, wanted.subtype) or not _same(case.score, wanted.score):
             broken.append(case.id)
     return Finding(

@@ -289,6 +289,7 @@ def case_result(connection: Connection, case_id: int, counts: CaseCounts, manife
     probabilities = np.array([row.probabilities for row in rows], dtype=np.float64).reshape(-1, len(manifest.labels))
     return judge(
         manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts,
+        digests=[row.sha256 for row in rows],
         identity_conflict=_is_in_conflict(connection, case_id, [row.sha256 for row in rows]),
     )  # fmt: skip
 

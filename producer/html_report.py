@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import Engine
 
+from contract.case_policy import CasePolicy
 from contract.errors import CaptureRejected
 from contract.imaging import decode_full
 from contract.states import Verdict
@@ -51,6 +52,7 @@ def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None =
         summary=summary,
         details=details,
         manifest=details["manifest"],
+        policy=CasePolicy.model_validate(details["manifest"]["case_policy"]),
         cases=cases,
         counts={verdict: sum(case["verdict"] == verdict for case in cases) for verdict in Verdict},
         evidence=evidence,

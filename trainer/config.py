@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from contract.case_policy import RuleName
 from contract.errors import SettingsError
 from contract.imaging import ImageSpec
 
@@ -157,11 +158,15 @@ class AugmentTable(_Table):
 
 
 class CaseTable(_Table):
-    """[case]: for what the thresholds of the case rule are fitted, on validation patients or blocks."""
+    """[case]: the case rule (docs/case-rule.md), and what its thresholds are fitted for, on validation patients."""
 
+    rule: RuleName = Field("mean", description="how the captures of a case become its score")
     target_sensitivity: float = Field(0.995, gt=0, le=1, description="of ALL: at most the rest is called benign")
     target_specificity: float = Field(0.995, gt=0, le=1, description="of benign: at most the rest is called ALL")
     min_captures: int = Field(3, ge=1, description="a case with fewer usable captures is insufficient")
+    positive_from: float = Field(0.5, gt=0, le=1, description="positive_share: a capture from this P(ALL) on counts")
+    top_k: int = Field(5, ge=1, description="top_k_mean: how many of the highest P(ALL) count")
+    link: float = Field(0.1, gt=0, le=1, description="noisy_or: how far one capture alone can raise the score")
 
 
 class ExportTable(_Table):

@@ -208,7 +208,7 @@ def case_scores(of: Labelled, policy: CasePolicy, unit: str) -> bytes:
     rng = np.random.default_rng(0)
     for rows in rows_of(of.groups):
         truth = int(of.targets[rows[0]])
-        score = float((1 - of.probabilities[rows, of.benign]).mean())
+        score = float(policy.scores(1 - of.probabilities[rows, of.benign]))
         ax.plot(score, truth + rng.uniform(-0.25, 0.25), "o", color=colour(truth), alpha=0.6, markersize=5)
     ax.axvspan(-0.02, policy.benign_at_most, color="#009E73", alpha=0.10)
     ax.axvspan(policy.benign_at_most, policy.all_at_least, color="#E69F00", alpha=0.18)
@@ -217,7 +217,7 @@ def case_scores(of: Labelled, policy: CasePolicy, unit: str) -> bytes:
     ax.invert_yaxis()
     ax.set_xlim(-0.02, 1.02)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"score of a {unit}: mean probability of ALL (green: called benign, yellow: indeterminate, red: ALL)")
+    ax.set_xlabel(f"score of a {unit}: {policy.description}\n(green: called benign, yellow: indeterminate, red: ALL)")
     return png(figure)
 
 

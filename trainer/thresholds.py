@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.case_policy import CasePolicy
+from contract.case_policy import RULE_PARAMETERS, CasePolicy
 from trainer.config import CaseTable
 from trainer.metrics import CONFIDENCE, Labelled, rows_of, share
 from trainer.splits import natural
@@ -29,7 +29,7 @@ def blocks_of(paths: Sequence[str], targets: NDArray[np.int64]) -> NDArray[np.in
 
 
 def fit_case_policy(of: Labelled, table: CaseTable, unit: str) -> tuple[CasePolicy, dict[str, Any]]:
-    """Thresholds on the score of a case (mean P(ALL) over its captures), and what they rest on.
+    """Thresholds on the score of a case by the rule that the table names, and what they rest on.
 
     Let A be the lowest score of a case with ALL, leaving aside the share of cases that the target sensitivity lets go,
     and B the highest of a benign case, leaving aside what the target specificity lets go. If B < A, benign reaches
@@ -38,7 +38,10 @@ def fit_case_policy(of: Labelled, table: CaseTable, unit: str) -> tuple[CasePoli
     """
     groups = rows_of(of.groups)
     p_all = 1 - of.probabilities[:, of.benign]
-    scores = np.asarray([p_all[rows].mean() for rows in groups])
+    rule = CasePolicy(
+        benign_at_most=0.5, all_at_least=0.5, **table.model_dump(include={"rule", "min_captures", *RULE_PARAMETERS})
+    )
+    scores = np.asarray([rule.scores(p_all[rows]) for rows in groups])
     is_all = np.asarray([of.targets[rows[0]] != of.benign for rows in groups])
     low = high = 0.5
     if is_all.any() and not is_all.all():
@@ -50,7 +53,7 @@ def fit_case_policy(of: Labelled, table: CaseTable, unit: str) -> tuple[CasePoli
         else:
             low = (max([0.0, *scores[scores < lowest_all]]) + lowest_all) / 2
             high = (min([1.0, *scores[scores > highest_benign]]) + highest_benign) / 2
-    policy = CasePolicy(benign_at_most=low, all_at_least=high, min_captures=table.min_captures)
+    policy = rule.model_copy(update={"benign_at_most": low, "all_at_least": high})
     reached = share(int((scores[is_all] > low).sum()), int(is_all.sum()))
     return policy, {
         "unit": unit,

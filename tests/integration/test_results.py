@@ -153,14 +153,17 @@ def test_rejected_captures_are_no_conflict_however_much_alike(database: Engine, 
     assert not any(case["identity_conflict"] for case in case_results(database, run.run_id))
 
 
-def test_a_capture_twice_under_one_patient_is_no_conflict(database: Engine, bundle: Bundle) -> None:
+def test_a_capture_twice_under_one_patient_is_no_conflict_and_counts_once(database: Engine, bundle: Bundle) -> None:
     run = MixedUp.submit(database, bundle)
     lease = run.leases[0]
     ended = outcome(lease)
     ended.screened[0] = replace(ended.screened[0], sha256=ended.screened[1].sha256)
     finish_chunk(database, lease, ended)
     run.finish(database, 1)
-    assert not any(case["identity_conflict"] for case in case_results(database, run.run_id))
+    cases = {case["patient"]: case for case in case_results(database, run.run_id)}
+    assert not any(case["identity_conflict"] for case in cases.values())
+    assert (codes(cases["P000"]), codes(cases["P001"])) == (["score_high", "duplicates"], ["score_high"])
+    assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
 
 
 def test_a_patient_of_an_earlier_run_of_the_archive_is_the_other_side_too(database: Engine, bundle: Bundle) -> None:

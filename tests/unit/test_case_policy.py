@@ -1,6 +1,8 @@
 """The case rule: by hand, at its thresholds, and the same whatever the order of the captures."""
 
 import itertools
+import random
+import re
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from contract.case_policy import CaseCounts, CasePolicy, CaseResult, judge
+from contract.case_policy import RULE_PARAMETERS, RULES, CaseCounts, CasePolicy, CaseResult, RuleName, judge
 from contract.states import Verdict
+from tests.support.commands import REPOSITORY
 
 LABELS = ["Benign", "Early", "Pre", "Pro"]
 POLICY = CasePolicy(benign_at_most=0.25, all_at_least=0.75, min_captures=3)
@@ -253,3 +256,88 @@ def test_patients_that_may_be_mixed_up_come_before_all_others_with_the_figures_u
     assert codes(mixed_up) == ["identity_conflict", *codes(plain)]
     assert mixed_up.priority > scored(1.0).priority
     assert (mixed_up.verdict, mixed_up.score, mixed_up.subtype) == (plain.verdict, plain.score, plain.subtype)
+
+
+# The other rules, and copies
+
+
+BY_HAND = np.array([[0.1, 0.2, 0.6, 0.1], [0.7, 0.1, 0.1, 0.1], [0.2, 0.1, 0.5, 0.2], [0.2, 0.1, 0.5, 0.2]])
+"""The worked example of docs/case-rule.md."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "score", "verdict"),
+    [
+        ("mean", 0.6667, Verdict.ALL),
+        ("positive_share", 0.6667, Verdict.ALL),
+        ("top_k_mean", 0.6667, Verdict.ALL),
+        ("noisy_or", 0.1879, Verdict.BENIGN),
+    ],
+)
+def test_the_example_of_the_documentation(rule: RuleName, score: float, verdict: Verdict) -> None:
+    policy = CasePolicy(rule=rule, benign_at_most=0.4, all_at_least=0.6)
+    result = judge(policy, LABELS, "Benign", BY_HAND, counts(4), digests=["a", "b", "c", "c"])
+    assert result.score == pytest.approx(score, abs=5e-5)
+    assert result.verdict is verdict
+    assert codes(result)[-1] == "duplicates"
+    page = (REPOSITORY / "docs" / "case-rule.md").read_text()
+    assert f"{score}" in page
+    if verdict is Verdict.ALL:
+        assert (result.subtype, round(result.subtype_margin or 0, 6), round(result.priority, 4)) == ("Pre", 0.4, 6.6667)
+
+
+def test_every_rule_and_reason_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "case-rule.md").read_text()
+    source = (REPOSITORY / "contract" / "case_policy.py").read_text()
+    for code in [*RULES, *RULE_PARAMETERS, *re.findall(r'Reason\(\s*"(\w+)"', source)]:
+        assert f"`{code}`" in page, code
+
+
+def test_the_top_ones_are_not_diluted_by_a_long_benign_rest() -> None:
+    rows = [(0.1, 0.9, 0.0, 0.0)] * 5 + [(1.0, 0.0, 0.0, 0.0)] * 45
+    policy = POLICY.model_copy(update={"rule": "top_k_mean"})
+    assert case(*rows, policy=policy).score == pytest.approx(0.9)
+    assert case(*rows).score == pytest.approx(0.09)
+
+
+@settings(deadline=None, max_examples=50)
+@given(probabilities(), st.randoms(use_true_random=False), st.sampled_from(sorted(RULES)))
+def test_of_every_rule_the_order_changes_nothing_and_scores_are_fractions(
+    rows: NDArray[np.float64], dice: random.Random, rule: RuleName
+) -> None:
+    policy = POLICY.model_copy(update={"rule": rule})
+    order = list(range(len(rows)))
+    dice.shuffle(order)
+    names = [str(number // 2) for number in order]
+    first = judge(policy, LABELS, "Benign", rows[order], counts(len(rows)), digests=names)
+    again = np.argsort(order)
+    digests = [names[number] for number in again]
+    assert judge(policy, LABELS, "Benign", rows, counts(len(rows)), digests=digests) == first
+    assert first.score is not None
+    assert -1e-9 <= first.score <= 1 + 1e-9
+
+
+@settings(deadline=None, max_examples=50)
+@given(probabilities(), st.sampled_from(sorted(RULES)), st.data())
+def test_of_every_rule_a_capture_more_like_all_never_lowers_the_score(
+    rows: NDArray[np.float64], rule: RuleName, data: st.DataObject
+) -> None:
+    policy = POLICY.model_copy(update={"rule": rule})
+    before = judge(policy, LABELS, "Benign", rows, counts(len(rows))).score
+    which, towards = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.floats(0, 1))
+    rows[which] = (1 - towards) * rows[which] + towards * np.array([0.0, 0, 0, 1.0])
+    after = judge(policy, LABELS, "Benign", rows, counts(len(rows))).score
+    assert before is not None
+    assert after is not None
+    assert after >= before - 1e-12
+
+
+@settings(deadline=None, max_examples=50)
+@given(probabilities(), st.integers(1, 4))
+def test_copies_of_a_capture_count_once(rows: NDArray[np.float64], copies: int) -> None:
+    digests = [str(number) for number in range(len(rows))]
+    once = judge(POLICY, LABELS, "Benign", rows, counts(len(rows)), digests=digests)
+    more, names = np.vstack([rows, *[rows[:1]] * copies]), [*digests, *["0"] * copies]
+    result = judge(POLICY, LABELS, "Benign", more, counts(len(more)), digests=names)
+    assert (result.score, result.score_low, result.verdict) == (once.score, once.score_low, once.verdict)
+    assert codes(result) == [*codes(once), "duplicates"]

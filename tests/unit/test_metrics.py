@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 pytest.importorskip("torchmetrics")
 
-from contract.case_policy import CasePolicy
+from contract.case_policy import CasePolicy, RuleName
 from trainer import metrics, shortcuts
 from trainer.comparison import mcnemar
 from trainer.config import CaseTable
@@ -153,6 +153,16 @@ def test_a_target_lets_go_of_as_many_cases_as_it_says():
     lax, basis = fit_case_policy(cases(scores), CaseTable(target_sensitivity=0.9), "patient")
     assert lax.benign_at_most == pytest.approx(0.4)
     assert basis["sensitivity"]["hits"] == 9
+
+
+@pytest.mark.parametrize("rule", ["mean", "positive_share", "top_k_mean", "noisy_or"])
+def test_thresholds_are_fitted_for_the_rule_that_the_recipe_names(rule: RuleName) -> None:
+    policy, basis = fit_case_policy(
+        cases([(0, 0.1), (0, 0.3), (1, 0.6), (1, 0.9)]), CaseTable(rule=rule, top_k=2, link=0.2), "patient"
+    )
+    assert (policy.rule, policy.top_k, policy.link) == (rule, 2, 0.2)
+    assert basis["sensitivity"]["hits"] == 2
+    assert basis["specificity"]["hits"] == 2
 
 
 def test_what_so_many_cases_can_promise():
