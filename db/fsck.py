@@ -19,7 +19,7 @@ from contract.states import CaptureState, CaseState, ChunkState
 from db.clock import db_now
 from db.engine import reading
 from db.models import BundleRow, Capture, Case, Chunk, ReportQueue, Run
-from db.results import CONFLICTS
+from db.results import CONFLICTS, with_policy
 
 EXAMPLES = 5
 SAME = 1e-6
@@ -156,7 +156,7 @@ def _results(connection: Connection, run: Any) -> Finding:
     manifest = Manifest.model_validate(run.manifest)
     cases = connection.execute(
         select(Case.id, Case.submitted, Case.screened, Case.rejected, Case.quarantined, Case.verdict, Case.subtype,
-               Case.score)
+               Case.score, Case.case_policy)
         .where(Case.run_id == run.id, Case.state == CaseState.AGGREGATED)
         .order_by(Case.id)
     ).all()  # fmt: skip
@@ -171,8 +171,9 @@ def _results(connection: Connection, run: Any) -> Finding:
         own = by_case.get(case.id, [])
         probabilities = np.array([row.probabilities for row in own], np.float64).reshape(-1, len(manifest.labels))
         counts = CaseCounts(case.submitted, case.screened, case.rejected, case.quarantined)
+        policy = with_policy(manifest, case.case_policy).case_policy
         wanted = judge(
-            manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts,
+            policy, manifest.labels, manifest.benign_label, probabilities, counts,
             digests=[row.sha256 for row in own],
         )  # fmt: skip
         if (case.verdict, case.subtype) != (wanted.verdict, wanted.subtype) or not _same(case.score, wanted.score):

@@ -114,6 +114,7 @@ class Case(Base):
     reasons: Mapped[list[Any] | None]
     identity_conflict: Mapped[bool | None]
     case_rule: Mapped[str | None] = mapped_column(Text)
+    case_policy: Mapped[dict[str, Any] | None]
     aggregated_at: Mapped[datetime | None]
     review_holder: Mapped[str | None] = mapped_column(Text)
     review_held_until: Mapped[datetime | None]

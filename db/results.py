@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, Select, bindparam, column, func, inse
 from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
-from contract.case_policy import IDENTITY_CONFLICT, CaseCounts, CaseResult, judge
+from contract.case_policy import IDENTITY_CONFLICT, CaseCounts, CasePolicy, CaseResult, judge
 from contract.errors import LeaseLost
 from contract.outcomes import ChunkOutcome
 from contract.states import CaptureState, CaseState, ChunkState
@@ -29,7 +29,7 @@ from db.models import BundleRow, Capture, Case, Chunk, Event, ReportQueue, Run
 
 CONFLICTS = table("identity_conflicts", *map(column, ("capture_id", "case_id", "other_case_id")))
 _LOCK = 0x51DE1D
-"""Key of PostgreSQL's advisory lock: see `_one_at_a_time`."""
+"""Key of PostgreSQL's advisory lock: see `one_at_a_time`."""
 
 
 def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
@@ -100,7 +100,7 @@ def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) ->
     """Give each of these cases that has no pending capture left its result. The caller holds their row locks."""
     if not case_ids:
         return
-    _one_at_a_time(connection)
+    one_at_a_time(connection)
     unfinished = select(Capture.case_id).where(Capture.case_id.in_(case_ids), Capture.state == CaptureState.PENDING)
     finished = connection.execute(
         select(Case.id, Case.run_id, Case.submitted, Run.bundle_digest)
@@ -120,9 +120,15 @@ def _manifest(connection: Connection, digest: str) -> Manifest:
     return Manifest.model_validate(stored)
 
 
+def with_policy(manifest: Manifest, policy: dict[str, Any] | None) -> Manifest:
+    """The manifest with the policy that a case was recomputed with, if it was."""
+    if policy is None:
+        return manifest
+    return manifest.model_copy(update={"case_policy": CasePolicy.model_validate(policy)})
+
+
 def _aggregate(connection: Connection, case_id: int, run_id: int, submitted: int, manifest: Manifest) -> None:
     counts = case_counts(connection, case_id, submitted)
-    policy = manifest.case_policy
     written = connection.execute(
         update(Case)
         .where(Case.id == case_id, Case.state == CaseState.OPEN)
@@ -131,24 +137,23 @@ def _aggregate(connection: Connection, case_id: int, run_id: int, submitted: int
             screened=counts.screened,
             rejected=counts.rejected,
             quarantined=counts.quarantined,
-            case_rule=f"{policy.rule}/{policy.version}",
             aggregated_at=db_now(),
-            **_result_columns(connection, case_id, counts, manifest),
+            **result_columns(connection, case_id, counts, manifest),
         )
     ).rowcount
     if written:
-        _queue(connection, run_id, case_id)
+        queue_result(connection, run_id, case_id)
         _free_the_other_side(connection, case_id)
 
 
-def _queue(connection: Connection, run_id: int, case_id: int) -> None:
+def queue_result(connection: Connection, run_id: int, case_id: int) -> None:
     """Report the case's result; a case that was reported before gets a row that replaces the last one."""
     last = connection.execute(select(func.max(ReportQueue.id)).where(ReportQueue.case_id == case_id)).scalar()
     cause = "screened" if last is None else "recomputed"
     connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
 
 
-def _one_at_a_time(connection: Connection) -> None:
+def one_at_a_time(connection: Connection) -> None:
     """From here to the commit nobody else finishes cases: each transaction sees all that the one before it wrote.
 
     Else two that write the same capture under two patients at the same instant would not see each other's, and the
@@ -228,7 +233,7 @@ def _judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict
     """Correct the finished ones of these cases where it is no longer true that they are in conflict, or are not."""
     for some in slices(case_ids, 500):
         cases = connection.execute(
-            select(Case.id, Case.run_id, Case.submitted, Run.bundle_digest)
+            select(Case.id, Case.run_id, Case.submitted, Case.case_policy, Run.bundle_digest)
             .join(Run, Run.id == Case.run_id)
             .where(Case.id.in_(some), Case.state == CaseState.AGGREGATED)
             .where(func.coalesce(Case.identity_conflict, False) == in_conflict)
@@ -237,11 +242,12 @@ def _judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict
         ).all()
         for case in cases:
             counts = case_counts(connection, case.id, case.submitted)
-            columns = _result_columns(connection, case.id, counts, _manifest(connection, case.bundle_digest))
+            manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
+            columns = result_columns(connection, case.id, counts, manifest)
             if columns["identity_conflict"] == in_conflict:
                 continue
             connection.execute(update(Case).where(Case.id == case.id).values(columns))
-            _queue(connection, case.run_id, case.id)
+            queue_result(connection, case.run_id, case.id)
             detail = {"conflict": not in_conflict}
             connection.execute(
                 insert(Event).values(
@@ -250,9 +256,12 @@ def _judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict
             )
 
 
-def _result_columns(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> dict[str, Any]:
+def result_columns(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> dict[str, Any]:
+    """What is written of a case's result, by the rule in this manifest."""
+    policy = manifest.case_policy
     result = case_result(connection, case_id, counts, manifest)
     return {
+        "case_rule": f"{policy.rule}/{policy.version}",
         "identity_conflict": IDENTITY_CONFLICT in result.reasons,
         "verdict": result.verdict,
         "score": result.score,

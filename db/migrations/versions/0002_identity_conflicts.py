@@ -1,4 +1,5 @@
-"""The same capture under two patients: found by its digest, named by a view, noted at both cases.
+"""The same capture under two patients: found by its digest, named by a view, noted at both cases. And the policy of
+cases that were recomputed with another one than their bundle's.
 
 Revision: 0002, after 0001. Results from before are not looked through: their `identity_conflict` stays empty.
 """
@@ -66,6 +67,7 @@ VIEWS = {
 
 def upgrade() -> None:
     op.add_column("case", sa.Column("identity_conflict", sa.Boolean(), nullable=True))
+    op.add_column("case", sa.Column("case_policy", sa.JSON(none_as_null=True), nullable=True))
     op.create_index(op.f("ix_capture_sha256"), "capture", ["sha256"], unique=False)
     for name, query in VIEWS.items():
         op.execute(f"DROP VIEW IF EXISTS {name}")

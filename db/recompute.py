@@ -1,0 +1,120 @@
+"""Results computed again from their rows, by the bundle's case rule or another one."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from contract.bundle import Manifest
+from contract.case_policy import CasePolicy
+from contract.errors import NoSuchRun
+from contract.states import CaseState
+from db.clock import db_now
+from db.engine import reading, writing
+from db.models import BundleRow, Case, Event, Patient, Review, Run
+from db.results import case_counts, one_at_a_time, queue_result, result_columns
+
+SAME = 1e-6
+"""Scores nearer than this are the same."""
+_SHOWN = ("verdict", "subtype", "score", "priority")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A case's result before and after. `signed`: a reviewer has confirmed or overridden it."""
+
+    case_id: int
+    patient: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    signed: bool
+
+    @property
+    def differs(self) -> bool:
+        return not all(_same(self.before[name], self.after[name]) for name in _SHOWN)
+
+
+def bundle_policy(engine: Engine, run_id: int) -> CasePolicy:
+    """The case rule of the run's bundle. Raises NoSuchRun."""
+    with reading(engine) as connection:
+        return _manifest(connection, run_id).case_policy
+
+
+def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, actor: str) -> list[Change]:
+    """Apply `policy` to the rows of every finished case of a run; returns the cases whose result differs.
+
+    Nothing is written without `apply`. With it every case that no reviewer has signed is from then on by this policy;
+    one whose result differs gets a row in the reporting queue that replaces the one before, and its old result goes
+    into the event `recomputed`.
+
+    Raises NoSuchRun.
+    """
+    if not apply:
+        with reading(engine) as connection:
+            return [change for change, _ in _judged(connection, run_id, policy, lock=False) if change.differs]
+    with writing(engine) as connection:
+        one_at_a_time(connection)
+        judged = _judged(connection, run_id, policy, lock=True)
+        own = None if policy == _manifest(connection, run_id).case_policy else policy.model_dump(mode="json")
+        for change, columns in judged:
+            if not change.signed:
+                connection.execute(update(Case).where(Case.id == change.case_id).values(**columns, case_policy=own))
+        written = [change for change, _ in judged if change.differs and not change.signed]
+        for change in written:
+            connection.execute(update(Case).where(Case.id == change.case_id).values(aggregated_at=db_now()))
+            queue_result(connection, run_id, change.case_id)
+        detail = {
+            "policy": policy.model_dump(mode="json"),
+            "results_before": {str(change.case_id): change.before for change in written},
+        }
+        connection.execute(insert(Event).values(kind="recomputed", run_id=run_id, actor=actor, detail=detail))
+        return [change for change, _ in judged if change.differs]
+
+
+def _manifest(connection: Connection, run_id: int) -> Manifest:
+    stored = connection.execute(
+        select(BundleRow.manifest).join(Run, Run.bundle_digest == BundleRow.digest).where(Run.id == run_id)
+    ).scalar()
+    if stored is None:
+        raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+    return Manifest.model_validate(stored)
+
+
+def _judged(
+    connection: Connection, run_id: int, policy: CasePolicy, *, lock: bool
+) -> list[tuple[Change, dict[str, Any]]]:
+    manifest = _manifest(connection, run_id).model_copy(update={"case_policy": policy})
+    finished = (
+        select(
+            Case.id, Case.submitted, Case.verdict, Case.subtype, Case.score, Case.priority,
+            Patient.external_id, _signed().label("signed"),
+        )
+        .join(Patient, Patient.id == Case.patient_id)
+        .where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
+        .order_by(Case.priority.desc(), Case.id)
+    )  # fmt: skip
+    cases = connection.execute(finished.with_for_update(of=Case) if lock else finished).all()
+    judged = []
+    for case in cases:
+        columns = result_columns(connection, case.id, case_counts(connection, case.id, case.submitted), manifest)
+        before, after = {name: getattr(case, name) for name in _SHOWN}, {name: columns[name] for name in _SHOWN}
+        judged.append((Change(case.id, case.external_id, before, after, bool(case.signed)), columns))
+    return judged
+
+
+def _signed() -> Any:
+    return select(Review.id).where(Review.case_id == Case.id, Review.action.in_(("confirm", "override"))).exists()
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= SAME
+    return bool(one == other)
+
+
+def as_row(change: Change) -> dict[str, Any]:
+    """Flat, for CSV and JSON: case_id, patient, signed, and each figure before and after."""
+    row = {key: value for key, value in asdict(change).items() if key not in ("before", "after")}
+    for name in _SHOWN:
+        row[f"{name}_before"], row[f"{name}_after"] = change.before[name], change.after[name]
+    return row

@@ -1,0 +1,99 @@
+"""`screen recompute`."""
+
+import getpass
+from typing import Any, get_args
+
+import click
+from pydantic import ValidationError
+
+from contract.case_policy import CasePolicy, RuleName
+from contract.errors import ExitCode, UsageError
+from contract.settings import get_settings
+from db import recompute as results
+from db import schema
+from db.engine import open_engine
+from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
+
+COLUMNS = (
+    "case_id", "patient", "verdict_before", "verdict_after", "subtype_before", "subtype_after", "score_before",
+    "score_after", "priority_before", "priority_after", "signed",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("run", type=int)
+@click.option("--rule", type=click.Choice(get_args(RuleName)), help="Another case rule than the bundle's.")
+@click.option("--benign-at-most", type=float, help="A score up to this is benign.")
+@click.option("--all-at-least", type=float, help="A score from this on is ALL.")
+@click.option("--min-captures", type=int, help="With fewer the case is insufficient.")
+@click.option("--positive-from", type=float, help="For positive_share: P(ALL) from which a capture counts.")
+@click.option("--top-k", type=int, help="For top_k_mean: how many of the highest P(ALL) count.")
+@click.option("--link", type=float, help="For noisy_or: how far one capture alone can raise the score.")
+@click.option("--apply", "apply_", is_flag=True, help="Write the new results; without it they are only shown.")
+@output_options
+def recompute(run: int, apply_: bool, output: str, **changed: Any) -> ExitCode:
+    """Compute the results of RUN again from their rows, and show which would change.
+
+    Without options by the bundle's own case rule: then nothing should change. Captures are not screened again. With
+    --apply changed results are written, and reported to other systems as corrections; the old ones are kept in the
+    audit. A case that a reviewer has signed stays as she saw it.
+    """
+    database = open_engine(get_settings().database_url)
+    schema.check(database)
+    own = results.bundle_policy(database, run)
+    policy = _policy(own, {name: value for name, value in changed.items() if value is not None})
+    if policy.rule != own.rule and changed["benign_at_most"] is changed["all_at_least"] is None:
+        say(
+            f"the thresholds are those of {own.rule}: for {policy.rule} give --benign-at-most and --all-at-least",
+            "yellow",
+        )
+    found = results.recompute(database, run, policy, apply=apply_, actor=getpass.getuser())
+    rows = [results.as_row(one) for one in found]
+    if output == "json":
+        json_out({"run": run, "policy": policy.model_dump(mode="json"), "applied": apply_, "changes": rows})
+    elif output == "csv":
+        csv_out(rows, COLUMNS)
+    else:
+        _print(rows)
+    signed = sum(one.signed for one in found)
+    verdicts = sum(_is_another(row) for row in rows if not row["signed"])
+    would = "" if apply_ else "would "
+    say(f"run {run}, {policy.rule}: {verdicts} results {would}become another, {len(found) - signed - verdicts} {would}"
+        "keep verdict and subtype with another score")  # fmt: skip
+    if signed:
+        say(f"{signed} more differ and stay as they are: a reviewer has signed them", "yellow")
+    if found and not apply_:
+        say("nothing is written; --apply writes it")
+    return ExitCode.OK
+
+
+def _policy(own: CasePolicy, changed: dict[str, Any]) -> CasePolicy:
+    try:
+        return CasePolicy.model_validate({**own.model_dump(), **changed})
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = ".".join(map(str, first["loc"])) or "thresholds"
+        raise UsageError(f"{what.replace('_', '-')}: {first['msg']}") from error
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    columns = ("case", "patient", "result", "new result", "score", "new score")
+    shown = table(None, columns, ("case", "score", "new score"), fold=("patient",))
+    for row in sorted(rows, key=_is_another, reverse=True):
+        shown.add_row(
+            str(row["case_id"]), plain(row["patient"]), *(_verdict(row, when) for when in ("before", "after")),
+            *("" if row[f"score_{when}"] is None else f"{row[f'score_{when}']:.3f}" for when in ("before", "after")),
+            style="bold" if _is_another(row) else None,
+        )  # fmt: skip
+    stdout.print(shown)
+
+
+def _is_another(row: dict[str, Any]) -> bool:
+    return _verdict(row, "before") != _verdict(row, "after")
+
+
+def _verdict(row: dict[str, Any], when: str) -> str:
+    verdict, subtype = row[f"verdict_{when}"], row[f"subtype_{when}"]
+    return f"{verdict}, {subtype}" if subtype else str(verdict)
