@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, FromClause, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, FromClause, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -17,6 +17,8 @@ from contract.errors import DatabaseUnavailable, SettingsError, StorageFull
 
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
+FROZEN_S = 20
+"""How long a writing transaction may wait for its own process: its statements follow one another in milliseconds."""
 _BEGIN = "sqlite_begin"
 _T = TypeVar("_T")
 
@@ -50,7 +52,21 @@ def open_engine(url: str, *, pooled: bool = True) -> Engine:
         raise SettingsError(f"SCREEN_DATABASE_URL: {error}") from None
     if backend == "sqlite":
         _make_sqlite_serious(engine)
+    else:
+        _let_go_of_the_frozen(engine)
     return engine
+
+
+def _let_go_of_the_frozen(engine: Engine) -> None:
+    """A process that is stopped, or cut off, in the middle of a transaction keeps its locks while the server waits.
+
+    All others would wait with it: for the rows of its cases, and for their turn to finish cases.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _limit(dbapi_connection: Any, _record: Any) -> None:
+        dbapi_connection.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN_S}s'")
+        dbapi_connection.commit()
 
 
 def _make_sqlite_serious(engine: Engine) -> None:
@@ -86,6 +102,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
+            if engine.dialect.name == "postgresql":  # it holds nobody up, and may think about what it has read
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             yield connection
 
 
@@ -99,7 +117,7 @@ def _translated() -> Iterator[None]:
             raise StorageFull(
                 f"no room left under the database ({reason}); make room, work goes on by itself"
             ) from error
-        if isinstance(error, OperationalError | InterfaceError):
+        if isinstance(error, OperationalError | InterfaceError) or _was_let_go(error):
             raise DatabaseUnavailable(
                 f"the database cannot be used ({reason}); check SCREEN_DATABASE_URL and that the server is up"
             ) from error
@@ -108,6 +126,11 @@ def _translated() -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise StorageFull("no room left on the disk; make room, work goes on by itself") from error
         raise
+
+
+def _was_let_go(error: DBAPIError) -> bool:
+    """This process stood still in the middle of a transaction, and the server has ended it."""
+    return getattr(error.orig, "sqlstate", None) == "25P03"
 
 
 def _is_full(error: DBAPIError) -> bool:

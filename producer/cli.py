@@ -20,6 +20,7 @@ COMMANDS = {
     "cancel": ("producer.commands.control:cancel", "Hand out no more chunks of a run."),
     "resume": ("producer.commands.control:resume", "Go on with a cancelled run."),
     "retry": ("producer.commands.control:retry", "Screen again what was rejected or quarantined."),
+    "compare-runs": ("producer.commands.compare_runs:compare_runs", "What changed between two runs of one archive."),
     "recompute": ("producer.commands.recompute:recompute", "Compute results again, by another case rule perhaps."),
     "fsck": ("producer.commands.fsck:command", "Check that nothing in a run was lost or counted twice."),
     "report": ("producer.commands.report:report", "Results of a run: table, JSON, CSV or HTML."),

@@ -1,6 +1,7 @@
 """Finishing chunks: every capture once, every case exactly one result and one row in the reporting queue."""
 
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,13 +9,16 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 
 from contract.bundle import Bundle
+from contract.errors import DatabaseUnavailable
 from contract.states import CaptureState
+from db import engine as db_engine
+from db import schema
 from db.engine import reading, writing
 from db.fsck import fsck
 from db.lease import Lease
 from db.models import Capture, Case, Event, ReportQueue
 from db.queries import case_results, ended_badly, identity_conflicts, progress, run_summaries
-from db.results import case_counts, case_result, finish_chunk
+from db.results import case_counts, case_result, finish_chunk, one_at_a_time
 from db.submission import submit
 from tests.support.runs import claimed, digest, found, outcome, request, submitted
 
@@ -209,6 +213,31 @@ def test_two_workers_that_write_it_at_the_same_instant_both_learn_of_it(database
         thread.join()
     assert [codes(case)[0] for case in case_results(database, run.run_id)] == ["identity_conflict"] * 2 * pairs
     assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
+
+
+def test_a_worker_that_stands_still_within_its_write_holds_up_nobody(
+    postgres_url: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, or cut off from the database, with the right to finish cases and the locks of its own."""
+    monkeypatch.setattr(db_engine, "FROZEN_S", 1)
+    frozen, database = db_engine.open_engine(postgres_url), db_engine.open_engine(postgres_url)
+    schema.upgrade(database)
+    run = MixedUp.submit(database, bundle)
+    with pytest.raises(DatabaseUnavailable, match="idle-in"), writing(frozen) as connection:  # noqa: PT012 - the last
+        one_at_a_time(connection)
+        run.finish(database, 0)
+        connection.execute(select(Case.id))
+    assert [case["verdict"] for case in case_results(database, run.run_id)] == ["all", None]
+
+
+def test_who_only_reads_may_think_as_long_as_it_likes(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db_engine, "FROZEN_S", 1)
+    database = db_engine.open_engine(postgres_url)
+    schema.upgrade(database)
+    with reading(database) as connection:
+        before = connection.execute(select(func.count()).select_from(Case)).scalar()
+        time.sleep(1.5)
+        assert connection.execute(select(func.count()).select_from(Case)).scalar() == before
 
 
 def test_fsck_finds_a_conflict_that_a_case_does_not_name(database: Engine, bundle: Bundle) -> None:

@@ -57,7 +57,7 @@ def test_every_command_and_option_is_documented_and_no_other(name: str) -> None:
 
 
 def test_every_documented_command_exists() -> None:
-    assert set(re.findall(r"^### screen (\w+)$", OPERATIONS, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^### screen ([\w-]+)$", OPERATIONS, re.MULTILINE)) == set(COMMANDS)
 
 
 def test_every_setting_is_documented_and_no_other() -> None:
