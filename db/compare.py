@@ -15,11 +15,15 @@ from db.models import Capture, Case, Patient, Run
 
 BEHIND = 3
 """Captures named for each case that changed: those whose P(ALL) moved most."""
+SAME = 1e-6
 
 
 @dataclass(frozen=True)
 class ChangedCase:
-    """A patient whose verdict or subtype is another one in the second run, and the captures that moved most."""
+    """A patient whose verdict or subtype is another one in the second run, and the captures that moved most.
+
+    Without captures it is the case rule or its thresholds that differ.
+    """
 
     patient: str
     before: dict[str, Any]
@@ -119,6 +123,7 @@ def _behind(connection: Connection, first_case: int, second_case: int) -> list[d
         )
         .join(other, (other.path == one.path) & (other.case_id == second_case))
         .where(one.case_id == first_case)
+        .where((one.state != other.state) | (func.abs(other.p_all - one.p_all) > SAME))
         .order_by(
             (one.state == other.state).asc(), func.abs(other.p_all - one.p_all).desc(), one.path_text
         )

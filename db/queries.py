@@ -45,6 +45,8 @@ class Progress:
 
 
 RATE_WINDOW_S = 60
+CONFLICTING_CASES, CONFLICTS_OF_A_CASE = 100, 5
+"""What a report names of each of them; the view has all."""
 
 
 def _rate(done: Sequence[tuple[datetime, int]], now: datetime) -> float:
@@ -140,10 +142,25 @@ def ended_badly(engine: Engine, run_id: int) -> list[dict[str, Any]]:
 
 
 def identity_conflicts(engine: Engine, run_id: int) -> list[dict[str, Any]]:
-    """Captures of a run that lie, byte for byte, under another patient too: rows of the view identity_conflicts."""
-    statement = text("SELECT * FROM identity_conflicts WHERE run_id = :run ORDER BY patient, path, other_path")
+    """Captures of a run that lie, byte for byte, under another patient too: rows of the view identity_conflicts.
+
+    At most CONFLICTS_OF_A_CASE of each case, of CONFLICTING_CASES cases, the most urgent first: one picture under a
+    thousand patients makes a million pairs.
+    """
+    cases = (
+        select(Case.id)
+        .where(Case.run_id == run_id, Case.identity_conflict.is_(True))
+        .order_by(Case.priority.desc(), Case.id)
+        .limit(CONFLICTING_CASES)
+    )
+    pairs = text("SELECT * FROM identity_conflicts WHERE case_id = :case LIMIT :most")
     with reading(engine) as connection:
-        return [dict(row) for row in connection.execute(statement, {"run": run_id}).mappings()]
+        found = [
+            dict(row)
+            for case_id in connection.execute(cases).scalars().all()
+            for row in connection.execute(pairs, {"case": case_id, "most": CONFLICTS_OF_A_CASE}).mappings()
+        ]
+    return sorted(found, key=lambda row: (row["patient"], row["path"], row["other_path"]))
 
 
 def captures_of(engine: Engine, case_ids: Sequence[int]) -> list[RowMapping]:

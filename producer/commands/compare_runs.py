@@ -57,7 +57,8 @@ def _row(one: ChangedCase) -> dict[str, Any]:
 
 def _print(first: int, second: int, found: Comparison) -> None:
     seen = [verdict for verdict in Verdict if any(verdict in pair for pair in found.agreement)]
-    shown = table(f"Patients by verdict: run {first} down, run {second} across", ("", *seen), right=tuple(seen))
+    stdout.print(f"Patients by verdict: run {first} down, run {second} across", style="italic", highlight=False)
+    shown = table(None, ("", *seen), right=tuple(seen))
     for verdict in seen:
         counts = [found.agreement.get((verdict, other), 0) for other in seen]
         cells = [f"[bold]{n}[/]" if verdict == other else str(n or "") for n, other in zip(counts, seen, strict=True)]
@@ -67,7 +68,7 @@ def _print(first: int, second: int, found: Comparison) -> None:
         columns = ("patient", f"run {first}", f"run {second}", "captures that moved most")
         cases = table("Patients whose verdict or subtype changed", columns, fold=("patient", columns[3]))
         for one in found.changed:
-            captures = "\n".join(_capture(capture) for capture in one.captures)
+            captures = "\n".join(map(_capture, one.captures)) or "none: another case rule"
             cases.add_row(plain(one.patient), _result(one.before), _result(one.after), plain(captures))
         stdout.print(cases)
     kappa = "not defined" if found.kappa is None else f"{found.kappa:.3f}"

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from contract.bundle import Bundle
 from contract.errors import NoSuchRun, UsageError
 from db.compare import cohens_kappa, compare_runs
+from db.recompute import bundle_policy, recompute
 from db.results import finish_chunk
 from db.submission import submit
 from tests.support.runs import claimed, found, outcome, request
@@ -46,6 +47,14 @@ def test_a_capture_that_ended_otherwise_is_named_first(database: Engine, bundle:
     second = screened(database, bundle, [0.1], rejected=1)
     (changed,) = compare_runs(database, first, second).changed
     assert (changed.captures[0]["path"], changed.captures[0]["after"]) == ("P0/0.jpg", "rejected")
+
+
+def test_where_no_capture_moved_the_case_rule_did(database: Engine, bundle: Bundle) -> None:
+    first, second = screened(database, bundle, [0.5]), screened(database, bundle, [0.5])
+    policy = bundle_policy(database, second).model_copy(update={"all_at_least": 0.45})
+    recompute(database, second, policy, apply=True, actor="me")
+    (changed,) = compare_runs(database, first, second).changed
+    assert (changed.after["verdict"], changed.captures) == ("all", [])
 
 
 def test_patients_of_one_run_alone_are_counted(database: Engine, bundle: Bundle) -> None:

@@ -17,7 +17,7 @@ from db.engine import reading, writing
 from db.fsck import fsck
 from db.lease import Lease
 from db.models import Capture, Case, Event, ReportQueue
-from db.queries import case_results, ended_badly, identity_conflicts, progress, run_summaries
+from db.queries import CONFLICTS_OF_A_CASE, case_results, ended_badly, identity_conflicts, progress, run_summaries
 from db.results import case_counts, case_result, finish_chunk, one_at_a_time
 from db.submission import submit
 from tests.support.runs import claimed, digest, found, outcome, request, submitted
@@ -119,6 +119,14 @@ def test_a_capture_under_two_patients_is_noted_at_both_cases_before_all_else(dat
     assert pairs == [
         ("P000", "P000/002.jpg", "P002", "P002/002.jpg"), ("P002", "P002/002.jpg", "P000", "P000/002.jpg"),
     ]  # fmt: skip
+
+
+def test_one_picture_under_many_patients_is_reported_within_bounds(database: Engine, bundle: Bundle) -> None:
+    run = MixedUp.submit(database, bundle, patients=12)
+    for patient in range(12):
+        run.finish(database, patient, shares=0)
+    assert len(identity_conflicts(database, run.run_id)) == 12 * CONFLICTS_OF_A_CASE
+    assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
 
 
 def test_who_took_the_first_result_gets_a_row_that_replaces_it(database: Engine, bundle: Bundle) -> None:
