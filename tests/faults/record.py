@@ -34,7 +34,7 @@ class Record:
         )
 
     def _slug(self) -> str:
-        return "-".join("".join(c if c.isalnum() else " " for c in self.fault.lower()).split()[:6])
+        return "-".join("".join(c if c.isalnum() or c in "+-" else " " for c in self.fault.lower()).split())
 
 
 INTRODUCTION = """# Reliability
@@ -57,7 +57,8 @@ def page() -> str:
     for file in sorted(RESULTS.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         counted = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in found["figures"].items())
-        where = f"{found['database']}, {found['cores']} cores, {found['day']}"
+        database = "no database" if found["database"] == "none" else found["database"]
+        where = f"{database}, {found['cores']} cores, {found['day']}"
         rows.append(f"| {found['number']} | {found['fault']} | {where} | {counted} |")
     return "\n".join([INTRODUCTION, *rows, NOT_YET])
 
