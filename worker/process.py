@@ -180,6 +180,7 @@ class WorkerProcess:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._stopping)
                 if self._stopping:
+                    self._changed.wait_for(lambda: not self._claiming)  # what is just being claimed goes back too
                     jobs, self._queue = list(self._queue), deque()
                     for job in jobs:
                         self._writer.submit(self._end, job, Stopping("the worker was told to stop"))

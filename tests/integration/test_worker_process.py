@@ -255,6 +255,29 @@ def test_a_worker_that_stops_gives_back_what_it_has_in_hand_uncounted(
     assert [row[1:] for row in chunks(database, many)[1:]] == [("pending", 0, None)] * 5
 
 
+def test_a_chunk_that_is_just_being_claimed_when_the_worker_stops_goes_back_too(
+    database: Engine, many: int, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed, closing_began = threading.Event(), threading.Event()
+
+    def slow(*args: object, **more: object) -> object:
+        lease = claim_ahead(*args, **more)  # type: ignore[arg-type]
+        claimed.set()
+        closing_began.wait(60)
+        process._screener.join(1)  # a screener that does not wait for this claim has time to end
+        return lease
+
+    monkeypatch.setattr("worker.process.claim_ahead", slow)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(process.screen_chunk, chunks(database, many)[0][0])
+        assert claimed.wait(60)
+        closing = pool.submit(process.close)
+        wait_until(lambda: process._stopping, what="the worker to be told")
+        closing_began.set()
+        assert closing.result(60)
+    assert leased(database, many) == 0
+
+
 def test_what_was_given_back_is_not_claimed_ahead_over_and_over(
     database: Engine, bundle: Bundle, many: int, process: WorkerProcess, tmp_path: Path
 ) -> None:
