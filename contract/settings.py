@@ -58,6 +58,14 @@ class Settings(BaseSettings):
         None, ge=0, le=64, description="chunks claimed before the one in hand is done; unset: measured"
     )
     cache_dir: Path | None = Field(None, description="where compiled engines are kept; unset: the user's cache folder")
+    reviewers: int = Field(
+        1, ge=1, le=9, description="reviewers who must agree before a case is closed; sealed with a run at submit"
+    )
+    report_at: Literal["screening", "sign_off"] = Field(
+        "screening",
+        description="when a case goes to the reporting queue: when it is screened, or when reviewers have closed it; "
+        "sealed with a run at submit",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="log lines for people or for machines")
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    DateTime,
     ForeignKey,
     Index,
     Integer,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -73,6 +75,9 @@ class Run(Base):
     submitted: Mapped[int]
     cases: Mapped[int]
     skipped: Mapped[int]
+    reviewers_required: Mapped[int] = mapped_column(server_default="1")
+    report_at_sign_off: Mapped[bool] = mapped_column(server_default=false())
+    pseudonym_key: Mapped[str | None] = mapped_column(String(16))
     software_version: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=db_now())
     cancelled_at: Mapped[datetime | None]
@@ -104,6 +109,8 @@ class Case(Base):
     screened: Mapped[int | None]
     rejected: Mapped[int | None]
     quarantined: Mapped[int | None]
+    excluded: Mapped[int | None]
+    novel: Mapped[int | None]
     verdict: Mapped[str | None] = mapped_column(String(16))
     subtype: Mapped[str | None] = mapped_column(Text)
     subtype_margin: Mapped[float | None]
@@ -183,6 +190,9 @@ class Capture(Base):
     quality: Mapped[dict[str, Any] | None]
     marks: Mapped[list[Any] | None]
     novelty: Mapped[float | None]
+    excluded: Mapped[bool | None]
+    camera: Mapped[str | None] = mapped_column(Text)
+    captured_at: Mapped[datetime | None] = mapped_column(DateTime)
     width: Mapped[int | None]
     height: Mapped[int | None]
     engine: Mapped[str | None] = mapped_column(Text)
@@ -217,7 +227,7 @@ class Review(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=db_now())
 
     __table_args__ = (
-        CheckConstraint("action IN ('confirm', 'override', 'defer', 'comment')", name="action"),
+        CheckConstraint("action IN ('confirm', 'override', 'defer', 'comment', 'second_opinion')", name="action"),
         CheckConstraint(_one_of("verdict", Verdict), name="verdict"),
         CheckConstraint(
             "action <> 'override' OR (verdict IS NOT NULL AND comment IS NOT NULL)", name="override_says_why"
@@ -251,8 +261,10 @@ class ReportQueue(Base):
             sqlite_where=(replaces_id.is_(None)),
             postgresql_where=(replaces_id.is_(None)),
         ),
-        CheckConstraint("cause IN ('screened', 'override', 'recomputed')", name="cause"),
-        CheckConstraint("(cause = 'screened') = (replaces_id IS NULL)", name="correction_names_what_it_replaces"),
+        CheckConstraint("cause IN ('screened', 'signed_off', 'override', 'recomputed')", name="cause"),
+        CheckConstraint(
+            "(cause IN ('screened', 'signed_off')) = (replaces_id IS NULL)", name="correction_names_what_it_replaces"
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from contract.errors import DatabaseVersionError
 from db.engine import reading, writing
+from db.views import VIEWS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x51DE5C12
@@ -48,8 +49,20 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if before != head_revision():
+            _drop_views(connection)
+            command.upgrade(config, "head")
+            for name, query in VIEWS.items():
+                connection.execute(text(f"CREATE VIEW {name} AS {query}"))
         return before, head_revision()
+
+
+def _drop_views(connection: Connection) -> None:
+    """Those of ours: SQLite renames no table that a view mentions, PostgreSQL changes no column that one shows."""
+    there = set(inspect(connection).get_view_names())
+    for name in reversed(VIEWS):
+        if name in there:
+            connection.execute(text(f"DROP VIEW {name}"))
 
 
 def check(engine: Engine) -> str:

@@ -24,8 +24,8 @@ AT_A_TIME = 5000
 _PENDING = ("run_id", "case_id", "chunk_id", "path", "path_text", "size_bytes", "modified_ns", "state")
 _COPIED = (
     "path", "path_text", "size_bytes", "modified_ns", "sha256", "state", "reject_code", "reason", "label",
-    "probability", "p_all", "probabilities", "cam", "quality", "marks", "novelty", "width", "height", "engine",
-    "ended_at",
+    "probability", "p_all", "probabilities", "cam", "quality", "marks", "novelty", "excluded", "camera",
+    "captured_at", "width", "height", "engine", "ended_at",
 )  # fmt: skip
 
 
@@ -53,6 +53,8 @@ class SubmitRequest:
     chunk_size: int
     software_version: str
     everything: bool = False
+    reviewers_required: int = 1
+    report_at_sign_off: bool = False
 
 
 @dataclass
@@ -244,6 +246,8 @@ class _RunWriter:
                 cases=0,
                 skipped=sum(map(len, request.skipped.values())),
                 software_version=request.software_version,
+                reviewers_required=request.reviewers_required,
+                report_at_sign_off=request.report_at_sign_off,
             )
             .returning(Run.id)
         ).scalar_one()

@@ -84,6 +84,8 @@ def submit_request(found: Archive, bundle: Bundle, settings: Settings, *, everyt
         chunk_size=settings.chunk_size,
         software_version=version("slide-screen"),
         everything=everything,
+        reviewers_required=settings.reviewers,
+        report_at_sign_off=settings.report_at == "sign_off",
     )
 
 

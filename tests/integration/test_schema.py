@@ -12,7 +12,7 @@ from sqlalchemy import CheckConstraint, Engine, func, insert, inspect, select, t
 from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsError
 from db import schema
 from db.engine import open_engine, reading, writing
-from db.models import Base, Event
+from db.models import Base, Event, ReportQueue
 
 RUN_OF_0001 = (
     "INSERT INTO bundle (digest, name, path, manifest) VALUES ('d', 'b', '/b', '{}')",
@@ -63,6 +63,26 @@ def test_what_an_earlier_release_wrote_is_there_after_an_upgrade(database_url: s
     with reading(engine) as connection:
         (row,) = connection.execute(text("SELECT * FROM case_results")).mappings()
     assert (row["patient"], row["verdict"], row["score"], row["identity_conflict"]) == ("P1", "all", 0.9, None)
+
+
+def test_corrections_in_the_reporting_queue_survive_its_new_rules(database_url: str) -> None:
+    """SQLite rebuilds the table for them, and deletes along foreign keys when the old one is dropped."""
+    engine = open_engine(database_url)
+    with writing(engine) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for statement in RUN_OF_0001:
+            connection.execute(text(statement))
+        for row in ("(1, 1, 1, 'screened', NULL)", "(2, 1, 1, 'recomputed', 1)", "(3, 1, 1, 'recomputed', 2)"):
+            connection.execute(text(f"INSERT INTO report_queue (id, run_id, case_id, cause, replaces_id) VALUES {row}"))
+    schema.upgrade(engine)
+    with reading(engine) as connection:
+        rows = connection.execute(select(ReportQueue.id, ReportQueue.replaces_id).order_by(ReportQueue.id)).all()
+    assert [tuple(row) for row in rows] == [(1, None), (2, 1), (3, 2)]
+    with writing(engine) as connection:
+        connection.execute(insert(ReportQueue).values(id=4, run_id=1, case_id=1, cause="override", replaces_id=3))
 
 
 def test_a_database_without_tables_is_refused_with_the_next_step(database_url: str) -> None:

@@ -1,4 +1,4 @@
-"""The schema: tables, indexes and the views for people with a SQL client.
+"""The schema: tables and indexes.
 
 Revision: 0001, the first.
 """
@@ -15,60 +15,6 @@ depends_on = None
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 JSON = sa.JSON(none_as_null=True)
-
-VIEWS = {
-    "run_summary": """
-        SELECT run.id AS run_id, run.root_text AS archive, bundle.name AS bundle_name, run.bundle_digest,
-               run.software_version, run.created_at, run.cancelled_at, run.submitted, run.skipped,
-               COALESCE(c.screened, 0) AS screened, COALESCE(c.rejected, 0) AS rejected,
-               COALESCE(c.quarantined, 0) AS quarantined, COALESCE(c.pending, 0) AS pending,
-               COALESCE(c.reused, 0) AS reused, run.cases, COALESCE(k.finished, 0) AS cases_finished,
-               COALESCE(k.benign, 0) AS cases_benign, COALESCE(k.all_, 0) AS cases_all,
-               COALESCE(k.indeterminate, 0) AS cases_indeterminate, COALESCE(k.insufficient, 0) AS cases_insufficient,
-               CASE WHEN COALESCE(k.finished, 0) = run.cases THEN k.finished_at END AS finished_at
-        FROM run
-        JOIN bundle ON bundle.digest = run.bundle_digest
-        LEFT JOIN (
-            SELECT run_id,
-                   SUM(CASE WHEN state = 'screened' THEN 1 ELSE 0 END) AS screened,
-                   SUM(CASE WHEN state = 'rejected' THEN 1 ELSE 0 END) AS rejected,
-                   SUM(CASE WHEN state = 'quarantined' THEN 1 ELSE 0 END) AS quarantined,
-                   SUM(CASE WHEN state = 'pending' THEN 1 ELSE 0 END) AS pending,
-                   SUM(CASE WHEN reused_from IS NOT NULL THEN 1 ELSE 0 END) AS reused
-            FROM capture GROUP BY run_id
-        ) c ON c.run_id = run.id
-        LEFT JOIN (
-            SELECT run_id,
-                   SUM(CASE WHEN state = 'aggregated' THEN 1 ELSE 0 END) AS finished,
-                   SUM(CASE WHEN verdict = 'benign' THEN 1 ELSE 0 END) AS benign,
-                   SUM(CASE WHEN verdict = 'all' THEN 1 ELSE 0 END) AS all_,
-                   SUM(CASE WHEN verdict = 'indeterminate' THEN 1 ELSE 0 END) AS indeterminate,
-                   SUM(CASE WHEN verdict = 'insufficient' THEN 1 ELSE 0 END) AS insufficient,
-                   MAX(aggregated_at) AS finished_at
-            FROM "case" GROUP BY run_id
-        ) k ON k.run_id = run.id
-    """,
-    "case_results": """
-        SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, k.state, k.verdict, k.subtype,
-               k.subtype_margin, k.score, k.score_low, k.score_high, k.priority, k.submitted, k.screened, k.rejected,
-               k.quarantined, k.reasons, k.case_rule, k.aggregated_at, bundle.name AS bundle_name, run.bundle_digest
-        FROM "case" k
-        JOIN patient ON patient.id = k.patient_id
-        JOIN run ON run.id = k.run_id
-        JOIN bundle ON bundle.digest = run.bundle_digest
-    """,
-    "review_queue": """
-        SELECT k.priority, k.run_id, k.id AS case_id, patient.external_id AS patient, k.verdict, k.subtype, k.score,
-               k.score_low, k.score_high, k.submitted, k.screened, k.reasons, k.aggregated_at
-        FROM "case" k
-        JOIN patient ON patient.id = k.patient_id
-        JOIN run ON run.id = k.run_id
-        WHERE k.state = 'aggregated' AND run.cancelled_at IS NULL
-          AND NOT EXISTS (
-              SELECT 1 FROM review WHERE review.case_id = k.id AND review.action IN ('confirm', 'override')
-          )
-    """,
-}
 
 
 def upgrade() -> None:
@@ -306,9 +252,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_review")),
     )
     op.create_index(op.f("ix_review_case_id"), "review", ["case_id"], unique=False)
-
-    for name, query in VIEWS.items():
-        op.execute(f"CREATE VIEW {name} AS {query}")
 
 
 def downgrade() -> None:
