@@ -9,12 +9,13 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract.errors import CaptureRejected
@@ -27,6 +28,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff",
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64_000_000
 """Above what a microscope camera writes (the largest common sensors have 20-50 megapixels)."""
+MAX_CAMERA = 64
+"""Letters of a camera's model; what is longer is something else."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
 
@@ -67,12 +70,33 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 
 @dataclass(frozen=True)
+class Origin:
+    """All that is kept of a file's EXIF: the camera's model, and when it says the capture was taken, by a clock that
+    knows no time zone and may be years off.
+    """
+
+    camera: str | None = None
+    captured_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Decoded:
     """A capture as the network sees it, uint8 [S, S, 3], and its width and height in pixels, upright."""
 
     pixels: RGBImage
     width: int
     height: int
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Upright pixels, at reduced scale perhaps; width and height in full; what EXIF said."""
+
+    upright: _Upright
+    width: int
+    height: int
+    origin: Origin
 
 
 def decode(data: bytes, spec: ImageSpec) -> Decoded:
@@ -85,8 +109,8 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
     Raises CaptureRejected, whose sentence never holds a path.
     """
     at_least = math.ceil(spec.jpeg_oversampling * spec.size)
-    upright, (width, height) = _load(data, at_least=at_least, min_side=spec.min_side)
-    return Decoded(_resized(upright, spec), width, height)
+    found = _load(data, at_least=at_least, min_side=spec.min_side)
+    return Decoded(_resized(found.upright, spec), found.width, found.height, found.origin)
 
 
 def _resized(upright: _Upright, spec: ImageSpec) -> RGBImage:
@@ -107,11 +131,11 @@ def _as_image(upright: _Upright) -> Image.Image:
 
 def decode_full(data: bytes) -> Image.Image:
     """Decode to an upright 8-bit RGB image of full size, for people to look at. Raises CaptureRejected."""
-    return _as_image(_load(data, at_least=None, min_side=1)[0])
+    return _as_image(_load(data, at_least=None, min_side=1).upright)
 
 
-def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[_Upright, tuple[int, int]]:
-    """Upright RGB, at reduced JPEG scale where both sides stay >= `at_least`, and its full size."""
+def _load(data: bytes, *, at_least: int | None, min_side: int) -> _Loaded:
+    """Upright RGB, at reduced JPEG scale where both sides stay >= `at_least`."""
     if not data:
         raise CaptureRejected(RejectCode.EMPTY_FILE, "the file has no bytes")
     if len(data) > MAX_BYTES:
@@ -119,16 +143,18 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> tuple[_Upright
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(image, min_side)
-            header, is_deep = image.size, _is_deep_colour(image)
+            header, is_deep, origin = image.size, _is_deep_colour(image), _origin(image)
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
             if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):  # all but CMYK
-                return _turned(_decode_jpeg(data, image.size), image), header[::-1] if _is_turned(image) else header
+                width, height = header[::-1] if _is_turned(image) else header
+                return _Loaded(_turned(_decode_jpeg(data, image.size), image), width, height, origin)
             image.load()
             upright = _upright_rgb(image)
             if is_deep:
                 _refuse_half_filled(upright)
-            return upright, header[::-1] if _is_turned(image) else header
+            width, height = header[::-1] if _is_turned(image) else header
+            return _Loaded(upright, width, height, origin)
     except UnidentifiedImageError:
         if data.startswith(_SIGNATURES):
             raise CaptureRejected(RejectCode.CORRUPT, "begins like an image, but its header is damaged") from None
@@ -167,6 +193,32 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # malformed EXIF; the pixels are sound without it
         return 1
+
+
+def _origin(image: Image.Image) -> Origin:
+    try:
+        exif = image.getexif()
+        if not exif:
+            return Origin()
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        camera = exif.get(ExifTags.Base.Model)
+        taken = details.get(ExifTags.Base.DateTimeOriginal) or details.get(ExifTags.Base.DateTimeDigitized)
+        return Origin(_as_text(camera), _as_time(taken))
+    except Exception:  # malformed EXIF; the pixels are sound without it
+        return Origin()
+
+
+def _as_text(value: object) -> str | None:
+    """A camera's model: short printable text, or nothing."""
+    text = "".join(sign for sign in str(value) if sign.isprintable()).strip() if isinstance(value, str) else ""
+    return text if 0 < len(text) <= MAX_CAMERA else None
+
+
+def _as_time(value: object) -> datetime | None:
+    try:
+        return datetime.strptime(str(value).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
 
 
 _TURNS = {

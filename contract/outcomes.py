@@ -1,8 +1,9 @@
 """What goes into the worker's pipeline and what comes out of it, in terms that the database layer stores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
-from contract.states import RejectCode
+from contract.states import MarkCode, RejectCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +17,21 @@ class CaptureRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """What is remarkable about a screened capture: a code for machines, a sentence for people."""
+
+    code: MarkCode
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Screened:
     """What the engine said of one capture.
 
     `probabilities` follow the bundle's labels; `label` is the one with the highest, `probability` its value, `p_all`
     is 1 - P(benign label). `cam` is the activation map of `label`, float16 [h, w] row by row, h = w. `width` and
-    `height` are those of the file in pixels.
+    `height` are those of the file in pixels. `quality` holds its measures, `marks` what is remarkable about it, and
+    `excluded` says whether they keep it out of its case's result; `novelty` is None where the bundle has no reference.
     """
 
     capture_id: int
@@ -33,6 +43,12 @@ class Screened:
     cam: bytes | None
     width: int
     height: int
+    quality: dict[str, float] = field(default_factory=dict)
+    marks: list[Mark] = field(default_factory=list)
+    novelty: float | None = None
+    excluded: bool = False
+    camera: str | None = None
+    captured_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,39 @@ class RejectCode(StrEnum):
     """The path leads out of the archive, through a link for instance."""
 
 
+class MarkCode(StrEnum):
+    """What is remarkable about a screened capture. The docstring of each is what docs/data.md prints."""
+
+    OUT_OF_FOCUS = "out_of_focus"
+    """Less sharp than all but one in a thousand of the bundle's training captures."""
+    OVERSHARP = "oversharp"
+    """Sharper than they are: noise, or a camera that sharpens."""
+    TOO_DARK = "too_dark"
+    """Darker."""
+    TOO_BRIGHT = "too_bright"
+    """Brighter."""
+    FLAT = "flat"
+    """Less contrast."""
+    HARSH = "harsh"
+    """More contrast."""
+    PALE = "pale"
+    """Paler colours."""
+    OVERSTAINED = "overstained"
+    """Stronger colours."""
+    CLIPPED = "clipped"
+    """More pixels cut off at black or white."""
+    COLOUR_CAST = "colour_cast"
+    """Red or blue out of balance with green."""
+    CROWDED = "crowded"
+    """More of the area is nucleated cells. Few of them are no fault: most fields of a healthy smear have none."""
+    EMPTY_FIELD = "empty_field"
+    """Less of the area is cells of any kind."""
+    BURNT_IN = "burnt_in"
+    """A scale bar, longer than in the training captures, or where they have none."""
+    NOVEL = "novel"
+    """Unlike the training captures by its embedding."""
+
+
 PASSING = frozenset({RejectCode.MISSING, RejectCode.CHANGED, RejectCode.NOT_READABLE})
 """Codes that say something of the moment, not of the bytes: the next submit tries such a capture again."""
 

@@ -70,13 +70,19 @@ def _write_captures(connection: Connection, outcome: ChunkOutcome) -> None:
     common = {"state": bindparam("state_"), "sha256": bindparam("sha256_"), "ended_at": db_now()}
     target = update(Capture).where(Capture.id == bindparam("id_"), Capture.state == CaptureState.PENDING)
     if outcome.screened:
-        fields = ("label", "probability", "p_all", "probabilities", "cam", "width", "height")
+        fields = (
+            "label", "probability", "p_all", "probabilities", "cam", "width", "height", "quality", "novelty",
+            "excluded", "camera", "captured_at",
+        )  # fmt: skip
         values = {name: bindparam(f"{name}_", type_=Capture.__table__.c[name].type) for name in fields}
         connection.execute(
-            target.values(**common, **values, engine=outcome.engine),
+            target.values(
+                **common, **values, engine=outcome.engine, marks=bindparam("marks_", type_=Capture.marks.type)
+            ),
             [
                 {"id_": one.capture_id, "state_": CaptureState.SCREENED, "sha256_": one.sha256}
                 | {f"{name}_": getattr(one, name) for name in fields}
+                | {"marks_": [asdict(mark) for mark in one.marks]}
                 for one in outcome.screened
             ],
         )
@@ -270,6 +276,8 @@ def result_columns(connection: Connection, case_id: int, counts: CaseCounts, man
         "subtype": result.subtype,
         "subtype_margin": result.subtype_margin,
         "priority": result.priority,
+        "excluded": result.excluded,
+        "novel": result.novel,
         "reasons": [asdict(reason) for reason in result.reasons],
     }
 
@@ -291,7 +299,7 @@ def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCou
 def case_result(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> CaseResult:
     """Apply the bundle's case policy to the rows of a case; the same rows always give the same result."""
     rows = connection.execute(
-        select(Capture.probabilities, Capture.sha256)
+        select(Capture.probabilities, Capture.sha256, Capture.marks)
         .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
         .order_by(Capture.id)
     ).all()
@@ -299,6 +307,7 @@ def case_result(connection: Connection, case_id: int, counts: CaseCounts, manife
     return judge(
         manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts,
         digests=[row.sha256 for row in rows],
+        marks=[[mark["code"] for mark in row.marks or ()] for row in rows],
         identity_conflict=_is_in_conflict(connection, case_id, [row.sha256 for row in rows]),
     )  # fmt: skip
 

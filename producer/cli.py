@@ -31,6 +31,7 @@ COMMANDS = {
     "train": ("trainer.commands.train:train", "Train a network and export its bundle."),
     "evaluate": ("trainer.commands.evaluate:evaluate", "Score a bundle on other labelled captures."),
     "compare": ("trainer.commands.compare:compare", "Train several recipes on one split and compare them."),
+    "reference": ("trainer.commands.reference:reference", "Take a bundle's reference for quality and novelty anew."),
     "data": ("trainer.commands.data:data", "Fetch or audit labelled captures."),
 }
 """name -> (module:attribute, help). Packages that must not be imported here are named by a string."""

@@ -54,8 +54,6 @@ WEIGHTS = "model.safetensors"
 SPLIT_FILE = "split.csv"
 TOLERANCE = 1e-4
 """Largest difference in probability between torch and the exported graph on the golden captures."""
-REFERENCE_CAPTURES = 3000
-"""Training captures, at most, from which reference statistics are taken."""
 LIBRARIES = ("torch", "timm", "lightning", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "numpy", "pillow")
 
 
@@ -121,7 +119,7 @@ def _write_files(trained: Trained, folder: Path) -> None:
         (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
     (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
     (folder / SPLIT_FILE).write_text(splits.to_csv(trained.data, trained.split, named=False), encoding="utf-8")
-    manifest, drawn = _measured(trained, float(exportable.temperature), runner, folder)
+    manifest, drawn = _measured(trained, exportable, runner, folder)
     report.write_figures(folder, drawn)
     report.render("report.html", folder / "report.html", drawn, m=manifest)
     write_manifest(folder, manifest)
@@ -209,11 +207,11 @@ def check_agreement(exportable: Exportable, runner: GraphRunner, captures: NDArr
 
 
 def _measured(
-    trained: Trained, temperature: float, runner: GraphRunner, folder: Path
+    trained: Trained, exportable: Exportable, runner: GraphRunner, folder: Path
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Score validation and test through the graph, fit the case rule, audit, take references: manifest and figures."""
     config, targets, pixels = trained.config, trained.data.targets(), trained.decoded.pixels
-    captures = trained.data.captures
+    captures, temperature = trained.data.captures, float(exportable.temperature)
 
     def scored(split: str) -> assess.Scored:
         rows, groups = trained.rows(split), trained.split.groups
@@ -228,8 +226,7 @@ def _measured(
     }
     measured["test"]["shortcuts"] = shortcuts.on_split(trained.traits, targets, trained.rows("train"), test.rows)
     measured["test"]["robustness"] = assess.robustness(runner, test, config.export.audit_captures)
-    train = trained.rows("train")
-    train = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), REFERENCE_CAPTURES)).astype(np.int64))]
+    train = reference.some_of(trained.rows("train"))
     with bar("reference statistics", len(train)) as progress:
         embedded = assess.predict(runner, pixels, train, progress.advance).embedding
     manifest = Manifest(
@@ -241,10 +238,16 @@ def _measured(
         outputs=runner.names,
         calibration=Calibration(temperature=temperature),
         case_policy=policy,
-        reference={
-            "novelty": reference.write_embeddings(folder, embedded, targets[train], validation.found.embedding),
-            "quality": reference.quality_reference(pixels, train),
-        },
+        reference=reference.take_reference(
+            folder,
+            exportable.widths(),
+            pixels,
+            train,
+            embedded,
+            targets[train],
+            validation.found.embedding,
+            1 - validation.found.probabilities[:, validation.of.benign],
+        ),
         metrics=measured,
         provenance=_provenance(trained, basis),
         files={MODEL: file_digest(folder / MODEL)},  # write_manifest lists them all

@@ -60,11 +60,12 @@ class HalfBackbone(nn.Module):
         super().__init__()
         self.backbone = backbone.half()
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self.backbone.forward_features(x.half()).float()
+    def forward_intermediates(self, x: Tensor, indices: list[int]) -> tuple[Tensor, list[Tensor]]:
+        last, stages = self.backbone.forward_intermediates(x.half(), indices=indices)
+        return last.float(), [stage.float() for stage in stages]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.backbone(x.half()).float()
+    def forward_head(self, x: Tensor) -> Tensor:
+        return self.backbone.forward_head(x.half()).float()
 
 
 class Network(nn.Module):
@@ -103,9 +104,16 @@ class Network(nn.Module):
         """float [N, 3, S, S] in 0..1 -> the pooled features of all views, [N, F]."""
         return self._side_by_side(self.backbone(torch.cat(self.views(x))))
 
-    def maps(self, x: Tensor) -> Tensor:
-        """The last feature maps of all views, [N, F, h, w]; only where `mapped`."""
-        return self._side_by_side(self.backbone.forward_features(torch.cat(self.views(x))))
+    def staged(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """float [N, 3, S, S] in 0..1 -> of all views the means of the first stage's feature maps [N, G], the pooled
+        features [N, F] and, only where `mapped`, the last feature maps [N, F, h, w].
+        """
+        last, (first,) = self.backbone.forward_intermediates(torch.cat(self.views(x)), indices=[0])
+        shallow = self._side_by_side(first.mean(dim=(2, 3)))
+        if not self.mapped:
+            return shallow, self._side_by_side(self.backbone.forward_head(last)), None
+        maps = self._side_by_side(last)
+        return shallow, maps.mean(dim=(2, 3)), maps
 
     def _side_by_side(self, features: Tensor) -> Tensor:
         """The features of all views, which went through the backbone as one batch, behind each other by capture.
@@ -138,7 +146,8 @@ class Exportable(nn.Module):
     probabilities = softmax(logits / temperature) (Guo et al. 2017). cam is the classifier applied at every place of
     the last feature map (Zhou et al. 2016), bias included: since pooling is a mean and the classifier linear, the mean
     of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding is
-    the pooled feature. With `flips`, all are means over so many mirrored views, the maps mirrored back.
+    the first stage's pooled feature and behind it the last one's, for novelty (contract/novelty.py). With `flips`, all
+    are means over so many mirrored views, the maps mirrored back.
     """
 
     temperature: Tensor
@@ -161,14 +170,19 @@ class Exportable(nn.Module):
         )
 
     def _one(self, x: Tensor, mirror: list[int]) -> tuple[Tensor, ...]:
-        if not self.network.mapped:
-            embedding = self.network.pooled(x)
-            return self.network.head(embedding), embedding
+        shallow, deep, maps = self.network.staged(x)
+        embedding = torch.cat([shallow, deep], dim=1)
+        if maps is None:
+            return self.network.head(deep), embedding
         classifier = self.network.head.classifier
-        maps = self.network.maps(x)
-        embedding = maps.mean(dim=(2, 3))
         cam = F.conv2d(maps, classifier.weight[:, :, None, None], classifier.bias)
-        return classifier(embedding), embedding, torch.flip(cam, mirror) if mirror else cam
+        return classifier(deep), embedding, torch.flip(cam, mirror) if mirror else cam
+
+    @torch.no_grad()
+    def widths(self) -> tuple[int, int]:
+        """Of the two blocks of an embedding: the first stage's, and the pooled features'."""
+        shallow, deep, _ = self.network.staged(torch.zeros(1, 3, *PROBE))
+        return shallow.shape[1], deep.shape[1]
 
     def forward(self, captures: Tensor) -> tuple[Tensor, ...]:
         logits, *rest = self.logits(to_unit(captures))

@@ -1,13 +1,13 @@
-"""Reference statistics that the worker compares captures with: embeddings (for novelty) and quality measures.
+"""Reference statistics that the worker compares captures with: embeddings (for novelty), quality measures, and bins
+for drift.
 
-    reference.npz   mean [D], components [d, D], class_means [L, d], precision [d, d]; float32, no pickles
-    manifest.reference["novelty"]   file, dimension, quantiles of the distance on validation
+    reference.npz                   what contract/novelty.py reads
+    manifest.reference["novelty"]   blocks with their thresholds, quantiles of the novelty on validation
     manifest.reference["quality"]   measure -> quantiles on training captures
-
-The distance of an embedding e is the least Mahalanobis distance to a class (Lee et al. 2018):
-sqrt(min over classes of (z - class_mean)' precision (z - class_mean)), z = (e - mean) components'.
+    manifest.reference["drift"]     measure, novelty, p_all -> bins (contract/drift.py)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +16,91 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
+from contract.drift import P_ALL_EDGES, Bins
+from contract.novelty import ARRAYS, FILE, Block, open_reference
 from contract.quality import MEASURES, measure
 from trainer.traits import in_threads
 
-FILE = "reference.npz"
 DIMENSION = 64
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+KNOWN = 0.99
+"""Share of the validation captures, at least, that are not novel."""
+REFERENCE_CAPTURES = 3000
+"""Training captures, at most, from which reference statistics are taken."""
 Array = NDArray[np.float32]
 
 
-def write_embeddings(folder: Path, train: Array, targets: NDArray[np.int64], validation: Array) -> dict[str, Any]:
-    """Fit on training embeddings [N, D] and targets [N]; distances of the validation embeddings give the quantiles.
+def some_of(train: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most REFERENCE_CAPTURES of these rows, spread evenly over them."""
+    return train[np.unique(np.linspace(0, len(train) - 1, min(len(train), REFERENCE_CAPTURES)).astype(np.int64))]
 
-    Reduced to 64 principal components at most, the covariance within classes shared and shrunk (Ledoit & Wolf 2004).
+
+def take_reference(
+    folder: Path,
+    widths: Sequence[int],
+    pixels: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    embedded: Array,
+    targets: NDArray[np.int64],
+    validation: Array,
+    validation_p_all: NDArray[np.float64],
+) -> dict[str, Any]:
+    """Write reference.npz into `folder`; returns what the manifest says.
+
+    `rows` of `pixels` uint8 [N, S, S, 3] are training captures, `embedded` [R, D] and `targets` [R] theirs;
+    `validation` [V, D] and `validation_p_all` [V] are of all validation captures. `widths` are those of the blocks that
+    an embedding is made of, D together.
     """
-    dimension = int(min(DIMENSION, train.shape[1], len(train) - 1))
-    pca = PCA(dimension, random_state=0).fit(train)
-    reduced = pca.transform(train)
-    means = np.stack([reduced[targets == t].mean(axis=0) for t in np.unique(targets)])
-    within = LedoitWolf(assume_centered=True).fit(reduced - means[np.searchsorted(np.unique(targets), targets)])
-    arrays = {
-        "mean": pca.mean_,
-        "components": pca.components_,
-        "class_means": means,
-        "precision": within.precision_,
-    }
-    np.savez(folder / FILE, allow_pickle=False, **{name: value.astype(np.float32) for name, value in arrays.items()})
+    blocks = write_embeddings(folder, widths, embedded, targets, validation)
+    novelty = open_reference(folder / FILE, blocks).of(validation)
+    measures = in_threads(lambda row: measure(np.asarray(pixels[row])), rows.tolist())
+    by_name = {name: np.asarray([one[name] for one in measures]) for name in MEASURES}
+    bins = {name: Bins.of(values) for name, values in (*by_name.items(), ("novelty", novelty))}
+    bins["p_all"] = Bins.of(validation_p_all, P_ALL_EDGES)
     return {
-        "file": FILE,
-        "dimension": dimension,
-        "explained": float(pca.explained_variance_ratio_.sum()),
-        "distance": quantiles(distances(folder / FILE, validation)),
+        "novelty": {"blocks": blocks, "validation": quantiles(novelty)},
+        "quality": {name: quantiles(values) for name, values in by_name.items()},
+        "drift": {name: one.model_dump(mode="json") for name, one in bins.items()},
     }
 
 
-def distances(file: Path, embeddings: Array) -> NDArray[np.float64]:
-    """Mahalanobis distance of each embedding [N, D] to the nearest class, [N]."""
-    with np.load(file, allow_pickle=False) as found:
-        z = (embeddings - found["mean"]) @ found["components"].T
-        apart = z[:, None] - found["class_means"][None]
-        return np.asarray(np.sqrt(np.einsum("nld,de,nle->nl", apart, found["precision"], apart).min(axis=1)), float)
+def write_embeddings(
+    folder: Path, widths: Sequence[int], train: Array, targets: NDArray[np.int64], validation: Array
+) -> list[dict[str, Any]]:
+    """Fit each block on training embeddings [R, D] and targets [R], and its threshold on validation [V, D].
+
+    The thresholds together let through at least KNOWN of the validation captures. Raises ValueError where the
+    widths of the blocks do not add up to D.
+    """
+    if sum(widths) != train.shape[1]:
+        raise ValueError(f"blocks of {list(widths)} make no embedding of {train.shape[1]}")
+    ends = np.cumsum(widths).tolist()
+    arrays: dict[str, Array] = {}
+    blocks = []
+    for number, (end, width) in enumerate(zip(ends, widths, strict=True)):
+        fitted = _fit(end - width, end, train, targets)
+        distances = fitted.distances(validation)
+        threshold = float(np.quantile(distances, 1 - (1 - KNOWN) / len(widths), method="higher"))
+        blocks.append({"begin": end - width, "end": end, "threshold": threshold})
+        arrays |= {f"{name}_{number}": getattr(fitted, name) for name in ARRAYS}
+    np.savez(folder / FILE, allow_pickle=False, **arrays)
+    return blocks
 
 
-def quality_reference(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Quantiles of every quality measure over the training captures, at the size the worker sees them."""
-    found = in_threads(lambda row: measure(np.asarray(pixels[row])), rows.tolist())
-    return {name: quantiles(np.asarray([one[name] for one in found])) for name in MEASURES}
+def _fit(begin: int, end: int, train: Array, targets: NDArray[np.int64]) -> Block:
+    """Features standardised, reduced to 64 principal components at most, the covariance within classes shared and
+    shrunk (Ledoit & Wolf 2004).
+    """
+    own = train[:, begin:end].astype(np.float64)
+    scale = np.maximum(own.std(axis=0), 1e-6)
+    mean = own.mean(axis=0)
+    pca = PCA(min(DIMENSION, own.shape[1], len(own) - 1), random_state=0).fit((own - mean) / scale)
+    components = pca.components_ / scale
+    reduced = (own - mean) @ components.T
+    known, numbers = np.unique(targets, return_inverse=True)
+    means = np.stack([reduced[numbers == number].mean(axis=0) for number in range(len(known))])
+    precision = LedoitWolf(assume_centered=True).fit(reduced - means[numbers]).precision_
+    return Block(begin, end, 1.0, *(one.astype(np.float32) for one in (mean, components, means, precision)))
 
 
 def quantiles(values: NDArray[np.float64]) -> dict[str, float]:

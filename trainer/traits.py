@@ -19,6 +19,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.preprocessing import StandardScaler
 
+from contract.quality import BAR_CONTRAST, BAR_LENGTH, BAR_THICKNESS, BAR_ZONE
+
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 
@@ -27,12 +29,6 @@ HASH_SIDE = 256
 CORNER = (0.36, 0.18)
 """Width and height of a corner, as shares of the sides: what a scale bar with its text takes up."""
 CORNER_GRID = (12, 6)
-BAR_LENGTH, BAR_THICKNESS = 0.06, 0.06
-"""A scale bar is at least so long and at most so thick, as shares of the sides; no outline of a cell is so straight."""
-BAR_CONTRAST = 24
-"""Grey levels, in any channel, between a bar and what is above and below it."""
-BAR_ZONE = 0.24
-"""Share of the height, at the top and at the bottom, in which bars are looked for."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ import structlog
 from contract.bundle import Manifest
 from contract.errors import CaptureRejected, EngineError, OutOfMemory
 from contract.imaging import Decoded, RGBImage, decode
-from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
+from contract.novelty import Novelty, mark_of
+from contract.outcomes import CaptureRef, ChunkOutcome, Mark, Rejected, Screened
+from contract.quality import marks_of, measure
 from worker.engines.base import DeviceMemoryFull, Engine, Pending, Predictions, infer_in_halves
 from worker.reading import check_archive, read_capture
 from worker.recorder import FlightRecorder
@@ -51,6 +53,7 @@ class _Ready:
     capture: CaptureRef
     sha256: str
     decoded: Decoded
+    quality: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class _Read:
     found: _Ready | Rejected
     read_s: float
     decode_s: float
+    quality_s: float
 
 
 @dataclass
@@ -70,7 +74,9 @@ class _Chunk:
     began: float
     screened: list[Screened] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "decode", "wait", "infer"), 0.0))
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("read", "decode", "quality", "wait", "infer"), 0.0)
+    )
     error: Exception | None = None
     all_started: bool = False
     flying: int = 0
@@ -111,6 +117,7 @@ class Pipeline:
     decoders: ThreadPoolExecutor
     batch_size: int
     recorder: FlightRecorder = field(default_factory=FlightRecorder)
+    novelty: Novelty | None = None
 
     def run(self, source: Callable[[], Work | None]) -> Iterator[Result]:
         """Screen what `source` gives until it has nothing; each chunk comes back with its outcome or what stopped it.
@@ -196,6 +203,7 @@ class Pipeline:
             return
         chunk.seconds["read"] += done.read_s
         chunk.seconds["decode"] += done.decode_s
+        chunk.seconds["quality"] += done.quality_s
         if isinstance(done.found, Rejected):
             chunk.rejected.append(done.found)
         else:
@@ -203,22 +211,25 @@ class Pipeline:
 
     def _read_and_decode(self, chunk: _Chunk, capture: CaptureRef) -> _Read:
         sha256: str | None = None
-        began = read_at = time.perf_counter()
+        began = read_at = decoded_at = time.perf_counter()
         found: _Ready | Rejected
         places = self.recorder.begin([capture.id])
         try:
             read = read_capture(chunk.work.root, capture.path, capture.size_bytes, capture.modified_ns)
             sha256, read_at = read.sha256, time.perf_counter()
-            found = _Ready(capture, sha256, decode(read.data, self.manifest.image))
+            decoded = decode(read.data, self.manifest.image)
+            decoded_at = time.perf_counter()
+            found = _Ready(capture, sha256, decoded, measure(decoded.pixels))
         except CaptureRejected as error:
             found = Rejected(capture.id, error.code, str(error), sha256)
+            decoded_at = time.perf_counter()
         except MemoryError:
             raise OutOfMemory("decoding a capture took more memory than a worker may have") from None
         except BaseException:
             self.recorder.end(places)
             raise
         self.recorder.end(places)
-        return _Read(found, read_at - began, time.perf_counter() - read_at)
+        return _Read(found, read_at - began, decoded_at - read_at, time.perf_counter() - decoded_at)
 
     def _start(self, flying: deque[_Batch], chunk: _Chunk, captures: list[_Ready]) -> None:
         places: list[int] = []
@@ -280,11 +291,16 @@ class Pipeline:
         probabilities = predictions.probabilities
         if probabilities.shape != (len(batch), len(self.manifest.labels)) or not np.isfinite(probabilities).all():
             raise EngineError(f"engine {self.engine.name} gave no probabilities for a batch of {len(batch)}")
+        novelty = None if self.novelty is None else self.novelty.of(predictions.embedding)
+        if novelty is not None and not np.isfinite(novelty).all():
+            raise EngineError(f"engine {self.engine.name} gave an embedding that is no number")
         outcomes = []
         for i, one in enumerate(batch):
             values = [float(p) for p in probabilities[i]]
             top = int(np.argmax(probabilities[i]))
             cam = None if predictions.cam is None else predictions.cam[i, top].astype(np.float16).tobytes()
+            strange = None if novelty is None else float(novelty[i])
+            marks = self._marks(one.quality, strange)
             outcomes.append(
                 Screened(
                     capture_id=one.capture.id,
@@ -296,6 +312,16 @@ class Pipeline:
                     cam=cam,
                     width=one.decoded.width,
                     height=one.decoded.height,
+                    quality={name: float(f"{value:.5g}") for name, value in one.quality.items()},
+                    marks=marks,
+                    novelty=strange,
+                    excluded=bool(self.manifest.case_policy.excludes(mark.code for mark in marks)),
+                    camera=one.decoded.origin.camera,
+                    captured_at=one.decoded.origin.captured_at,
                 )
             )
         return outcomes
+
+    def _marks(self, quality: dict[str, float], novelty: float | None) -> list[Mark]:
+        novel = None if novelty is None else mark_of(novelty)
+        return [*([novel] if novel else []), *marks_of(quality, self.manifest.reference.get("quality", {}))]

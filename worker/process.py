@@ -25,6 +25,7 @@ from contract.errors import (
     StorageFault,
     Unavailable,
 )
+from contract.novelty import read_novelty
 from contract.outcomes import ChunkOutcome
 from contract.settings import Settings, get_settings
 from db.chunks import attempts_so_far, claim, claim_ahead, give_back_of, release
@@ -229,6 +230,7 @@ class WorkerProcess:
             self._close_pipeline()
             settings = self._settings
             bundle = find_bundle(lease.bundle_digest, Path(lease.bundle_path), settings.bundle_dir)
+            novelty = read_novelty(bundle)
             try:
                 options = EngineOptions(
                     settings.engine, settings.precision, cache_folder(settings), settings.batch_size
@@ -249,7 +251,7 @@ class WorkerProcess:
             decoders = ThreadPoolExecutor(tuning.decoders, thread_name_prefix="decoder")
             self._open = (
                 lease.bundle_digest,
-                Pipeline(bundle.manifest, engine, decoders, tuning.batch_size, self._recorder),
+                Pipeline(bundle.manifest, engine, decoders, tuning.batch_size, self._recorder, novelty),
             )
         return self._open[1]
 

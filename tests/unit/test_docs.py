@@ -11,8 +11,9 @@ from sqlalchemy import Engine, inspect, text
 
 from benchmarks import document
 from contract.errors import ExitCode
+from contract.quality import MEASURES
 from contract.settings import PREFIX, Settings
-from contract.states import CaptureState, ChunkState, RejectCode, SkipReason, Verdict
+from contract.states import CaptureState, ChunkState, MarkCode, RejectCode, SkipReason, Verdict
 from db.engine import open_engine, reading
 from db.models import Base
 from db.schema import upgrade
@@ -60,6 +61,12 @@ def test_every_documented_command_exists() -> None:
     assert set(re.findall(r"^### screen ([\w-]+)$", OPERATIONS, re.MULTILINE)) == set(COMMANDS)
 
 
+def test_every_measure_of_quality_is_documented() -> None:
+    assert set(
+        re.findall(r"^\| `(.+?)` \|", section(DATA, "## Quality").replace("`, `", "` |\n| `"), re.MULTILINE)
+    ) == {*MEASURES}
+
+
 def test_every_setting_is_documented_and_no_other() -> None:
     wanted = {PREFIX + name.upper() for name in Settings.model_fields}
     assert first_column(section(OPERATIONS, "## Settings")) == wanted
@@ -75,7 +82,13 @@ def test_every_exit_code_is_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "values"), [("## Reject codes", RejectCode), ("## Skip reasons", SkipReason), ("## Verdicts", Verdict)]
+    ("heading", "values"),
+    [
+        ("## Reject codes", RejectCode),
+        ("## Skip reasons", SkipReason),
+        ("## Verdicts", Verdict),
+        ("## Marks", MarkCode),
+    ],
 )
 def test_every_code_is_documented_and_no_other(heading: str, values: type[StrEnum]) -> None:
     assert first_column(section(DATA, heading)) == {str(value) for value in values}

@@ -357,9 +357,9 @@ def test_a_jpeg_has_the_very_pixels_that_pillow_decodes(
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
         pillow = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        pixels, full = imaging._load(data, at_least=at_least, min_side=1)
-        assert np.array_equal(pixels, pillow)
-        assert full == (size[::-1] if orientation == 6 else size)
+        found = imaging._load(data, at_least=at_least, min_side=1)
+        assert np.array_equal(found.upright, pillow)
+        assert (found.width, found.height) == (size[::-1] if orientation == 6 else size)
 
 
 def test_linear_resampling_averages_where_pixels_would_be_skipped() -> None:

@@ -1,5 +1,7 @@
 """Colour, cells, scale bars, changes and references: on drawn fields, against numbers worked out another way."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from scipy.spatial.distance import mahalanobis
 
 torch = pytest.importorskip("torch")
 
-from contract import quality  # noqa: E402
+from contract import novelty, quality  # noqa: E402
 from trainer import explain, reference, robustness, stain  # noqa: E402
 from trainer.augment import Augment, Mixer, background, to_unit  # noqa: E402
 from trainer.config import AugmentTable  # noqa: E402
@@ -193,23 +195,35 @@ def test_the_share_of_activation_on_cells():
     assert found["b"] == {"captures": 0, "on_cells": None, "cells_area": None}
 
 
-def test_distances_are_mahalanobis_to_the_nearest_class(tmp_path):
+def test_novelty_is_the_mahalanobis_distance_of_the_strangest_block_to_its_nearest_class(tmp_path):
     rng = np.random.default_rng(0)
     train = np.concatenate([rng.normal(0, 1, (60, 5)), rng.normal(6, 1, (60, 5))]).astype(np.float32)
+    train[:, 3] *= 100  # features of any scale
     targets = np.repeat([0, 1], 60)
-    made = reference.write_embeddings(tmp_path, train, targets, train[::7])
-    file = tmp_path / made["file"]
-    with np.load(file, allow_pickle=False) as held:
-        arrays = dict(held)
+    blocks = reference.write_embeddings(tmp_path, (2, 3), train, targets, train[::7])
+    known = novelty.open_reference(tmp_path / novelty.FILE, blocks)
     probe = rng.normal(3, 3, (4, 5)).astype(np.float32)
-    found = reference.distances(file, probe)
-    for point, distance in zip(probe, found, strict=True):
-        z = arrays["components"] @ (point - arrays["mean"])
-        each = [mahalanobis(z, mean, arrays["precision"]) for mean in arrays["class_means"]]
-        assert distance == pytest.approx(min(each), rel=1e-4)
-    far = reference.distances(file, np.full((1, 5), 50, np.float32))
-    assert far[0] > made["distance"]["0.999"]
-    assert made["distance"]["0.5"] == pytest.approx(np.median(reference.distances(file, train[::7])))
+    for point, found in zip(probe, known.of(probe), strict=True):
+        each = [
+            min(
+                mahalanobis(block.components @ (point[block.begin : block.end] - block.mean), mean, block.precision)
+                for mean in block.class_means
+            )
+            / block.threshold
+            for block in known.blocks
+        ]
+        assert found == pytest.approx(max(each), rel=1e-4)
+    assert (known.of(train[::7]) <= 1.0001).all(), "so few that each threshold is the largest distance"
+    strange = train[:1].copy()
+    strange[0, 4] = 50  # one feature of one block
+    assert known.of(strange)[0] > 1
+    assert novelty.mark_of(float(known.of(strange)[0])).code == "novel"
+    assert novelty.mark_of(1.0) is None
+
+
+def test_blocks_that_make_no_embedding_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no embedding of 5"):
+        reference.write_embeddings(tmp_path, (2, 2), np.zeros((9, 5), np.float32), np.zeros(9, int), np.zeros((2, 5)))
 
 
 def test_quality_measures():
@@ -222,8 +236,37 @@ def test_quality_measures():
     )
     assert found["nucleated"] == pytest.approx(2 * np.pi * 16**2 / SIDE**2, rel=0.1)
     assert quality.measure(np.full((64, 64, 3), 255, np.uint8))["clipped"] == 1.0
-    of_all = reference.quality_reference(fields(), np.arange(4))
-    assert of_all["brightness"]["0.5"] == pytest.approx(found["brightness"], rel=0.02)
+    assert found["cells"] > found["nucleated"]
+    assert found["bar"] == 0
+    assert quality.measure(with_bar(field()))["bar"] == pytest.approx(0.2, abs=0.1)
+    assert quality.measure(np.full((SIDE, SIDE, 3), 235, np.uint8))["cells"] == 0
+
+
+def test_what_is_out_of_the_training_captures_range_is_marked_with_the_figures():
+    of_training = {
+        name: {"0.001": value * 0.9, "0.999": value * 1.1} for name, value in quality.measure(field()).items()
+    }
+    assert quality.marks_of(quality.measure(field()), of_training) == []
+    (blurred, *_) = quality.marks_of(quality.measure(cv2.GaussianBlur(field(), (0, 0), 2)), of_training)
+    assert blurred.code == "out_of_focus"
+    assert re.fullmatch(r"out of focus: sharpness \d+, reference \d+ to \d+", blurred.sentence)
+    codes = {
+        name: [mark.code for mark in quality.marks_of(quality.measure(changed), of_training)]
+        for name, changed in {
+            "dark": field(tint=(0.7, 0.7, 0.7)), "red": field(tint=(1, 0.8, 0.8)), "barred": with_bar(field()),
+            "empty": np.full((SIDE, SIDE, 3), 235, np.uint8),
+        }.items()
+    }  # fmt: skip
+    assert "too_dark" in codes["dark"]
+    assert "colour_cast" in codes["red"]
+    assert "burnt_in" in codes["barred"]
+    assert {"empty_field", "out_of_focus", "flat"} <= set(codes["empty"])
+    assert quality.marks_of(quality.measure(field()), {}) == [], "without a reference nothing is out of range"
+
+
+def test_cells_are_found_on_the_small_copy_as_on_the_whole_one():
+    whole = quality.nucleated(field()).mean()
+    assert quality.measure(field())["nucleated"] == pytest.approx(whole, rel=0.1)
 
 
 def augmented(captures: np.ndarray, **changes: object) -> "torch.Tensor":

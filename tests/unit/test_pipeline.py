@@ -275,7 +275,7 @@ def test_an_empty_chunk_has_an_empty_outcome(screen: Screen) -> None:
 def test_the_outcome_says_which_engine_and_where_the_time_went(screen: Screen) -> None:
     outcome = screen(["good"] * 5)
     assert outcome.engine == "fake/float32"
-    assert set(outcome.seconds) == {"read", "decode", "wait", "infer", "total"}
+    assert set(outcome.seconds) == {"read", "decode", "quality", "wait", "infer", "total"}
     assert all(value >= 0 for value in outcome.seconds.values())
     assert outcome.seconds["wait"] + outcome.seconds["infer"] <= outcome.seconds["total"] + 1e-3
 

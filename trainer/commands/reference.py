@@ -1,0 +1,30 @@
+"""`screen reference`: a bundle's reference statistics taken anew."""
+
+from pathlib import Path
+
+import click
+
+from contract.bundle import Bundle
+from trainer.options import cache_option, require_train_extra
+
+
+@click.command("reference")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A split.csv that says which captures are for training and which for validation; else the bundle's own.",
+)  # fmt: skip
+@cache_option
+def reference(bundle: Path, data: Path, out: Path, split: Path | None, cache: Path) -> None:
+    """Write a copy of BUNDLE to OUT with reference statistics of the labelled captures in DATA.
+
+    What a worker calls novel or out of focus is measured against them. The network, its calibration and its case rule
+    stay as they are; the bundle gets another digest. DATA is as for `screen train`.
+    """
+    require_train_extra()
+    from trainer.renew import renew
+
+    opened = Bundle.open(bundle)
+    click.echo(renew(opened, data, out, split=split, cache=cache).digest)

@@ -1,0 +1,71 @@
+"""`screen reference`: a bundle's reference statistics taken anew, by its own graph; the network stays as it is."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from contract.bundle import MODEL, Bundle, write_manifest
+from contract.errors import DataError, UsageError
+from trainer import assess, reference
+from trainer.config import DataTable
+from trainer.data import read_data
+from trainer.export import SPLIT_FILE
+from trainer.graph import GraphRunner
+from trainer.progress import bar
+from trainer.run import decode_all
+from trainer.splits import given_names
+
+
+def renew(
+    bundle: Bundle, root: Path, out: Path, *, split: Path | None, cache: Path, widths: Sequence[int] | None = None
+) -> Bundle:
+    """Write a copy of `bundle` to `out` whose reference is that of the labelled captures under `root`.
+
+    `split` says which of them are the training captures that the classes are taken from, and which the validation
+    captures that the threshold of novelty is fitted on; without it the bundle's own split does. `widths` are those of
+    the blocks of its embedding, where its manifest does not say.
+
+    Raises UsageError where `out` is there already, DataError where a split has no readable capture or a label none.
+    """
+    if out.exists():
+        raise UsageError(f"{out} is there already; name a folder that is not")
+    manifest = bundle.manifest
+    data = read_data(root, DataTable(labels=manifest.labels, benign_label=manifest.benign_label), for_training=False)
+    names = np.asarray(given_names(split or bundle.path / SPLIT_FILE, data))
+    decoded = decode_all(data, manifest.image, cache)
+    names[list(decoded.unreadable)] = "unreadable"
+    train, validation = (np.flatnonzero(names == name) for name in ("train", "validation"))
+    train, targets = reference.some_of(train), data.targets()
+    if not len(validation) or len(np.unique(targets[train])) < len(manifest.labels):
+        raise DataError(
+            f"{root}: needs readable training captures of every label, and validation captures, by the split"
+        )
+    runner = GraphRunner(bundle.path / MODEL, manifest.outputs)
+    with bar("training captures", len(train)) as progress:
+        known = assess.predict(runner, decoded.pixels, train, progress.advance)
+    with bar("validation captures", len(validation)) as progress:
+        held_out = assess.predict(runner, decoded.pixels, validation, progress.advance)
+    blocks = manifest.reference.get("novelty", {}).get("blocks", [{"begin": 0, "end": known.embedding.shape[1]}])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
+        found = reference.take_reference(
+            folder, widths or [one["end"] - one["begin"] for one in blocks], decoded.pixels, train, known.embedding,
+            targets[train], held_out.embedding, 1 - held_out.probabilities[:, manifest.benign_index],
+        )  # fmt: skip
+        taken = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"), "data_digest": data.digest,
+            "train": len(train), "validation": len(validation), "of_bundle": bundle.digest,
+        }  # fmt: skip
+        provenance = {**manifest.provenance, "reference": taken}
+        write_manifest(folder, manifest.model_copy(update={"reference": found, "provenance": provenance}))
+        folder.chmod(0o755)  # mkdtemp is for the owner only; a bundle is read by the worker's user
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Bundle.open(out)
