@@ -115,7 +115,7 @@ def case_results(engine: Engine, run_id: int) -> list[dict[str, Any]]:
             Case.id.label("case_id"), Patient.external_id.label("patient"), Case.state, Case.verdict, Case.subtype,
             Case.subtype_margin, Case.score, Case.score_low, Case.score_high, Case.priority, Case.submitted,
             Case.screened, Case.rejected, Case.quarantined, Case.reasons, Case.case_rule, Case.aggregated_at,
-            Case.identity_conflict,
+            Case.identity_conflict, Case.excluded, Case.novel,
         )
         .join(Patient, Patient.id == Case.patient_id)
         .where(Case.run_id == run_id)
@@ -163,18 +163,31 @@ def identity_conflicts(engine: Engine, run_id: int) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["patient"], row["path"], row["other_path"]))
 
 
-def captures_of(engine: Engine, case_ids: Sequence[int]) -> list[RowMapping]:
-    """The screened captures of these cases with what the engine said of each, by case and falling P(ALL)."""
+def evidence_of(engine: Engine, case_id: int, *, excluded: bool, limit: int) -> list[dict[str, Any]]:
+    """Screened captures of a case with what the engine said of each, by falling P(ALL): those that count for its
+    result, or those that are excluded.
+    """
     statement = (
         select(
-            Capture.case_id, Capture.id, Capture.path, Capture.path_text, Capture.sha256, Capture.label,
-            Capture.probability, Capture.p_all, Capture.probabilities, Capture.cam,
+            Capture.id, Capture.path, Capture.path_text, Capture.label, Capture.probability, Capture.p_all,
+            Capture.probabilities, Capture.cam, Capture.marks,
         )
-        .where(Capture.case_id.in_(case_ids), Capture.state == CaptureState.SCREENED)
-        .order_by(Capture.case_id, Capture.p_all.desc(), Capture.id)
+        .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
+        .where(func.coalesce(Capture.excluded, False) == excluded)
+        .order_by(Capture.p_all.desc(), Capture.id)
+        .limit(limit)
     )  # fmt: skip
     with reading(engine) as connection:
-        return list(connection.execute(statement).mappings())
+        return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def capture_scores(engine: Engine, case_id: int) -> list[tuple[float, bool]]:
+    """P(ALL) of every screened capture of a case, and whether it is excluded."""
+    statement = select(Capture.p_all, func.coalesce(Capture.excluded, False)).where(
+        Capture.case_id == case_id, Capture.state == CaptureState.SCREENED
+    )
+    with reading(engine) as connection:
+        return [(p_all, excluded) for p_all, excluded in connection.execute(statement) if p_all is not None]
 
 
 def run_details(engine: Engine, run_id: int) -> dict[str, Any]:

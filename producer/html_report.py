@@ -19,18 +19,23 @@ from contract.case_policy import CasePolicy
 from contract.errors import CaptureRejected
 from contract.imaging import decode_full
 from contract.states import Verdict
+from db.drift import drift
 from db.queries import (
-    captures_of,
+    capture_scores,
     case_results,
     ended_badly,
+    evidence_of,
     identity_conflicts,
     progress,
     run_details,
     run_summaries,
 )
+from producer.drifting import drift_warning
 from producer.watching import accounting_line
 
 EVIDENCE_CAPTURES = 3
+EXCLUDED_NAMED = 12
+"""Captures of a case that do not count, of which so many are named and EVIDENCE_CAPTURES pictured."""
 EVIDENCE_CASES = 40
 """Cases, the most urgent first, whose evidence is pictured: more would make the file too large to open."""
 THUMBNAIL_PX = 320
@@ -46,7 +51,8 @@ def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None =
     details = run_details(database, run_id)
     cases = case_results(database, run_id)
     pictured = [case["case_id"] for case in cases if case["verdict"]][:EVIDENCE_CASES]
-    evidence = _evidence(database, pictured, details["root"], details["manifest"]["labels"])
+    labels = details["manifest"]["labels"]
+    evidence = {case_id: _case_page(database, case_id, details["root"], labels) for case_id in pictured}
     environment = jinja2.Environment(loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html.j2").render(
         summary=summary,
@@ -59,6 +65,7 @@ def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None =
         pictured=len(pictured),
         ended_badly=ended_badly(database, run_id),
         conflicts=identity_conflicts(database, run_id),
+        drift=drift_warning(drift(database, run_id)),
         accounting=accounting_line(progress(database, run_id)),
         truth=truth,
         verdict_text=VERDICT_TEXT,
@@ -74,27 +81,44 @@ VERDICT_TEXT = {
 }
 
 
-def _evidence(
-    database: Engine, case_ids: Sequence[int], root: bytes, labels: Sequence[str]
-) -> dict[int, list[dict[str, Any]]]:
-    """For each case the captures with the highest P(ALL): those that a reviewer wants to see first."""
-    found: dict[int, list[dict[str, Any]]] = {case_id: [] for case_id in case_ids}
-    for row in captures_of(database, case_ids):
-        if len(found[row["case_id"]]) < EVIDENCE_CAPTURES:
-            probabilities = zip(labels, row["probabilities"], strict=True)
-            picture, problem = _picture(root, row["path"], row["cam"])
-            found[row["case_id"]].append(
-                {
-                    "path": row["path_text"],
-                    "label": row["label"],
-                    "probability": row["probability"],
-                    "p_all": row["p_all"],
-                    "probabilities": list(probabilities),
-                    "picture": picture,
-                    "problem": problem,
-                }
-            )
-    return found
+def _case_page(database: Engine, case_id: int, root: bytes, labels: Sequence[str]) -> dict[str, Any]:
+    """What a reviewer wants to see of a case: the captures with the highest P(ALL), those that do not count and why,
+    and how P(ALL) is spread over all of them.
+    """
+    counted = evidence_of(database, case_id, excluded=False, limit=EVIDENCE_CAPTURES)
+    excluded = evidence_of(database, case_id, excluded=True, limit=EXCLUDED_NAMED)
+    scores = capture_scores(database, case_id)
+    return {
+        "captures": [_figure(root, one, labels) for one in counted],
+        "excluded": [
+            _figure(root, {**one, "cam": None}, labels, pictured=place < EVIDENCE_CAPTURES)
+            for place, one in enumerate(excluded)
+        ],
+        "histogram": _histogram(scores),
+        "scores": len(scores),
+    }
+
+
+def _figure(root: bytes, row: Mapping[str, Any], labels: Sequence[str], *, pictured: bool = True) -> dict[str, Any]:
+    picture, problem = _picture(root, row["path"], row["cam"]) if pictured else (None, None)
+    return {
+        "path": row["path_text"],
+        "label": row["label"],
+        "probability": row["probability"],
+        "probabilities": list(zip(labels, row["probabilities"], strict=True)),
+        "marks": [mark["sentence"] for mark in row["marks"] or ()],
+        "picture": picture,
+        "problem": problem,
+    }
+
+
+def _histogram(scores: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
+    """Of each tenth of P(ALL) the captures that count and those that do not, as shares of the fullest tenth."""
+    counts = np.zeros((10, 2))
+    for p_all, excluded in scores:
+        counts[min(int(p_all * 10), 9), int(excluded)] += 1
+    most = max(1.0, counts.sum(axis=1).max())
+    return [{"counted": float(a / most), "excluded": float(b / most), "captures": int(a + b)} for a, b in counts]
 
 
 def _picture(root: bytes, path: bytes, cam: bytes | None) -> tuple[str | None, str | None]:

@@ -1,5 +1,6 @@
 """`screen report`: results of a run as table, JSON, CSV or one self-contained HTML file."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from contract.errors import ExitCode
 from contract.settings import get_settings
 from contract.states import Verdict
 from db import schema
+from db.drift import drift
 from db.engine import open_engine
 from db.queries import (
     Progress,
@@ -21,6 +23,7 @@ from db.queries import (
     run_details,
     run_summaries,
 )
+from producer.drifting import drift_warning
 from producer.html_report import render_html
 from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
 from producer.truth import is_right, read_truth, truth_option
@@ -28,7 +31,8 @@ from producer.watching import accounting_line
 
 COLUMNS = (
     "case_id", "patient", "verdict", "subtype", "subtype_margin", "score", "score_low", "score_high", "priority",
-    "submitted", "screened", "rejected", "quarantined", "reasons", "case_rule", "aggregated_at", "identity_conflict",
+    "submitted", "screened", "rejected", "quarantined", "excluded", "novel", "reasons", "case_rule",
+    "aggregated_at", "identity_conflict",
 )  # fmt: skip
 FOR_REVIEW = "For review by a haematologist; it supports a specialist and decides nothing by itself."
 SHOWN_VERDICT = {
@@ -75,6 +79,7 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
                 "cases": cases,
                 "identity_conflicts": identity_conflicts(database, run),
                 "ended_badly": ended_badly(database, run),
+                "drift": [asdict(one) for one in drift(database, run)],
             }
         )
     return exit_code(progress(database, run))
@@ -103,6 +108,8 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
         for one in bad:
             shown.add_row(plain(one["path"]), one["state"], one["reject_code"] or "", plain(one["reason"]))
         stdout.print(shown)
+    if warning := drift_warning(drift(database, run_id)):
+        stdout.print(plain(warning), style="yellow")
     now = progress(database, run_id)
     stdout.print(accounting_line(now), highlight=False)
     engines = ", ".join(details["engines"]) or "none yet"
@@ -156,6 +163,7 @@ def _captures(case: dict[str, Any]) -> str:
         return f"? of {case['submitted']}"
     parts = [f"{case['screened']} of {case['submitted']}"]
     parts += [f"[red]{case[state]} {state}[/]" for state in ("rejected", "quarantined") if case[state]]
+    parts += [f"[yellow]{case['excluded']} excluded[/]"] if case["excluded"] else []
     return ", ".join(parts)
 
 

@@ -1,5 +1,6 @@
 """`screen status`."""
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -7,8 +8,10 @@ import click
 from contract.errors import ExitCode
 from contract.settings import get_settings
 from db import schema
+from db.drift import drift as drift_of
 from db.engine import open_engine
 from db.queries import progress, run_summaries
+from producer.drifting import drift_warning
 from producer.output import csv_out, json_out, output_options, plain, stdout, table
 
 COLUMNS = (
@@ -23,7 +26,10 @@ COLUMNS = (
 @click.argument("run", type=int, required=False)
 @output_options
 def status(run: int | None, output: str) -> ExitCode:
-    """List the runs, newest first, or RUN alone: how many captures ended how, and how fast it goes."""
+    """List the runs, newest first, or RUN alone: how many captures ended how, and how fast it goes.
+
+    Of RUN alone also whether its captures have drifted away from those that the bundle knows.
+    """
     database = open_engine(get_settings().database_url)
     schema.check(database)
     rows = run_summaries(database, run)
@@ -32,6 +38,9 @@ def status(run: int | None, output: str) -> ExitCode:
         now = progress(database, row["run_id"]) if going else None
         row["captures_per_s"] = round(now.recent_per_s, 1) if now else None
         row["trouble"] = now.trouble if now else None
+    far = drift_of(database, run) if run is not None else []
+    if output == "json" and run is not None:
+        rows[0]["drift"] = [asdict(one) for one in far]
     if output == "json":
         json_out(rows)
     elif output == "csv":
@@ -40,6 +49,8 @@ def status(run: int | None, output: str) -> ExitCode:
         stdout.print("no runs yet; `screen submit ARCHIVE` makes one")
     else:
         _print(rows)
+        if warning := drift_warning(far):
+            stdout.print(plain(f"run {run}: {warning}"), style="yellow")
     return ExitCode.OK
 
 

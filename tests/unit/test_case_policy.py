@@ -341,3 +341,64 @@ def test_copies_of_a_capture_count_once(rows: NDArray[np.float64], copies: int) 
     result = judge(POLICY, LABELS, "Benign", more, counts(len(more)), digests=names)
     assert (result.score, result.score_low, result.verdict) == (once.score, once.score_low, once.verdict)
     assert codes(result) == [*codes(once), "duplicates"]
+
+
+# Captures that do not count
+
+
+def marked(*rows: tuple[tuple[float, float, float, float], list[str]]) -> CaseResult:
+    probabilities = np.array([row for row, _ in rows], dtype=np.float64).reshape(-1, 4)
+    return judge(POLICY, LABELS, "Benign", probabilities, counts(len(rows)), marks=[marks for _, marks in rows])
+
+
+BENIGN_ROW, PRE_ROW = (0.95, 0.02, 0.02, 0.01), (0.1, 0.1, 0.7, 0.1)
+
+
+def test_excluded_captures_do_not_dilute_the_score_and_the_case_says_so() -> None:
+    result = marked(*[(PRE_ROW, [])] * 3, (BENIGN_ROW, ["empty_field", "pale"]), (BENIGN_ROW, ["out_of_focus"]))
+    assert (result.verdict, result.score, result.excluded) == (Verdict.ALL, pytest.approx(0.9), 2)
+    assert result.reasons[-1].code == "excluded"
+    assert result.reasons[-1].sentence == "2 of 5 screened captures do not count: 1 empty field, 1 out of focus"
+
+
+def test_marks_that_exclude_nothing_change_nothing() -> None:
+    plain = marked(*[(PRE_ROW, [])] * 4)
+    assert marked(*[(PRE_ROW, ["pale", "burnt_in", "too_bright"])] * 4) == plain
+
+
+def test_a_case_all_of_whose_captures_are_excluded_says_so_first_and_has_no_score() -> None:
+    result = marked(*[(PRE_ROW, ["novel"])] * 4)
+    assert (result.verdict, result.score, result.excluded, result.novel) == (Verdict.INSUFFICIENT, None, 4, 4)
+    assert codes(result) == ["mostly_excluded"]
+    assert result.priority > scored(0.5, captures=2).priority, "before the insufficient case that is merely small"
+
+
+def test_a_case_is_not_benign_on_the_few_captures_that_are_left() -> None:
+    result = marked(*[(BENIGN_ROW, [])] * 3, *[(BENIGN_ROW, ["out_of_focus"])] * 4)
+    assert result.verdict is Verdict.INSUFFICIENT
+    assert codes(result) == ["mostly_excluded", "benign_on_few", "score_low"]
+
+
+def test_all_on_few_captures_stays_all() -> None:
+    result = marked(*[(PRE_ROW, [])] * 3, *[(BENIGN_ROW, ["out_of_focus"])] * 4)
+    assert (result.verdict, codes(result)[0]) == (Verdict.ALL, "mostly_excluded")
+
+
+def test_an_exclusion_that_would_make_a_case_benign_leaves_it_open() -> None:
+    result = marked(*[(BENIGN_ROW, [])] * 5, *[(PRE_ROW, ["novel"])] * 4)
+    assert (result.verdict, result.subtype) == (Verdict.INDETERMINATE, "Early")
+    assert codes(result)[0] == "exclusions_decide"
+    assert "0.428" in result.reasons[0].sentence, "(5 x 0.05 + 4 x 0.9) / 9"
+
+
+@settings(deadline=None)
+@given(probabilities(max_size=10), st.data())
+def test_no_exclusion_makes_a_case_benign(rows: NDArray[np.float64], data: st.DataObject) -> None:
+    marks = data.draw(
+        st.lists(st.sampled_from([[], ["novel"], ["out_of_focus"]]), min_size=len(rows), max_size=len(rows))
+    )
+    policy = POLICY.model_copy(update={"benign_at_most": 0.7, "all_at_least": 0.8})
+    without = judge(policy, LABELS, "Benign", rows, counts(len(rows)))
+    result = judge(policy, LABELS, "Benign", rows, counts(len(rows)), marks=marks)
+    assert result.verdict is not Verdict.BENIGN or without.verdict is Verdict.BENIGN
+    assert result.excluded == sum(map(bool, marks))
