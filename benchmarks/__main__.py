@@ -16,6 +16,7 @@ COMMANDS = {
     "scale": "Thousands to a million captures with an engine that costs nothing.",
     "workers": "One to eight workers with an engine that sleeps.",
     "decode": "Ways to decode a capture: speed, and what they change.",
+    "novelty": "What a bundle calls novel: held-out captures, real smears, photographs.",
     "document": "Make docs/benchmarks.md from the figures in benchmarks/results.",
 }
 

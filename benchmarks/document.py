@@ -80,7 +80,11 @@ def _throughput(record: dict[str, Any]) -> str:
         if close is not None
         else ""
     )
-    spent = ", ".join(f"{name} {1e3 * seconds[name]:.2g}" for name in ("read", "decode", "wait", "infer"))
+    spent = ", ".join(
+        f"{name} {1e3 * seconds[name]:.2g}"
+        for name in ("read", "decode", "quality", "wait", "infer")
+        if name in seconds
+    )
     return (
         f"## Throughput\n\nEfficientNet-B3 at 300 px on {record['captures']:,} drawings of 1024x768 (JPEG), the "
         f"same weights everywhere; peers on {record['peer_captures']}. Medians of {record['repetitions']} interleaved "
@@ -164,12 +168,28 @@ def _workers(record: dict[str, Any]) -> str:
     return "".join(parts)
 
 
+def _novelty(record: dict[str, Any]) -> str:
+    rows: list[Row] = [
+        (name, one["captures"], *(f"{one[key]:.1%}" for key in ("novel", "first_stage", "last_stage")), one["median"],
+         f"{one['excluded']:.1%}")
+        for name, one in record["sets"].items()
+    ]  # fmt: skip
+    head = ("", "captures", "novel", "by the first stage alone", "by the last alone", "median novelty", "excluded")
+    return (
+        f"## Novelty\n\nWhat bundle `{record['bundle']}` ({record['engine']}), which knows only drawings, calls novel: "
+        "wanted are at most 2 % of drawings of patients that it has not seen, and at least 95 % of everything else. "
+        "The network's last stage, which the literature looks at, maps whatever it is shown to a class that it knows. "
+        "Excluded are captures out of focus and empty fields, too.\n\n" + _table(head, rows)
+    )
+
+
 SECTIONS = {
     "throughput": _throughput,
     "engines": _engines,
     "decode": _decode,
     "scale": _scale,
     "workers": _workers,
+    "novelty": _novelty,
 }
 INTRODUCTION = """# Benchmarks
 

@@ -51,6 +51,12 @@ def test_decode_says_what_it_changes(tmp_path: Path) -> None:
     assert record["probabilities"]["ways"]["ours: bilinear, at least 2 S"]["same_label"] > 0
 
 
+def test_the_demo_bundle_knows_drawings_and_nothing_else(tmp_path: Path) -> None:
+    sets = run("novelty", tmp_path, "--captures", "160")["sets"]
+    assert sets["drawings of other patients"]["novel"] <= 0.05, "five patients; of forty it is the 2 % that are wanted"
+    assert sets["photographs, whole and in parts"]["novel"] >= 0.95
+
+
 @pytest.mark.parametrize("name", ["throughput", "engines"])
 def test_those_that_take_long_say_what_they_do(name: str) -> None:
     done = subprocess.run(
