@@ -18,7 +18,8 @@ _OPEN_CASE: dict[str, Any] = {
     "state": CaseState.OPEN,
     **dict.fromkeys(
         ("screened", "rejected", "quarantined", "verdict", "subtype", "subtype_margin", "score", "score_low",
-         "score_high", "priority", "reasons", "identity_conflict", "case_rule", "case_policy", "aggregated_at")
+         "score_high", "priority", "reasons", "identity_conflict", "excluded", "novel", "case_rule",
+         "case_policy", "aggregated_at")
     ),
 }  # fmt: skip
 _PENDING_CAPTURE: dict[str, Any] = {

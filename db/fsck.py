@@ -13,13 +13,13 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or
 from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
-from contract.case_policy import CaseCounts, judge
+from contract.case_policy import CaseCounts
 from contract.errors import NoSuchRun
 from contract.states import CaptureState, CaseState, ChunkState
 from db.clock import db_now
 from db.engine import reading
 from db.models import BundleRow, Capture, Case, Chunk, ReportQueue, Run
-from db.results import CONFLICTS, with_policy
+from db.results import CONFLICTS, JUDGED, judge_rows, with_policy
 
 EXAMPLES = 5
 SAME = 1e-6
@@ -161,21 +161,15 @@ def _results(connection: Connection, run: Any) -> Finding:
         .order_by(Case.id)
     ).all()  # fmt: skip
     rows = connection.execution_options(yield_per=5000).execute(
-        select(Capture.case_id, Capture.probabilities, Capture.sha256)
+        select(Capture.case_id, *JUDGED)
         .where(Capture.run_id == run.id, Capture.state == CaptureState.SCREENED)
         .order_by(Capture.case_id)
     )
     by_case = {case_id: list(some) for case_id, some in groupby(rows, key=lambda row: row.case_id)}
     broken = []
     for case in cases:
-        own = by_case.get(case.id, [])
-        probabilities = np.array([row.probabilities for row in own], np.float64).reshape(-1, len(manifest.labels))
         counts = CaseCounts(case.submitted, case.screened, case.rejected, case.quarantined)
-        policy = with_policy(manifest, case.case_policy).case_policy
-        wanted = judge(
-            policy, manifest.labels, manifest.benign_label, probabilities, counts,
-            digests=[row.sha256 for row in own],
-        )  # fmt: skip
+        wanted = judge_rows(by_case.get(case.id, []), counts, with_policy(manifest, case.case_policy))
         if (case.verdict, case.subtype) != (wanted.verdict, wanted.subtype) or not _same(case.score, wanted.score):
             broken.append(case.id)
     return Finding(

@@ -299,16 +299,26 @@ def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCou
 def case_result(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> CaseResult:
     """Apply the bundle's case policy to the rows of a case; the same rows always give the same result."""
     rows = connection.execute(
-        select(Capture.probabilities, Capture.sha256, Capture.marks)
-        .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
-        .order_by(Capture.id)
+        select(*JUDGED).where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED).order_by(Capture.id)
     ).all()
+    conflict = _is_in_conflict(connection, case_id, [row.sha256 for row in rows])
+    return judge_rows(rows, counts, manifest, identity_conflict=conflict)
+
+
+JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
+"""What of a screened capture the case rule looks at."""
+
+
+def judge_rows(
+    rows: Sequence[Any], counts: CaseCounts, manifest: Manifest, *, identity_conflict: bool = False
+) -> CaseResult:
+    """Apply the manifest's case policy to the screened captures of one case, rows of JUDGED."""
     probabilities = np.array([row.probabilities for row in rows], dtype=np.float64).reshape(-1, len(manifest.labels))
     return judge(
         manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts,
         digests=[row.sha256 for row in rows],
         marks=[[mark["code"] for mark in row.marks or ()] for row in rows],
-        identity_conflict=_is_in_conflict(connection, case_id, [row.sha256 for row in rows]),
+        identity_conflict=identity_conflict,
     )  # fmt: skip
 
 
