@@ -103,11 +103,13 @@ def test_only_what_was_asked_for(database: Engine, finished: int) -> None:
 
 def test_a_case_that_a_reviewer_has_signed_is_left_as_it_is(database: Engine, finished: int) -> None:
     with writing(database) as connection:
-        case = connection.execute(select(Case.id, Run.bundle_digest).join(Run).order_by(Case.id)).first()
+        case = connection.execute(
+            select(Case.id, Case.verdict, Case.subtype, Run.bundle_digest).join(Run).order_by(Case.id)
+        ).first()
         assert case is not None
         connection.execute(
-            insert(Review).values(case_id=case.id, action="confirm", reviewer="r", bundle_digest=case.bundle_digest,
-                                  software_version="test")
+            insert(Review).values(case_id=case.id, action="confirm", reviewer="r", verdict=case.verdict,
+                                  subtype=case.subtype, bundle_digest=case.bundle_digest, software_version="test")
         )  # fmt: skip
     found = retry(database, finished, states=RETRIED, case_id=None, chunk_size=4, actor="test")
     assert (found.captures, found.cases, found.reviewed) == (2, 2, [case.id])

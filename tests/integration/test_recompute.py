@@ -75,8 +75,14 @@ def test_what_a_reviewer_has_signed_stays_as_she_saw_it(database: Engine, bundle
     with writing(database) as connection:
         connection.execute(
             insert(Review).values(
-                case_id=signed, action="confirm", reviewer="she", bundle_digest=bundle.digest, software_version="test"
-            )
+                case_id=signed,
+                action="confirm",
+                reviewer="she",
+                verdict="indeterminate",
+                subtype="Pro",
+                bundle_digest=bundle.digest,
+                software_version="test",
+            )  # fmt: skip
         )
     (change,) = recompute(database, run, changed(database, run, all_at_least=0.45), apply=True, actor="me")
     assert (change.case_id, change.signed) == (signed, True)
