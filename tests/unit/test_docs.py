@@ -12,7 +12,7 @@ from sqlalchemy import Engine, inspect, text
 from benchmarks import document
 from contract.errors import ExitCode
 from contract.settings import PREFIX, Settings
-from contract.states import CaptureState, ChunkState, RejectCode, SkipReason, Verdict
+from contract.states import CaptureState, ChunkState, RejectCode, ReviewAction, ReviewState, SkipReason, Verdict
 from db.engine import open_engine, reading
 from db.models import Base
 from db.schema import upgrade
@@ -75,14 +75,20 @@ def test_every_exit_code_is_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "values"), [("## Reject codes", RejectCode), ("## Skip reasons", SkipReason), ("## Verdicts", Verdict)]
+    ("heading", "values"),
+    [
+        ("## Reject codes", RejectCode),
+        ("## Skip reasons", SkipReason),
+        ("## Verdicts", Verdict),
+        ("## Review states", ReviewState),
+    ],
 )
 def test_every_code_is_documented_and_no_other(heading: str, values: type[StrEnum]) -> None:
     assert first_column(section(DATA, heading)) == {str(value) for value in values}
 
 
 def test_the_states_are_named() -> None:
-    for state in (*CaptureState, *ChunkState):
+    for state in (*CaptureState, *ChunkState, *ReviewAction):
         assert f"`{state}`" in DATA
 
 
