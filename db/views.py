@@ -100,7 +100,8 @@ VIEWS = {
               )
           )
     """,
-    # `latest` is the latest opinion on a case, with how many there are and how many agree with it.
+    # `seen` counts the opinions on a case, `latest` is the latest of them, and `same` counts those that agree with it. Each
+    # is joined as a whole: SQLite makes an index of it then, where it would go through all opinions for every case.
     "case_review": """
         SELECT run_id, case_id, patient, verdict, subtype, state, opinions, agreeing, wanted,
                CASE WHEN state = 'closed' THEN latest_verdict END AS final_verdict,
@@ -117,7 +118,7 @@ VIEWS = {
                         ELSE 'waiting' END AS state
             FROM (
                 SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, k.verdict, k.subtype,
-                       COALESCE(latest.opinions, 0) AS opinions, COALESCE(latest.agreeing, 0) AS agreeing,
+                       COALESCE(seen.opinions, 0) AS opinions, COALESCE(same.agreeing, 0) AS agreeing,
                        latest.verdict AS latest_verdict, latest.subtype AS latest_subtype,
                        latest.created_at AS latest_at, COALESCE(done.asked, 0) AS asked,
                        CASE WHEN done.asked = 1 AND run.reviewers_required < 2 THEN 2
@@ -134,16 +135,16 @@ VIEWS = {
                 ) done ON done.case_id = k.id
                 LEFT JOIN review last ON last.id = done.last_id
                 LEFT JOIN (
-                    SELECT counted.*
-                    FROM (
-                        SELECT case_id, verdict, subtype, created_at,
-                               COUNT(*) OVER (PARTITION BY case_id) AS opinions,
-                               COUNT(*) OVER (PARTITION BY case_id, verdict, subtype) AS agreeing,
-                               ROW_NUMBER() OVER (PARTITION BY case_id ORDER BY review_id DESC) AS place
-                        FROM review_opinions
-                    ) counted
-                    WHERE counted.place = 1
-                ) latest ON latest.case_id = k.id
+                    SELECT case_id, COUNT(*) AS opinions, MAX(review_id) AS latest_id
+                    FROM review_opinions GROUP BY case_id
+                ) seen ON seen.case_id = k.id
+                LEFT JOIN review latest ON latest.id = seen.latest_id
+                LEFT JOIN (
+                    SELECT case_id, verdict, COALESCE(subtype, '') AS subtype, COUNT(*) AS agreeing
+                    FROM review_opinions GROUP BY case_id, verdict, COALESCE(subtype, '')
+                ) same
+                  ON same.case_id = k.id AND same.verdict = latest.verdict
+                 AND same.subtype = COALESCE(latest.subtype, '')
                 WHERE k.state = 'aggregated'
             ) known
         ) judged
