@@ -403,6 +403,15 @@ def test_a_case_that_is_locked_is_waited_for_and_looked_at_again(
     assert handed == [None if signed_meanwhile else case]
 
 
+def test_a_case_that_is_being_handed_out_holds_nobody_up(database: Engine, bundle: Bundle) -> None:
+    if database.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    urgent, next_one = screened(database, bundle, [0.9, 0.8])
+    with writing(database) as connection:
+        connection.execute(select(Case.id).where(Case.id == urgent).with_for_update()).all()
+        assert take(database, ANNA) == next_one
+
+
 # What is shown
 
 
