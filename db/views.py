@@ -100,8 +100,8 @@ VIEWS = {
               )
           )
     """,
-    # `seen` counts the opinions on a case, `latest` is the latest of them, and `same` counts those that agree with it. Each
-    # is joined as a whole: SQLite makes an index of it then, where it would go through all opinions for every case.
+    # `seen` counts the opinions on a case, `latest` is the latest of them, `same` counts those that agree with it.
+    # Joined like this SQLite makes an index of each; with window functions it went through all opinions for every case.
     "case_review": """
         SELECT run_id, case_id, patient, verdict, subtype, state, opinions, agreeing, wanted,
                CASE WHEN state = 'closed' THEN latest_verdict END AS final_verdict,
