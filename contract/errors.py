@@ -7,6 +7,8 @@
     │   ├── BundleError           the bundle is damaged, incomplete or of another version
     │   ├── DatabaseVersionError  the database's schema is not the one this release works with
     │   ├── NoSuchRun             no run of that number
+    │   ├── NoSuchCase            no case of that number
+    │   ├── CaseHeld              another reviewer has the case in hand; her hold ends by itself
     │   └── DataError             training data that cannot be trained on
     ├── Unavailable               a service is out of reach; trying again later helps: exit 3
     │   ├── BrokerUnavailable     Redis
@@ -73,6 +75,14 @@ class DatabaseVersionError(UsageError):
 
 class NoSuchRun(UsageError):
     pass
+
+
+class NoSuchCase(UsageError):
+    pass
+
+
+class CaseHeld(UsageError):
+    retryable = True
 
 
 class DataError(UsageError):

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
         description="when a case goes to the reporting queue: when it is screened, or when reviewers have closed it; "
         "sealed with a run at submit",
     )
+    reviewer: str | None = Field(None, min_length=1, description="the reviewer's name; unset: the login name")
+    review_hold_minutes: int = Field(
+        30, ge=1, le=1440, description="how long `screen review next` keeps a case from other reviewers"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="log lines for people or for machines")
 

@@ -1,4 +1,4 @@
-"""The closed lists: states of captures, chunks and cases, verdicts, reject codes. Stored in SQL as these strings."""
+"""The closed lists: states of captures, chunks, cases and reviews, verdicts, codes. Stored in SQL as these strings."""
 
 from enum import StrEnum
 
@@ -34,6 +34,33 @@ class Verdict(StrEnum):
     ALL = "all"
     INDETERMINATE = "indeterminate"
     INSUFFICIENT = "insufficient"
+
+
+class ReviewAction(StrEnum):
+    """What a reviewer does with a case; each is a row that nothing changes afterwards."""
+
+    CONFIRM = "confirm"
+    OVERRIDE = "override"
+    DEFER = "defer"
+    COMMENT = "comment"
+    SECOND_OPINION = "second_opinion"
+
+
+class ReviewState(StrEnum):
+    """Where the review of a case stands: the view case_review says it from the rows."""
+
+    WAITING = "waiting"
+    """Nobody has signed it."""
+    PARTLY_SIGNED = "partly_signed"
+    """So far all agree, and more reviewers are wanted."""
+    SECOND_OPINION = "second_opinion"
+    """The same, and somebody has asked for a second opinion."""
+    DISAGREEMENT = "disagreement"
+    """Reviewers differ, and not enough of them hold the latest opinion."""
+    DEFERRED = "deferred"
+    """The last thing that happened is that somebody put it off."""
+    CLOSED = "closed"
+    """As many reviewers as are wanted agree."""
 
 
 class RejectCode(StrEnum):

@@ -11,7 +11,8 @@ from contract.states import CaptureState, CaseState, ChunkState
 from db.chunks import new_chunks
 from db.clock import db_now
 from db.engine import slices, writing
-from db.models import Capture, Case, Chunk, Event, Review, Run
+from db.models import Capture, Case, Chunk, Event, Run
+from db.opinions import signed
 
 RETRIED = (CaptureState.REJECTED, CaptureState.QUARANTINED)
 _OPEN_CASE: dict[str, Any] = {
@@ -94,13 +95,7 @@ def retry(
         ).all()
         if case_id is not None and not connection.execute(select(Case.id).where(of_run)).first():
             raise UsageError(f"run {run_id} has no case {case_id}; `screen report {run_id}` lists its cases")
-        reviewed = set(
-            connection.execute(
-                select(Review.case_id).where(Review.action.in_(("confirm", "override")), Review.case_id.in_(
-                    select(Case.id).where(of_run)
-                ))
-            ).scalars()
-        )  # fmt: skip
+        reviewed = set(connection.execute(select(Case.id).where(of_run, signed())).scalars())
         opened = [case for case in cases if case.id not in reviewed]
         captures: list[int] = []
         for some in slices([case.id for case in opened], 500):

@@ -5,6 +5,7 @@ compares the two.
 """
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -24,13 +25,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from contract.states import CaptureState, CaseState, ChunkState, RejectCode, Verdict
+from contract.states import CaptureState, CaseState, ChunkState, RejectCode, ReviewAction, Verdict
 from db.clock import UTCDateTime, db_now
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts up by itself on SQLite
 
 
-def _one_of(column: str, values: type[CaptureState | CaseState | ChunkState | Verdict | RejectCode]) -> str:
+def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(str(v)) for v in values)})"
 
 
@@ -211,7 +212,7 @@ class Capture(Base):
 
 
 class Review(Base):
-    """What reviewers did, append-only: nothing here is ever updated or deleted."""
+    """What reviewers did, append-only: triggers refuse to update or delete a row (db.append_only)."""
 
     __tablename__ = "review"
 
@@ -227,7 +228,7 @@ class Review(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=db_now())
 
     __table_args__ = (
-        CheckConstraint("action IN ('confirm', 'override', 'defer', 'comment', 'second_opinion')", name="action"),
+        CheckConstraint(_one_of("action", ReviewAction), name="action"),
         CheckConstraint(_one_of("verdict", Verdict), name="verdict"),
         CheckConstraint(
             "action <> 'override' OR (verdict IS NOT NULL AND comment IS NOT NULL)", name="override_says_why"

@@ -11,7 +11,8 @@ from contract.errors import NoSuchRun
 from contract.states import CaseState
 from db.clock import db_now
 from db.engine import reading, writing
-from db.models import BundleRow, Case, Event, Patient, Review, Run
+from db.models import BundleRow, Case, Event, Patient, Run
+from db.opinions import signed
 from db.results import case_counts, one_at_a_time, queue_result, result_columns
 
 SAME = 1e-6
@@ -21,7 +22,7 @@ _SHOWN = ("verdict", "subtype", "score", "priority")
 
 @dataclass(frozen=True)
 class Change:
-    """A case's result before and after. `signed`: a reviewer has confirmed or overridden it."""
+    """A case's result before and after. `signed`: an opinion of a reviewer counts for it."""
 
     case_id: int
     patient: str
@@ -87,23 +88,21 @@ def _judged(
     finished = (
         select(
             Case.id, Case.submitted, Case.verdict, Case.subtype, Case.score, Case.priority,
-            Patient.external_id, _signed().label("signed"),
+            Patient.external_id, signed().label("signed"),
         )
         .join(Patient, Patient.id == Case.patient_id)
         .where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
         .order_by(Case.priority.desc(), Case.id)
     )  # fmt: skip
-    cases = connection.execute(finished.with_for_update(of=Case) if lock else finished).all()
+    if lock:  # before the opinions are read: who is signing a case at this moment is waited for
+        connection.execute(select(Case.id).where(Case.run_id == run_id).order_by(Case.id).with_for_update()).all()
+    cases = connection.execute(finished).all()
     judged = []
     for case in cases:
         columns = result_columns(connection, case.id, case_counts(connection, case.id, case.submitted), manifest)
         before, after = {name: getattr(case, name) for name in _SHOWN}, {name: columns[name] for name in _SHOWN}
         judged.append((Change(case.id, case.external_id, before, after, bool(case.signed)), columns))
     return judged
-
-
-def _signed() -> Any:
-    return select(Review.id).where(Review.case_id == Case.id, Review.action.in_(("confirm", "override"))).exists()
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -152,10 +152,15 @@ def _aggregate(connection: Connection, case_id: int, run_id: int, submitted: int
         _free_the_other_side(connection, case_id)
 
 
-def queue_result(connection: Connection, run_id: int, case_id: int) -> None:
-    """Report the case's result; a case that was reported before gets a row that replaces the last one."""
+def queue_result(
+    connection: Connection, run_id: int, case_id: int, *, first: str = "screened", correction: str = "recomputed"
+) -> None:
+    """Report the case's result; a case that was reported before gets a row that replaces the last one.
+
+    `first` and `correction` are the cause of the one and of the other.
+    """
     last = connection.execute(select(func.max(ReportQueue.id)).where(ReportQueue.case_id == case_id)).scalar()
-    cause = "screened" if last is None else "recomputed"
+    cause = first if last is None else correction
     connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, inspect, text
 
 from contract.errors import DatabaseVersionError
+from db import append_only
 from db.engine import reading, writing
 from db.views import VIEWS
 
@@ -51,9 +52,11 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
         config.attributes["connection"] = connection
         if before != head_revision():
             _drop_views(connection)
+            append_only.unprotect(connection)
             command.upgrade(config, "head")
             for name, query in VIEWS.items():
                 connection.execute(text(f"CREATE VIEW {name} AS {query}"))
+            append_only.protect(connection)
         return before, head_revision()
 
 

@@ -74,16 +74,90 @@ VIEWS = {
         JOIN run ON run.id = k.run_id
         JOIN bundle ON bundle.digest = run.bundle_digest
     """,
+    # Of each reviewer the latest confirm or override, as far as it counts: who confirmed a result that has changed, or
+    # did so before it came out that patients may have been mixed up, has not seen what there is now.
+    "review_opinions": """
+        SELECT k.run_id, k.id AS case_id, r.id AS review_id, r.reviewer, r.action, r.verdict, r.subtype, r.created_at
+        FROM review r
+        JOIN "case" k ON k.id = r.case_id
+        WHERE k.state = 'aggregated' AND r.action IN ('confirm', 'override')
+          AND NOT EXISTS (
+              SELECT 1 FROM review later
+              WHERE later.case_id = r.case_id AND later.reviewer = r.reviewer AND later.id > r.id
+                AND later.action IN ('confirm', 'override')
+          )
+          AND (
+              r.action = 'override'
+              OR (
+                  r.verdict = k.verdict AND COALESCE(r.subtype, '') = COALESCE(k.subtype, '')
+                  AND NOT (
+                      COALESCE(k.identity_conflict, FALSE) AND EXISTS (
+                          SELECT 1 FROM event
+                          WHERE event.run_id = k.run_id AND event.case_id = k.id
+                            AND event.kind = 'identity_conflict' AND event.at > r.created_at
+                      )
+                  )
+              )
+          )
+    """,
+    # `seen` counts the opinions on a case, `latest` is the latest of them, `same` counts those that agree with it.
+    # Joined like this SQLite makes an index of each; with window functions it went through all opinions for every case.
+    "case_review": """
+        SELECT run_id, case_id, patient, verdict, subtype, state, opinions, agreeing, wanted,
+               CASE WHEN state = 'closed' THEN latest_verdict END AS final_verdict,
+               CASE WHEN state = 'closed' THEN latest_subtype END AS final_subtype,
+               CASE WHEN state = 'closed' THEN latest_at END AS closed_at,
+               last_action, last_reviewer, last_action_at, holder, held_until
+        FROM (
+            SELECT known.*,
+                   CASE WHEN agreeing >= wanted THEN 'closed'
+                        WHEN last_action = 'defer' THEN 'deferred'
+                        WHEN agreeing < opinions THEN 'disagreement'
+                        WHEN asked = 1 THEN 'second_opinion'
+                        WHEN opinions > 0 THEN 'partly_signed'
+                        ELSE 'waiting' END AS state
+            FROM (
+                SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, k.verdict, k.subtype,
+                       COALESCE(seen.opinions, 0) AS opinions, COALESCE(same.agreeing, 0) AS agreeing,
+                       latest.verdict AS latest_verdict, latest.subtype AS latest_subtype,
+                       latest.created_at AS latest_at, COALESCE(done.asked, 0) AS asked,
+                       CASE WHEN done.asked = 1 AND run.reviewers_required < 2 THEN 2
+                            ELSE run.reviewers_required END AS wanted,
+                       last.action AS last_action, last.reviewer AS last_reviewer, last.created_at AS last_action_at,
+                       k.review_holder AS holder, k.review_held_until AS held_until
+                FROM "case" k
+                JOIN run ON run.id = k.run_id
+                JOIN patient ON patient.id = k.patient_id
+                LEFT JOIN (
+                    SELECT case_id, MAX(id) AS last_id,
+                           MAX(CASE WHEN action = 'second_opinion' THEN 1 ELSE 0 END) AS asked
+                    FROM review GROUP BY case_id
+                ) done ON done.case_id = k.id
+                LEFT JOIN review last ON last.id = done.last_id
+                LEFT JOIN (
+                    SELECT case_id, COUNT(*) AS opinions, MAX(review_id) AS latest_id
+                    FROM review_opinions GROUP BY case_id
+                ) seen ON seen.case_id = k.id
+                LEFT JOIN review latest ON latest.id = seen.latest_id
+                LEFT JOIN (
+                    SELECT case_id, verdict, COALESCE(subtype, '') AS subtype, COUNT(*) AS agreeing
+                    FROM review_opinions GROUP BY case_id, verdict, COALESCE(subtype, '')
+                ) same
+                  ON same.case_id = k.id AND same.verdict = latest.verdict
+                 AND same.subtype = COALESCE(latest.subtype, '')
+                WHERE k.state = 'aggregated'
+            ) known
+        ) judged
+    """,
     "review_queue": """
         SELECT k.priority, k.run_id, k.id AS case_id, patient.external_id AS patient, k.verdict, k.subtype, k.score,
                k.score_low, k.score_high, k.submitted, k.screened, k.reasons, k.aggregated_at, k.identity_conflict,
-               k.excluded, k.novel
+               k.excluded, k.novel,
+               case_review.state AS review_state
         FROM "case" k
         JOIN patient ON patient.id = k.patient_id
         JOIN run ON run.id = k.run_id
-        WHERE k.state = 'aggregated' AND run.cancelled_at IS NULL
-          AND NOT EXISTS (
-              SELECT 1 FROM review WHERE review.case_id = k.id AND review.action IN ('confirm', 'override')
-          )
+        JOIN case_review ON case_review.case_id = k.id
+        WHERE run.cancelled_at IS NULL AND case_review.state <> 'closed'
     """,
 }

@@ -24,6 +24,7 @@ COMMANDS = {
     "recompute": ("producer.commands.recompute:recompute", "Compute results again, by another case rule perhaps."),
     "fsck": ("producer.commands.fsck:command", "Check that nothing in a run was lost or counted twice."),
     "report": ("producer.commands.report:report", "Results of a run: table, JSON, CSV or HTML."),
+    "review": ("producer.commands.review:review", "Review cases: list, next, show, confirm, override, ..."),
     "worker": ("worker.command:worker", "Start a worker on this machine."),
     "db": ("producer.commands.database:database", "Create, upgrade or check the database."),
     "bundle": ("worker.bundle_command:bundle", "Show, verify or compile a bundle."),

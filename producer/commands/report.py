@@ -26,6 +26,7 @@ from db.queries import (
 from producer.drifting import drift_warning
 from producer.html_report import render_html
 from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
+from producer.review_output import FOR_REVIEW, SHOWN_VERDICT
 from producer.truth import is_right, read_truth, truth_option
 from producer.watching import accounting_line
 
@@ -34,13 +35,6 @@ COLUMNS = (
     "submitted", "screened", "rejected", "quarantined", "excluded", "novel", "reasons", "case_rule",
     "aggregated_at", "identity_conflict",
 )  # fmt: skip
-FOR_REVIEW = "For review by a haematologist; it supports a specialist and decides nothing by itself."
-SHOWN_VERDICT = {
-    Verdict.ALL: Text("ALL", "bold red"),
-    Verdict.INDETERMINATE: Text("indeterminate", "yellow"),
-    Verdict.INSUFFICIENT: Text("insufficient", "yellow"),
-    Verdict.BENIGN: Text("Benign", "green"),
-}
 
 
 @click.command()

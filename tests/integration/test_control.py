@@ -3,21 +3,22 @@
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, select, update
 
 from contract.bundle import Bundle
 from contract.errors import NoSuchRun, UsageError
-from contract.states import CaptureState
+from contract.states import CaptureState, ReviewAction
 from db.chunks import claim, sweep
 from db.clock import db_now
 from db.control import RETRIED, cancel, resume, retry
 from db.engine import reading, writing
 from db.fsck import fsck
-from db.models import Capture, Case, Chunk, Event, ReportQueue, Review, Run
+from db.models import Capture, Case, Chunk, Event, ReportQueue
 from db.queries import progress
 from db.results import finish_chunk
+from db.review import Reviewer, act
 from db.submission import submit
-from tests.support.runs import claimed, found, outcome, request, submitted
+from tests.support.runs import claimed, found, outcome, request, states, submitted
 
 
 @pytest.fixture
@@ -102,15 +103,10 @@ def test_only_what_was_asked_for(database: Engine, finished: int) -> None:
 
 
 def test_a_case_that_a_reviewer_has_signed_is_left_as_it_is(database: Engine, finished: int) -> None:
-    with writing(database) as connection:
-        case = connection.execute(select(Case.id, Run.bundle_digest).join(Run).order_by(Case.id)).first()
-        assert case is not None
-        connection.execute(
-            insert(Review).values(case_id=case.id, action="confirm", reviewer="r", bundle_digest=case.bundle_digest,
-                                  software_version="test")
-        )  # fmt: skip
+    signed = min(states(database, Case))
+    act(database, signed, ReviewAction.CONFIRM, Reviewer("she", "test"))
     found = retry(database, finished, states=RETRIED, case_id=None, chunk_size=4, actor="test")
-    assert (found.captures, found.cases, found.reviewed) == (2, 2, [case.id])
+    assert (found.captures, found.cases, found.reviewed) == (2, 2, [signed])
 
 
 def test_what_cannot_be_retried_is_said(database: Engine, finished: int) -> None:

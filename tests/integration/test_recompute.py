@@ -1,17 +1,19 @@
 """Results computed again: what would change is shown, and written only where that is asked for."""
 
 import pytest
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, select
 
 from contract.bundle import Bundle
 from contract.case_policy import CasePolicy
 from contract.errors import NoSuchRun
-from db.engine import reading, writing
+from contract.states import ReviewAction
+from db.engine import reading
 from db.fsck import fsck
-from db.models import Case, Event, ReportQueue, Review
+from db.models import Case, Event, ReportQueue
 from db.queries import case_results
 from db.recompute import bundle_policy, recompute
 from db.results import finish_chunk
+from db.review import Reviewer, act
 from tests.support.runs import claimed, outcome, submitted
 
 
@@ -70,14 +72,9 @@ def test_applied_it_is_written_corrected_and_kept_in_the_audit(database: Engine,
         assert connection.execute(select(Case.case_policy)).scalars().all() == [None] * 3
 
 
-def test_what_a_reviewer_has_signed_stays_as_she_saw_it(database: Engine, bundle: Bundle, run: int) -> None:
+def test_what_a_reviewer_has_signed_stays_as_she_saw_it(database: Engine, run: int) -> None:
     signed = {case["patient"]: case["case_id"] for case in case_results(database, run)}["P001"]
-    with writing(database) as connection:
-        connection.execute(
-            insert(Review).values(
-                case_id=signed, action="confirm", reviewer="she", bundle_digest=bundle.digest, software_version="test"
-            )
-        )
+    act(database, signed, ReviewAction.CONFIRM, Reviewer("she", "test"))
     (change,) = recompute(database, run, changed(database, run, all_at_least=0.45), apply=True, actor="me")
     assert (change.case_id, change.signed) == (signed, True)
     assert verdicts(database, run)["P001"] == "indeterminate"

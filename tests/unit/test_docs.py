@@ -13,7 +13,16 @@ from benchmarks import document
 from contract.errors import ExitCode
 from contract.quality import MEASURES
 from contract.settings import PREFIX, Settings
-from contract.states import CaptureState, ChunkState, MarkCode, RejectCode, SkipReason, Verdict
+from contract.states import (
+    CaptureState,
+    ChunkState,
+    MarkCode,
+    RejectCode,
+    ReviewAction,
+    ReviewState,
+    SkipReason,
+    Verdict,
+)
 from db.engine import open_engine, reading
 from db.models import Base
 from db.schema import upgrade
@@ -88,6 +97,7 @@ def test_every_exit_code_is_documented() -> None:
         ("## Skip reasons", SkipReason),
         ("## Verdicts", Verdict),
         ("## Marks", MarkCode),
+        ("## Review states", ReviewState),
     ],
 )
 def test_every_code_is_documented_and_no_other(heading: str, values: type[StrEnum]) -> None:
@@ -95,7 +105,7 @@ def test_every_code_is_documented_and_no_other(heading: str, values: type[StrEnu
 
 
 def test_the_states_are_named() -> None:
-    for state in (*CaptureState, *ChunkState):
+    for state in (*CaptureState, *ChunkState, *ReviewAction):
         assert f"`{state}`" in DATA
 
 

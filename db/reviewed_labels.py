@@ -1,0 +1,96 @@
+"""Labels from review, for training: the captures of closed cases, each with what reviewers called its patient."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, select, text
+
+from contract.bundle import Manifest
+from contract.errors import NoSuchRun
+from contract.states import CaptureState, ReviewState, Verdict
+from db.engine import reading, slices
+from db.models import BundleRow, Capture, Case, Run
+from db.opinions import CASE_REVIEW
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A closed case: the subtype where its final verdict is ALL, the bundle's benign label where it is benign."""
+
+    id: int
+    patient: str
+    label: str
+    root: bytes
+    identity_conflict: bool
+
+
+@dataclass(frozen=True)
+class ReviewedCapture:
+    """`path` is relative to the archive's root. `left_out` says why it should not be trained on; None if it should."""
+
+    case: LabelledCase
+    path: bytes
+    left_out: str | None
+
+
+def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[LabelledCase], Counter[str]]:
+    """Closed cases that have a label, of one run or of all, and how many cases have none, by reason.
+
+    Of a patient with several closed cases the last one counts. Raises NoSuchRun.
+    """
+    statement = (
+        select(
+            Case.id, Case.patient_id, Case.identity_conflict, CASE_REVIEW.c.patient, CASE_REVIEW.c.state,
+            CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.bundle_digest,
+        )
+        .join(Run, Run.id == Case.run_id)
+        .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
+        .order_by(Case.id)
+    )  # fmt: skip
+    with reading(engine) as connection:
+        if run_id is not None:
+            if not connection.execute(select(Run.id).where(Run.id == run_id)).first():
+                raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+            statement = statement.where(Case.run_id == run_id)
+        cases = connection.execute(statement).all()
+        manifests = {
+            row.digest: Manifest.model_validate(row.manifest)
+            for row in connection.execute(select(BundleRow.digest, BundleRow.manifest))
+        }
+    closed = [case for case in cases if case.state == ReviewState.CLOSED]
+    last = {case.patient_id: case for case in closed}
+    left_out = Counter({"not closed": len(cases) - len(closed), "reviewed again later": len(closed) - len(last)})
+    found = []
+    for case in last.values():
+        benign = manifests[case.bundle_digest].benign_label
+        label = {Verdict.ALL: case.final_subtype, Verdict.BENIGN: benign}.get(case.final_verdict)
+        if label is None:
+            left_out["ALL without a subtype" if case.final_verdict == Verdict.ALL else case.final_verdict] += 1
+        else:
+            found.append(LabelledCase(case.id, case.patient, label, case.root, bool(case.identity_conflict)))
+    return found, +left_out
+
+
+def reviewed_captures(engine: Engine, cases: Sequence[LabelledCase]) -> Iterator[ReviewedCapture]:
+    """The screened captures of these cases, case by case."""
+    with reading(engine) as connection:
+        for some in slices(cases, 500):
+            by_id = {case.id: case for case in some}
+            shared = {
+                capture_id
+                for case in some
+                if case.identity_conflict
+                for capture_id in connection.execute(
+                    text("SELECT capture_id FROM identity_conflicts WHERE case_id = :case"), {"case": case.id}
+                ).scalars()
+            }
+            rows = connection.execute(
+                select(Capture.id, Capture.case_id, Capture.path, Capture.excluded)
+                .where(Capture.case_id.in_(by_id), Capture.state == CaptureState.SCREENED)
+                .order_by(Capture.case_id, Capture.path)
+            )
+            for row in rows:
+                why = "under another patient too" if row.id in shared else "excluded for its marks"
+                left_out = why if row.excluded or row.id in shared else None
+                yield ReviewedCapture(by_id[row.case_id], bytes(row.path), left_out)

@@ -1,0 +1,289 @@
+"""`screen review`: what a haematologist does in the morning."""
+
+import csv
+import getpass
+import os
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+from sqlalchemy import Engine
+
+from contract.errors import ExitCode, UsageError
+from contract.settings import get_settings
+from contract.states import ReviewAction, ReviewState, Verdict
+from db import review as actions
+from db import schema
+from db.engine import open_engine
+from db.review import Opinion, Reviewer
+from db.review_queries import case_details, review_list
+from db.reviewed_labels import labelled_cases, reviewed_captures
+from producer.output import csv_out, json_out, output_options, say
+from producer.review_output import agreement, print_case, print_list, result
+
+SHOWN = 20
+"""Rows of the table, where --limit says nothing."""
+TOP_CAPTURES = 8
+COLUMNS = (
+    "case_id", "run_id", "patient", "verdict", "subtype", "score", "score_low", "score_high", "priority", "state",
+    "opinions", "agreeing", "wanted", "final_verdict", "final_subtype", "closed_at", "last_action", "last_reviewer",
+    "last_action_at", "holder", "held_until", "submitted", "screened", "reasons", "identity_conflict",
+)  # fmt: skip
+
+case_argument = click.argument("case", type=int)
+comment_option = click.option("--comment", help="Why, in a sentence; kept for good.")
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+captures_option = click.option(
+    "--captures", type=click.IntRange(0), default=TOP_CAPTURES, show_default=True, help="How many captures are named."
+)
+reviewer_option = click.option(
+    "--reviewer", envvar="SCREEN_REVIEWER", show_envvar=True, default=getpass.getuser, show_default="the login name",
+    callback=lambda _context, _option, name: Reviewer(name.strip(), version("slide-screen")),
+    help="Your name, kept with all that you do.",
+)  # fmt: skip
+
+
+@click.group()
+def review() -> None:
+    """Review cases: see what waits and why, confirm or override each result, take reviewed labels out.
+
+    Nothing that is done here is changed or deleted afterwards: who changes her mind acts again, and her latest opinion
+    counts. Results are proposals for review.
+    """
+
+
+def _database() -> Engine:
+    database = open_engine(get_settings().database_url)
+    schema.check(database)
+    return database
+
+
+@review.command("list")
+@click.option("--run", type=int, help="Of this run alone.")
+@click.option("--state", type=click.Choice(list(ReviewState)), help="In this state; otherwise all that is not closed.")
+@click.option("--mine", is_flag=True, help="What you have in hand or have acted on, closed cases too.")
+@click.option("--limit", type=click.IntRange(1), help=f"At most so many; a table has {SHOWN} otherwise.")
+@reviewer_option
+@output_options
+def list_(
+    run: int | None, state: str | None, mine: bool, limit: int | None, reviewer: Reviewer, output: str
+) -> ExitCode:
+    """List what waits for review, the most urgent first, deferred cases last."""
+    rows, total = review_list(
+        _database(), run_id=run, state=ReviewState(state) if state else None, mine=reviewer.name if mine else None,
+        limit=limit or (SHOWN if output == "table" else None),
+    )  # fmt: skip
+    if output == "json":
+        json_out(rows)
+    elif output == "csv":
+        csv_out(rows, COLUMNS)
+    elif rows:
+        print_list(rows, total)
+    else:
+        say("nothing to list")
+    return ExitCode.OK
+
+
+@review.command("next")
+@click.option("--run", type=int, help="Of this run alone.")
+@click.option(
+    "--hold", type=click.IntRange(1, 1440), metavar="MINUTES",
+    help="How long it is kept from others; default SCREEN_REVIEW_HOLD_MINUTES.",
+)  # fmt: skip
+@captures_option
+@json_option
+@reviewer_option
+def next_(run: int | None, hold: int | None, captures: int, as_json: bool, reviewer: Reviewer) -> ExitCode:
+    """Take the most urgent case that nobody else has in hand, and show it.
+
+    It stays in your hand until you act on it, release it, or the time is over; until then `next` shows it again.
+    """
+    database = _database()
+    minutes = hold or get_settings().review_hold_minutes
+    case_id = actions.next_case(database, reviewer, hold_s=60 * minutes, run_id=run)
+    if case_id is None:
+        if as_json:
+            json_out(None)
+        say("nothing is left for you to review; `screen review list` shows what others have in hand")
+        return ExitCode.OK
+    case = case_details(database, case_id, captures=captures)
+    if as_json:
+        json_out(case)
+    else:
+        print_case(case)
+    say(
+        f"case {case_id} is in {reviewer.name}'s hand for {minutes} minutes: "
+        f"screen review confirm {case_id}, or override, defer, second-opinion, comment, release"
+    )
+    return ExitCode.OK
+
+
+@review.command()
+@case_argument
+@captures_option
+@json_option
+def show(case: int, captures: int, as_json: bool) -> ExitCode:
+    """Show CASE: the proposal and why, the captures that speak most for it, and what reviewers did."""
+    details = case_details(_database(), case, captures=captures)
+    if as_json:
+        json_out(details)
+    else:
+        print_case(details)
+    return ExitCode.OK
+
+
+@review.command()
+@case_argument
+@comment_option
+@json_option
+@reviewer_option
+def confirm(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -> ExitCode:
+    """Confirm the proposed result of CASE."""
+    return _act(case, ReviewAction.CONFIRM, reviewer, as_json, comment=comment)
+
+
+@review.command()
+@case_argument
+@click.option(
+    "--verdict", type=click.Choice(list(Verdict), case_sensitive=False), required=True, help="What you say it is."
+)
+@click.option("--subtype", help="For ALL, where it is known: one of the bundle's.")
+@click.option("--comment", required=True, help="Why, in a sentence; kept for good.")
+@json_option
+@reviewer_option
+def override(
+    case: int, verdict: Verdict, subtype: str | None, comment: str, as_json: bool, reviewer: Reviewer
+) -> ExitCode:
+    """Say that CASE is something else than proposed, and why."""
+    return _act(
+        case, ReviewAction.OVERRIDE, reviewer, as_json, opinion=Opinion(Verdict(verdict), subtype), comment=comment
+    )
+
+
+@review.command()
+@case_argument
+@comment_option
+@json_option
+@reviewer_option
+def defer(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -> ExitCode:
+    """Put CASE off: it stays in the queue, behind all others, until somebody acts on it."""
+    return _act(case, ReviewAction.DEFER, reviewer, as_json, comment=comment)
+
+
+@review.command()
+@case_argument
+@click.argument("text")
+@json_option
+@reviewer_option
+def comment(case: int, text: str, as_json: bool, reviewer: Reviewer) -> ExitCode:
+    """Add TEXT to CASE, whoever has it in hand."""
+    return _act(case, ReviewAction.COMMENT, reviewer, as_json, comment=text)
+
+
+@review.command("second-opinion")
+@case_argument
+@comment_option
+@json_option
+@reviewer_option
+def second_opinion(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -> ExitCode:
+    """Ask for another reviewer's opinion on CASE: at least two must agree from now on, closed or not."""
+    return _act(case, ReviewAction.SECOND_OPINION, reviewer, as_json, comment=comment)
+
+
+@review.command()
+@case_argument
+@reviewer_option
+def release(case: int, reviewer: Reviewer) -> ExitCode:
+    """Give CASE back undone, so that others may have it."""
+    was_held = actions.release(_database(), case, reviewer)
+    say(f"case {case} is free again" if was_held else f"nobody had case {case} in hand")
+    return ExitCode.OK
+
+
+def _act(case: int, action: ReviewAction, reviewer: Reviewer, as_json: bool, **what: Any) -> ExitCode:
+    after = actions.act(_database(), case, action, reviewer, **what)
+    if as_json:
+        json_out(after)
+    proposal = result(after["verdict"], after["subtype"])
+    done = f"case {case}, proposed as {proposal}, for review: {reviewer.name} "
+    say(done + _DONE[action] + "; " + _standing(after))
+    return ExitCode.OK
+
+
+_DONE = {
+    ReviewAction.CONFIRM: "confirmed it",
+    ReviewAction.OVERRIDE: "overrode it",
+    ReviewAction.DEFER: "deferred it",
+    ReviewAction.COMMENT: "commented",
+    ReviewAction.SECOND_OPINION: "asks for a second opinion",
+}
+
+
+def _standing(after: dict[str, Any]) -> str:
+    if after["state"] == ReviewState.CLOSED:
+        return f"closed as {result(after['final_verdict'], after['final_subtype'])}"
+    return f"{after['state'].replace('_', ' ')}, {agreement(after)}"
+
+
+@review.command()
+@click.argument("run", type=int, required=False)
+@click.option("--all", "everything", is_flag=True, help="Of all runs; of a patient with several cases the last closed.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="labels.csv to write.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCode:
+    """Write reviewed labels of RUN as a labels.csv that `screen train` takes.
+
+    Closed cases alone: the subtype for ALL, the bundle's benign label for benign. Each capture gets its patient's
+    label, whether it shows it or not.
+    """
+    if (run is None) != everything:
+        raise UsageError("which labels? name a RUN, or --all")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; --force replaces it")
+    database = _database()
+    cases, left_out = labelled_cases(database, run)
+    for reason, count in sorted(left_out.items()):
+        say(f"left out: {count} cases ({reason})", "yellow")
+    if not cases:
+        raise UsageError("no case is closed as benign or as ALL with a subtype: there is nothing to export")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as stream:
+        written, unused = _write_labels(stream, reviewed_captures(database, cases), out.parent.resolve())
+    part.replace(out)
+    for reason, count in sorted(unused.items()):
+        say(f"left out: {count} captures ({reason})", "yellow")
+    labels = Counter(case.label for case in cases)
+    of_each = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
+    say(f"{out}: {written} captures of {len(cases)} reviewed patients ({of_each}), each with its patient's label")
+    if out.name != "labels.csv":
+        say("`screen train FOLDER` looks for FOLDER/labels.csv: call it so")
+    return ExitCode.OK
+
+
+def _write_labels(stream: Any, captures: Any, folder: Path) -> tuple[int, Counter[str]]:
+    """Paths are relative to the file's own folder where they lie below it, else absolute."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("path", "label", "patient"))
+    written, unused = 0, Counter[str]()
+    for one in captures:
+        path = Path(os.fsdecode(os.path.join(one.case.root, one.path)))  # noqa: PTH118 - bytes
+        if one.left_out is not None:
+            unused[one.left_out] += 1
+        elif not _is_utf8(path):
+            unused["their names are not UTF-8"] += 1
+        else:
+            shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+            writer.writerow((shown.as_posix(), one.case.label, one.case.patient))
+            written += 1
+    return written, unused
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

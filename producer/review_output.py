@@ -1,0 +1,164 @@
+"""How cases for review look in a terminal: the list, and one case with its evidence on one screen."""
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from contract.states import ReviewAction, ReviewState, Verdict
+from producer.output import plain, stdout, table
+
+FOR_REVIEW = "For review by a haematologist; it supports a specialist and decides nothing by itself."
+SHOWN_VERDICT = {
+    Verdict.ALL: Text("ALL", "bold red"),
+    Verdict.INDETERMINATE: Text("indeterminate", "yellow"),
+    Verdict.INSUFFICIENT: Text("insufficient", "yellow"),
+    Verdict.BENIGN: Text("Benign", "green"),
+}
+_STATE = {
+    ReviewState.WAITING: Text("waiting"),
+    ReviewState.PARTLY_SIGNED: Text("partly signed", "cyan"),
+    ReviewState.SECOND_OPINION: Text("second opinion", "cyan"),
+    ReviewState.DISAGREEMENT: Text("disagreement", "bold magenta"),
+    ReviewState.DEFERRED: Text("deferred", "dim"),
+    ReviewState.CLOSED: Text("closed", "green"),
+}
+_ACTION = {
+    ReviewAction.CONFIRM: "confirmed",
+    ReviewAction.OVERRIDE: "overrode, with",
+    ReviewAction.DEFER: "deferred",
+    ReviewAction.COMMENT: "commented",
+    ReviewAction.SECOND_OPINION: "asked for a second opinion",
+}
+_BAD_SHOWN = 5
+
+
+def result(verdict: str, subtype: str | None) -> Text:
+    """A verdict with its subtype, coloured."""
+    shown = SHOWN_VERDICT[Verdict(verdict)].copy()
+    return shown.append(f", {subtype}") if subtype else shown
+
+
+def agreement(case: dict[str, Any]) -> str:
+    """How many reviewers hold the latest opinion, of those who must agree."""
+    wanted = case["wanted"]
+    if not case["opinions"]:
+        return f"{wanted} reviewer{'s' if wanted > 1 else ''} must sign"
+    return f"{case['agreeing']} of {wanted} reviewer{'s' if wanted > 1 else ''} agree"
+
+
+def print_list(rows: list[dict[str, Any]], total: int) -> None:
+    """Cases as a table on stdout, and how many more there are."""
+    columns = ("case", "run", "patient", "proposal", "score", "review", "agree", "in hand")
+    shown = table("For review, the most urgent first", columns, right=("case", "run", "score"), fold=("patient",))
+    for row in rows:
+        state = _STATE[ReviewState(row["state"])].copy()
+        if row["final_verdict"]:
+            state.append(": ").append_text(result(row["final_verdict"], row["final_subtype"]))
+        shown.add_row(
+            str(row["case_id"]), str(row["run_id"]), plain(row["patient"]), result(row["verdict"], row["subtype"]),
+            "" if row["score"] is None else f"{row['score']:.2f}", state, f"{row['agreeing']} of {row['wanted']}",
+            plain(_in_hand(row)),
+        )  # fmt: skip
+    stdout.print(shown)
+    more = f"; {total - len(rows)} more: --limit {total} shows all" if total > len(rows) else ""
+    stdout.print(f"{total} cases{more}; times in UTC", style="dim", highlight=False)
+
+
+def _in_hand(row: dict[str, Any]) -> str:
+    return f"{row['holder']} to {row['held_until']:%H:%M}" if row["holder"] else ""
+
+
+def print_case(case: dict[str, Any]) -> None:
+    """One case on stdout: what is proposed, why, the captures that speak most for it, and what was done so far."""
+    if case["notice"]:
+        stdout.print(plain(case["notice"]), style="bold yellow")
+    stdout.print(Text(f"Case {case['case_id']} of run {case['run_id']}, for review", "bold"))
+    stdout.print(_head(case))
+    if case["conflicts"]:
+        stdout.print(_conflicts(case))
+    stdout.print()
+    stdout.print("Captures with the highest P(ALL)", style="italic")
+    stdout.print(_captures(case))
+    if case["ended_badly"]:
+        stdout.print(_ended_badly(case["ended_badly"]))
+    if case["history"]:
+        stdout.print(_history(case["history"]))
+    stdout.print(FOR_REVIEW)
+
+
+def _head(case: dict[str, Any]) -> Table:
+    head = Table.grid(padding=(0, 2, 0, 0))
+    head.add_column(style="dim", no_wrap=True)
+    head.add_column(overflow="fold")
+    head.add_row("patient", plain(case["patient"]))
+    head.add_row("archive", plain(case["archive"]))
+    head.add_row("proposal", result(case["verdict"], case["subtype"]))
+    if case["score"] is not None:
+        head.add_row("score", f"{case['score']:.2f}, 95 % {case['score_low']:.2f}-{case['score_high']:.2f}")
+    head.add_row("captures", _counts(case))
+    for number, reason in enumerate(case["reasons"]):
+        head.add_row("" if number else "why", plain(reason["sentence"]))
+    review = _STATE[ReviewState(case["state"])].copy()
+    if case["final_verdict"]:
+        review.append(" as ").append_text(result(case["final_verdict"], case["final_subtype"]))
+    review.append(f"; {agreement(case)}")
+    head.add_row("review", review)
+    if case["holder"]:
+        head.add_row("in hand", plain(f"{case['holder']}, to {case['held_until']:%H:%M} UTC"))
+    return head
+
+
+def _counts(case: dict[str, Any]) -> str:
+    more = [f"{case[what]} {what}" for what in ("rejected", "quarantined", "excluded", "novel") if case[what]]
+    return ", ".join([f"{case['screened']} of {case['submitted']} screened", *more])
+
+
+def _captures(case: dict[str, Any]) -> Table:
+    captures = case["top_captures"]
+    marked = any(one["marks"] or one["excluded"] for one in captures)
+    columns = ["capture", "label", "P(ALL)", *(["novelty", "marks"] if marked else [])]
+    shown = table(None, columns, right=("P(ALL)", "novelty"), fold=("capture", "marks"))
+    for one in captures:
+        cells: list[Text | str] = [plain(one["path_text"]), plain(one["label"]), f"{one['p_all']:.3f}"]
+        if marked:
+            cells += ["" if one["novelty"] is None else f"{one['novelty']:.1f}", plain(_marks(one))]
+        shown.add_row(*cells)
+    return shown
+
+
+def _marks(capture: dict[str, Any]) -> str:
+    """The codes of a capture's marks, and whether they keep it out of the result."""
+    codes = [mark["code"] if isinstance(mark, dict) else str(mark) for mark in capture["marks"] or ()]
+    return ", ".join(codes + (["does not count"] if capture["excluded"] else []))
+
+
+def _ended_badly(captures: list[dict[str, Any]]) -> Table:
+    shown = table(f"Could not be screened: {len(captures)}", ("capture", "why"), fold=("capture", "why"))
+    for one in captures[:_BAD_SHOWN]:
+        shown.add_row(plain(one["path_text"]), plain(one["reason"] or one["reject_code"]))
+    if len(captures) > _BAD_SHOWN:
+        shown.add_row(f"and {len(captures) - _BAD_SHOWN} more", "`screen report` names all")
+    return shown
+
+
+def _conflicts(case: dict[str, Any]) -> Table:
+    shown = table(
+        "The same capture under another patient: they may have been mixed up",
+        ("capture", "is also", "of patient"), fold=("capture", "is also", "of patient"),
+    )  # fmt: skip
+    shown.title_style = "bold red"
+    for one in case["conflicts"]:
+        shown.add_row(*(plain(one[name]) for name in ("path", "other_path", "other_patient")))
+    return shown
+
+
+def _history(history: list[dict[str, Any]]) -> Table:
+    shown = table("What was done", ("when, UTC", "who", "what", "comment"), fold=("who", "comment"))
+    for one in history:
+        what = Text(_ACTION[ReviewAction(one["action"])])
+        if one["verdict"]:
+            what.append(" ").append_text(result(one["verdict"], one["subtype"]))
+        when = f"{one['created_at']:%Y-%m-%d %H:%M}"
+        shown.add_row(when, plain(one["reviewer"]), what, plain(one["comment"]))
+    return shown
