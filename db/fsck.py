@@ -9,16 +9,17 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or_, select
+from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
 from contract.case_policy import CaseCounts
 from contract.errors import NoSuchRun
-from contract.states import CaptureState, CaseState, ChunkState
+from contract.states import CaptureState, CaseState, ChunkState, ReviewState
 from db.clock import db_now
 from db.engine import reading
-from db.models import BundleRow, Capture, Case, Chunk, ReportQueue, Run
+from db.models import BundleRow, Capture, Case, Chunk, ReportQueue, Review, Run
+from db.opinions import CASE_REVIEW
 from db.results import CONFLICTS, JUDGED, judge_rows, with_policy
 
 EXAMPLES = 5
@@ -61,7 +62,15 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
 
 def _run(connection: Connection, run_id: int) -> Any:
     run = connection.execute(
-        select(Run.id, Run.submitted, Run.cases, Run.cancelled_at, Run.bundle_digest, BundleRow.manifest)
+        select(
+            Run.id,
+            Run.submitted,
+            Run.cases,
+            Run.cancelled_at,
+            Run.bundle_digest,
+            Run.report_at_sign_off,
+            BundleRow.manifest,
+        )
         .join(BundleRow, BundleRow.digest == Run.bundle_digest)
         .where(Run.id == run_id)
     ).first()
@@ -134,11 +143,13 @@ def _cases(connection: Connection, run: Any) -> Iterator[Finding]:
         or_(*(getattr(Case, state.value) != by_state[state] for state in ended)),
     )
     yield _finding(connection, "the counts of a case are those of its rows", found, miscounted, "case")
-    yield _queue(connection, of_run, found)
+    yield _queue(connection, run, found)
 
 
-def _queue(connection: Connection, of_run: ColumnElement[bool], cases: int) -> Finding:
-    """Rows that no other row replaces: exactly one for each case that has a result."""
+def _queue(connection: Connection, run: Any, cases: int) -> Finding:
+    """Rows that no other row replaces: exactly one for each case that has a result, or that reviewers have closed,
+    where the run's results wait for the sign-off; then none without a review.
+    """
     later = aliased(ReportQueue)
     current = (
         select(func.count())
@@ -146,8 +157,16 @@ def _queue(connection: Connection, of_run: ColumnElement[bool], cases: int) -> F
         .where(~select(later.id).where(later.replaces_id == ReportQueue.id).exists())
         .scalar_subquery()
     )
-    has_result = Case.state == CaseState.AGGREGATED
-    wrong = select(Case.id).where(of_run, or_(and_(has_result, current != 1), and_(~has_result, current > 1)))
+    if run.report_at_sign_off:
+        closed = select(CASE_REVIEW.c.case_id).where(
+            CASE_REVIEW.c.case_id == Case.id, CASE_REVIEW.c.state == ReviewState.CLOSED
+        )
+        reviewed = select(Review.id).where(Review.case_id == Case.id)
+        broken = or_(current > 1, and_(closed.exists(), current != 1), and_(~reviewed.exists(), current != 0))
+    else:
+        has_result = Case.state == CaseState.AGGREGATED
+        broken = or_(and_(has_result, current != 1), and_(~has_result, current > 1))
+    wrong = select(Case.id).where(Case.run_id == run.id, broken)
     return _finding(connection, "exactly one result and one queue row per case", cases, wrong, "case")
 
 

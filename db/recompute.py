@@ -13,7 +13,8 @@ from db.clock import db_now
 from db.engine import reading, writing
 from db.models import BundleRow, Case, Event, Patient, Run
 from db.opinions import signed
-from db.results import case_counts, one_at_a_time, queue_result, result_columns
+from db.report_queue import queue_result
+from db.results import case_counts, one_at_a_time, result_columns
 
 SAME = 1e-6
 """Scores nearer than this are the same."""

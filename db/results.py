@@ -25,7 +25,8 @@ from contract.states import CaptureState, CaseState, ChunkState
 from db.clock import db_now
 from db.engine import slices, writing
 from db.lease import Lease, held_by
-from db.models import BundleRow, Capture, Case, Chunk, Event, ReportQueue, Run
+from db.models import BundleRow, Capture, Case, Chunk, Event, Run
+from db.report_queue import queue_result
 
 CONFLICTS = table("identity_conflicts", *map(column, ("capture_id", "case_id", "other_case_id")))
 _LOCK = 0x51DE1D
@@ -118,7 +119,7 @@ def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) ->
     for case in finished:
         if case.bundle_digest not in manifests:
             manifests[case.bundle_digest] = _manifest(connection, case.bundle_digest)
-        _aggregate(connection, case.id, case.run_id, case.submitted, manifests[case.bundle_digest])
+        _aggregate(connection, case, manifests[case.bundle_digest])
 
 
 def _manifest(connection: Connection, digest: str) -> Manifest:
@@ -133,35 +134,23 @@ def with_policy(manifest: Manifest, policy: dict[str, Any] | None) -> Manifest:
     return manifest.model_copy(update={"case_policy": CasePolicy.model_validate(policy)})
 
 
-def _aggregate(connection: Connection, case_id: int, run_id: int, submitted: int, manifest: Manifest) -> None:
-    counts = case_counts(connection, case_id, submitted)
+def _aggregate(connection: Connection, case: Any, manifest: Manifest) -> None:
+    counts = case_counts(connection, case.id, case.submitted)
     written = connection.execute(
         update(Case)
-        .where(Case.id == case_id, Case.state == CaseState.OPEN)
+        .where(Case.id == case.id, Case.state == CaseState.OPEN)
         .values(
             state=CaseState.AGGREGATED,
             screened=counts.screened,
             rejected=counts.rejected,
             quarantined=counts.quarantined,
             aggregated_at=db_now(),
-            **result_columns(connection, case_id, counts, manifest),
+            **result_columns(connection, case.id, counts, manifest),
         )
     ).rowcount
     if written:
-        queue_result(connection, run_id, case_id)
-        _free_the_other_side(connection, case_id)
-
-
-def queue_result(
-    connection: Connection, run_id: int, case_id: int, *, first: str = "screened", correction: str = "recomputed"
-) -> None:
-    """Report the case's result; a case that was reported before gets a row that replaces the last one.
-
-    `first` and `correction` are the cause of the one and of the other.
-    """
-    last = connection.execute(select(func.max(ReportQueue.id)).where(ReportQueue.case_id == case_id)).scalar()
-    cause = first if last is None else correction
-    connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
+        queue_result(connection, case.run_id, case.id)
+        _free_the_other_side(connection, case.id)
 
 
 def one_at_a_time(connection: Connection) -> None:

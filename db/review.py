@@ -19,7 +19,7 @@ from db.clock import db_now
 from db.engine import writing
 from db.models import BundleRow, Case, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW, OPINIONS
-from db.results import queue_result
+from db.report_queue import queue_result
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ def _report(connection: Connection, found: Any, reported: tuple[str, str | None]
     """
     wanted = _to_report(found, after)
     if wanted is not None and wanted != reported:
-        first = "signed_off" if found.report_at_sign_off else "screened"
-        queue_result(connection, found.run_id, found.id, first=first, correction="override")
+        closed = after["state"] == ReviewState.CLOSED
+        queue_result(connection, found.run_id, found.id, correction="override", closed=closed)
 
 
 # Handing out

@@ -160,4 +160,22 @@ VIEWS = {
         JOIN case_review ON case_review.case_id = k.id
         WHERE run.cancelled_at IS NULL AND case_review.state <> 'closed'
     """,
+    # What to report is the case's result as it is now: what reviewers agree on, or else the proposal.
+    "reporting_queue": """
+        SELECT q.id AS queue_id, q.cause, q.replaces_id, q.created_at, q.taken_by, q.taken_until, q.acknowledged_at,
+               CASE WHEN EXISTS (SELECT 1 FROM report_queue later WHERE later.replaces_id = q.id) THEN 1 ELSE 0 END
+                   AS superseded,
+               q.run_id, q.case_id, patient.external_id AS patient,
+               CASE WHEN r.state = 'closed' THEN r.final_verdict ELSE k.verdict END AS verdict,
+               CASE WHEN r.state = 'closed' THEN r.final_subtype ELSE k.subtype END AS subtype,
+               CASE WHEN r.state = 'closed' THEN 1 ELSE 0 END AS signed_off, r.closed_at,
+               k.score, k.score_low, k.score_high, k.reasons, k.submitted, k.screened, k.excluded,
+               bundle.name AS bundle_name, run.bundle_digest, run.software_version
+        FROM report_queue q
+        JOIN "case" k ON k.id = q.case_id
+        JOIN case_review r ON r.case_id = k.id
+        JOIN patient ON patient.id = k.patient_id
+        JOIN run ON run.id = q.run_id
+        JOIN bundle ON bundle.digest = run.bundle_digest
+    """,
 }

@@ -41,9 +41,7 @@ def screened(
     for chunk_id, p_all in zip(run.chunk_ids, scores, strict=True):
         lease = claimed(database, chunk_id)
         finish_chunk(database, lease, outcome(lease, p_all))
-    with writing(database) as connection:
-        if sign_off:  # nothing is reported before
-            connection.execute(delete(ReportQueue))
+    with reading(database) as connection:
         return list(connection.execute(select(Case.id).where(Case.run_id == run.run_id).order_by(Case.id)).scalars())
 
 

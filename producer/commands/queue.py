@@ -1,0 +1,115 @@
+"""`screen queue`: results for other systems, taken, acknowledged when delivered, or released."""
+
+import socket
+from typing import Any
+
+import click
+from sqlalchemy import Engine
+
+from contract.errors import ExitCode
+from contract.settings import get_settings
+from db import report_queue as results
+from db import schema
+from db.engine import open_engine
+from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
+
+COLUMNS = (
+    "queue_id", "cause", "replaces_id", "superseded", "created_at", "taken_by", "taken_until", "run_id", "case_id",
+    "patient", "verdict", "subtype", "signed_off", "closed_at", "score", "score_low", "score_high", "reasons",
+    "submitted", "screened", "excluded", "bundle_name", "bundle_digest", "software_version",
+)  # fmt: skip
+
+consumer_option = click.option(
+    "--consumer", default=socket.gethostname, show_default="the machine's name",
+    help="Who takes: what it takes, nobody else can acknowledge.",
+)  # fmt: skip
+ids_argument = click.argument("ids", type=int, nargs=-1, required=True)
+
+
+@click.group()
+def queue() -> None:
+    """Results for a laboratory information system: take them, deliver them, acknowledge them.
+
+    Each result is there once; a corrected one comes as a new row that names the one it replaces. docs/data.md has the
+    same steps as SQL. Results are proposals for review until `signed_off` says otherwise.
+    """
+
+
+def _database() -> Engine:
+    database = open_engine(get_settings().database_url)
+    schema.check(database)
+    return database
+
+
+@queue.command("list")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@output_options
+def list_(limit: int, output: str) -> ExitCode:
+    """What is not acknowledged yet, whoever has it, the oldest first."""
+    return _show(results.waiting_rows(_database(), limit=limit), output, "nothing waits in the reporting queue")
+
+
+@queue.command()
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--hold", type=click.FloatRange(min=1), default=300, show_default=True,
+    help="Seconds after which a take counts as forgotten, and the rows are given to others.",
+)  # fmt: skip
+@consumer_option
+@output_options
+def take(limit: int, hold: float, consumer: str, output: str) -> ExitCode:
+    """Take results that nobody has, the oldest first."""
+    return _show(
+        results.take(_database(), consumer, limit=limit, hold_s=hold), output, "nothing to take in the reporting queue"
+    )
+
+
+@queue.command()
+@ids_argument
+@consumer_option
+@click.option("--json", "as_json", is_flag=True, help="What was done with which, as JSON on stdout.")
+def ack(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
+    """Say that the results with these queue ids are delivered: nobody is given them again."""
+    return _tell(results.acknowledge(_database(), consumer, ids), "acknowledged", as_json)
+
+
+@queue.command()
+@ids_argument
+@consumer_option
+@click.option("--json", "as_json", is_flag=True, help="What was done with which, as JSON on stdout.")
+def release(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
+    """Give the results with these queue ids back, for anybody to take."""
+    return _tell(results.release(_database(), consumer, ids), "released", as_json)
+
+
+def _show(rows: list[dict[str, Any]], output: str, nothing: str) -> ExitCode:
+    if output == "json":
+        json_out(rows)
+    elif output == "csv":
+        csv_out(rows, COLUMNS)
+    elif not rows:
+        say(nothing)
+    else:
+        shown = table(
+            None, ("id", "patient", "verdict", "subtype", "signed", "why", "replaces", "taken by"),
+            right=("id", "replaces"), fold=("patient", "taken by"),
+        )  # fmt: skip
+        for row in rows:
+            shown.add_row(
+                str(row["queue_id"]), plain(row["patient"]), row["verdict"], plain(row["subtype"]),
+                "yes" if row["signed_off"] else "no", row["cause"], str(row["replaces_id"] or ""),
+                plain(row["taken_by"]),
+            )  # fmt: skip
+        stdout.print(shown)
+        say("Proposals for review, unless signed.")
+    return ExitCode.OK
+
+
+def _tell(answer: results.Answer, done: str, as_json: bool) -> ExitCode:
+    if as_json:
+        json_out({done: answer.done, "refused": answer.refused})
+    else:
+        say(f"{len(answer.done)} {done}")
+    for queue_id, why in answer.refused.items():
+        say(f"not {done}: {queue_id} {why}", "red")
+    return ExitCode.USAGE if answer.refused else ExitCode.OK
