@@ -97,7 +97,12 @@ def test_the_mean_of_the_activation_map_is_the_logit(network):
         probabilities, embedding, cam = model.Exportable(network, 1.7)(captures)
         logits = network(to_unit(captures))
     assert cam.shape[:2] == (6, 4)
-    assert embedding.shape == (6, network.backbone.num_features)
+    shallow, deep = model.Exportable(network, 1.7).widths()
+    assert deep == network.backbone.num_features
+    assert embedding.shape == (6, shallow + deep)
+    with torch.no_grad():
+        first = network.backbone.forward_intermediates(torch.cat(network.views(to_unit(captures))), indices=[0])[1][0]
+    assert torch.allclose(embedding[:, :shallow], first.mean(dim=(2, 3)), atol=1e-6)
     assert torch.allclose(cam.mean(dim=(2, 3)), logits, atol=1e-5)
     assert torch.allclose(probabilities, torch.softmax(logits / 1.7, dim=1), atol=1e-6)
 
@@ -170,7 +175,7 @@ def test_every_head_exports_and_only_a_linear_one_has_a_map(change, mapped, flip
     assert exportable.has_cam == mapped == bool(cam)
     if mapped:
         assert torch.allclose(cam[0].mean(dim=(2, 3)), logits, atol=1e-4)
-        assert embedding.shape[1] == network.head.classifier.in_features
+        assert embedding.shape[1] == sum(exportable.widths())
 
 
 def test_two_inputs_mean_the_same_in_training_and_after():
