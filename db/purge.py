@@ -1,0 +1,125 @@
+"""Removing runs whose time is over, with everything that belongs to them. The audit line stays."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
+
+from contract.errors import UsageError
+from contract.states import CaseState, ReviewState
+from db.clock import db_now
+from db.engine import reading, slices, writing
+from db.models import BundleRow, Case, Event, Patient, ReportQueue, Run
+from db.opinions import CASE_REVIEW
+
+DAYS = {"d": 1, "m": 30, "y": 365}
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class OldRun:
+    """A run that is old enough. `kept` says why it stays all the same, if it does."""
+
+    run_id: int
+    archive: str
+    created_at: datetime
+    captures: int
+    cases: int
+    unacknowledged: int
+    not_signed: int
+    kept: str | None
+
+
+def age_in_days(age: str) -> int:
+    """`90d`, `18m` (months of 30 days) or `2y` (years of 365 days) in days. Raises UsageError."""
+    found = re.fullmatch(r"(\d+)([dmy])", age)
+    if found is None or int(found[1]) == 0:
+        raise UsageError(f"{age!r} is no age; write 90d, 18m or 2y")
+    return int(found[1]) * DAYS[found[2]]
+
+
+def old_runs(engine: Engine, days: int, *, force: bool) -> list[OldRun]:
+    """Runs that were submitted more than so many days ago, by the database's clock, the oldest first.
+
+    A run that is not finished stays. So does, without `force`, one with a result that no other system has
+    acknowledged, or a case that reviewers have not closed.
+    """
+    with reading(engine) as connection:
+        return [_old_run(connection, row, force) for row in connection.execute(_older_than(days)).all()]
+
+
+def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) -> OldRun | None:
+    """Remove one run, wholly or not at all; None where it is not old enough or not there any more.
+
+    With it go its chunks, captures, cases, reviews and queue rows, patients of no other run, and a bundle that no other
+    run was submitted with. What is left of it is its audit, without the names of files, and the event `purged`.
+    """
+    with writing(engine) as connection:
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("PRAGMA secure_delete=ON"))  # what is deleted is overwritten, not merely let go
+        row = connection.execute(_older_than(days).where(Run.id == run_id).with_for_update(of=Run)).first()
+        if row is None:
+            return None
+        found = _old_run(connection, row, force)
+        if found.kept is not None:
+            return found
+        patients = select(Case.patient_id).where(Case.run_id == run_id)
+        theirs = connection.execute(patients).scalars().all()
+        connection.execute(delete(Run).where(Run.id == run_id))
+        gone = 0
+        elsewhere = select(Case.id).where(Case.patient_id == Patient.id).exists()
+        for some in slices(theirs, 500):
+            gone += connection.execute(delete(Patient).where(Patient.id.in_(some), ~elsewhere)).rowcount
+        in_use = select(Run.id).where(Run.bundle_digest == row.bundle_digest).exists()
+        connection.execute(delete(BundleRow).where(BundleRow.digest == row.bundle_digest, ~in_use))
+        _forget_names(connection, run_id)
+        detail = {
+            "captures": found.captures, "cases": found.cases, "patients": gone, "bundle": row.bundle_digest,
+            "submitted_at": found.created_at.isoformat(), "older_than_days": days, "force": force,
+        }  # fmt: skip
+        connection.execute(insert(Event).values(kind="purged", run_id=run_id, actor=actor, detail=detail))
+        return found
+
+
+def tidy(engine: Engine) -> None:
+    """On SQLite, empty the write-ahead log, where deleted rows would still be read."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _older_than(days: int) -> Any:
+    return (
+        select(Run.id, Run.root_text, Run.created_at, Run.submitted, Run.cases, Run.cancelled_at, Run.bundle_digest)
+        .where(Run.created_at < db_now(-days * _DAY_S))
+        .order_by(Run.id)
+    )
+
+
+def _old_run(connection: Connection, row: Any, force: bool) -> OldRun:
+    def count(statement: Any) -> int:
+        return int(connection.execute(statement).scalar_one())
+
+    open_ = count(select(func.count()).where(Case.run_id == row.id, Case.state == CaseState.OPEN))
+    waiting = count(select(func.count()).where(ReportQueue.run_id == row.id, ReportQueue.acknowledged_at.is_(None)))
+    unsigned = count(
+        select(func.count()).where(CASE_REVIEW.c.run_id == row.id, CASE_REVIEW.c.state != ReviewState.CLOSED)
+    )
+    kept = None
+    if open_ and row.cancelled_at is None:
+        kept = "it is not finished; cancel it first"
+    elif not force and (waiting or unsigned):
+        kept = (
+            f"{waiting} results are not acknowledged, {unsigned} cases not signed off; --force removes it all the same"
+        )
+    return OldRun(row.id, row.root_text, row.created_at, row.submitted, row.cases, waiting, unsigned, kept)
+
+
+def _forget_names(connection: Connection, run_id: int) -> None:
+    """The event of the submit names files that were passed over, with patients' folders: their numbers stay."""
+    events = connection.execute(select(Event.id, Event.detail).where(Event.run_id == run_id, Event.kind == "submitted"))
+    for event in events.all():
+        skipped = {why: len(names) for why, names in event.detail.get("skipped", {}).items()}
+        connection.execute(update(Event).where(Event.id == event.id).values(detail={"skipped": skipped}))
