@@ -12,6 +12,7 @@ from contract.states import CaptureState, ChunkState
 from db.clock import UTCDateTime, db_now
 from db.engine import reading
 from db.models import BundleRow, Capture, Case, Chunk, Event, Patient, Run
+from db.opinions import CASE_REVIEW
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,24 @@ def case_results(engine: Engine, run_id: int) -> list[dict[str, Any]]:
         .join(Patient, Patient.id == Case.patient_id)
         .where(Case.run_id == run_id)
         .order_by(Case.priority.is_(None), Case.priority.desc(), Patient.external_id)
+    )  # fmt: skip
+    with reading(engine) as connection:
+        return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def reported_cases(engine: Engine, run_id: int) -> list[dict[str, Any]]:
+    """Finished cases of a run with where their review stands: the proposal, and what reviewers agree on."""
+    review = ("state", "final_verdict", "final_subtype", "closed_at")
+    statement = (
+        select(
+            Case.id.label("case_id"), Patient.external_id.label("patient"), Case.verdict, Case.subtype, Case.score,
+            Case.score_low, Case.score_high, Case.submitted, Case.screened, Case.rejected, Case.quarantined,
+            Case.excluded, Case.reasons, Case.aggregated_at, *(CASE_REVIEW.c[name] for name in review),
+        )
+        .join(Patient, Patient.id == Case.patient_id)
+        .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
+        .where(Case.run_id == run_id)
+        .order_by(Case.priority.desc(), Case.id)
     )  # fmt: skip
     with reading(engine) as connection:
         return [dict(row) for row in connection.execute(statement).mappings()]

@@ -1,6 +1,7 @@
 """`screen report`: results of a run as table, JSON, CSV or one self-contained HTML file."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from db.queries import (
     ended_badly,
     identity_conflicts,
     progress,
+    reported_cases,
     run_details,
     run_summaries,
 )
 from producer.drifting import drift_warning
+from producer.fhir import fhir_bundle
 from producer.html_report import render_html
 from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
 from producer.review_output import FOR_REVIEW, SHOWN_VERDICT
@@ -41,8 +44,9 @@ COLUMNS = (
 @click.argument("run", type=int)
 @output_options
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained HTML file.")
+@click.option("--fhir", type=click.Path(path_type=Path, dir_okay=False), help="Write a FHIR R4 Bundle, as JSON.")
 @truth_option
-def report(run: int, output: str, html: Path | None, truth: Path | None) -> ExitCode:
+def report(run: int, output: str, html: Path | None, fhir: Path | None, truth: Path | None) -> ExitCode:
     """Results of RUN by patient, the most urgent first, and every capture that ended badly with its reason."""
     database = open_engine(get_settings().database_url)
     schema.check(database)
@@ -50,6 +54,10 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
     if html is not None:
         write_html(database, run, html, labels)
         say(f"report: {html}")
+    if fhir is not None:
+        _write_fhir(database, run, fhir)
+        say(f"FHIR: {fhir}")
+    if html is not None or fhir is not None:
         return exit_code(progress(database, run))
     if output == "table":
         return print_report(database, run, labels)
@@ -77,6 +85,16 @@ def report(run: int, output: str, html: Path | None, truth: Path | None) -> Exit
             }
         )
     return exit_code(progress(database, run))
+
+
+def _write_fhir(database: Engine, run_id: int, path: Path) -> None:
+    summary = run_summaries(database, run_id)[0]
+    cases = reported_cases(database, run_id)
+    if len(cases) < summary["cases"]:
+        say(f"{summary['cases'] - len(cases)} cases are not finished and left out", "yellow")
+    manifest = run_details(database, run_id)["manifest"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(fhir_bundle(summary, cases, manifest, datetime.now(UTC)), encoding="utf-8")
 
 
 def exit_code(now: Progress) -> ExitCode:

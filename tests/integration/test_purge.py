@@ -33,11 +33,8 @@ def screened(database: Engine, bundle: Bundle, files: list[FoundCapture], *, age
         lease = claimed(database, chunk_id)
         finish_chunk(database, lease, outcome(lease, 0.9))
     with writing(database) as connection:
-        past = "datetime('now', :days)" if database.dialect.name == "sqlite" else "now() + make_interval(days => :days)"
-        days = f"-{age_days} days" if database.dialect.name == "sqlite" else -age_days
-        connection.execute(
-            text(f"UPDATE run SET created_at = {past} WHERE id = :run"), {"days": days, "run": run.run_id}
-        )
+        past = db_now(-86_400 * age_days)
+        connection.execute(update(Run).where(Run.id == run.run_id).values(created_at=past))
     return run.run_id
 
 

@@ -1,0 +1,141 @@
+"""A run's results as FHIR R4: of each case a Patient, a DiagnosticReport and its Observations, in one Bundle.
+
+Made by the models of fhir.resources, which refuse what FHIR does not allow. They are those of R4B (4.3.0), where these
+resources are as in R4 (4.0.1). docs/data.md says what goes where. No code of LOINC or SNOMED is claimed for what a
+network proposes: the codes are this system's own, below `urn:slide-screen`.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from contract.states import ReviewState
+
+SYSTEM = "urn:slide-screen"
+PROPOSAL = "Proposal for review by a haematologist; it supports a specialist and decides nothing by itself."
+SIGNED = "Reviewed and signed off."
+COUNTS = ("submitted", "screened", "rejected", "quarantined", "excluded")
+VERDICTS = {
+    "all": "acute lymphoblastic leukaemia (ALL)", "benign": "benign", "indeterminate": "indeterminate",
+    "insufficient": "insufficient captures",
+}  # fmt: skip
+
+
+def fhir_bundle(
+    run: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], written: datetime
+) -> str:
+    """The Bundle of a run as JSON. `run` is a row of run_summary, `cases` are those of `reported_cases`.
+
+    The same case has the same ids in every export. Reviewers are not named.
+    """
+    from fhir.resources.R4B.bundle import Bundle  # a quarter of a second, and most commands need none of it
+
+    device = _device(run)
+    entries = [_entry(device)]
+    for case in cases:
+        entries += [_entry(one) for one in _of_case(run, case, manifest["case_policy"], device.id)]
+    made = Bundle(type="collection", timestamp=written, entry=entries)
+    return str(made.model_dump_json(indent=1)) + "\n"
+
+
+def _entry(resource: Any) -> dict[str, Any]:
+    return {"fullUrl": f"urn:uuid:{resource.id}", "resource": resource}
+
+
+def _device(run: Mapping[str, Any]) -> Any:
+    from fhir.resources.R4B.device import Device
+
+    return Device(
+        id=_id("device", run["bundle_digest"], run["software_version"]),
+        identifier=[{"system": f"{SYSTEM}:bundle", "value": run["bundle_digest"]}],
+        deviceName=[{"name": f"slide-screen, bundle {run['bundle_name']}", "type": "model-name"}],
+        version=[{"value": run["software_version"]}],
+    )
+
+
+def _of_case(run: Mapping[str, Any], case: Mapping[str, Any], policy: Mapping[str, Any], device: str) -> list[Any]:
+    from fhir.resources.R4B.diagnosticreport import DiagnosticReport
+    from fhir.resources.R4B.observation import Observation
+    from fhir.resources.R4B.patient import Patient
+
+    closed = case["state"] == ReviewState.CLOSED
+    status = "final" if closed else "preliminary"
+    verdict, subtype = (case["final_verdict"], case["final_subtype"]) if closed else (case["verdict"], case["subtype"])
+    patient = Patient(
+        id=_id("patient", case["patient"]), identifier=[{"system": f"{SYSTEM}:patient", "value": case["patient"]}]
+    )
+
+    def observation(name: str, text: str, **value: Any) -> Any:
+        return Observation(
+            id=_id("observation", case["case_id"], name, run["bundle_digest"]), status=status,
+            code=_code("observation", name, text), subject=_reference(patient.id), device=_reference(device),
+            effectiveDateTime=case["aggregated_at"], **value,
+        )  # fmt: skip
+
+    observations = [
+        observation("verdict", "verdict", valueCodeableConcept=_code("verdict", verdict, VERDICTS[verdict])),
+        observation("score", "score for ALL, 0 to 1", **_score(case, policy)),
+        observation("captures", "captures", component=_counts(case)),
+    ]
+    if subtype is not None:
+        concept = _code("subtype", subtype, subtype)
+        observations.insert(1, observation("subtype", "subtype of ALL", valueCodeableConcept=concept))
+    reasons = "; ".join(reason["sentence"] for reason in case["reasons"] or ())
+    report = DiagnosticReport(
+        id=_id("report", case["case_id"], run["bundle_digest"]),
+        identifier=[{"system": f"{SYSTEM}:case", "value": str(case["case_id"])}],
+        status=status,
+        code=_code("report", "screening", "screening of a blood smear for acute lymphoblastic leukaemia"),
+        subject=_reference(patient.id),
+        effectiveDateTime=case["aggregated_at"],
+        issued=case["closed_at"] if closed else case["aggregated_at"],
+        result=[_reference(one.id) for one in observations],
+        conclusion=f"{SIGNED if closed else PROPOSAL} {_named(verdict, subtype)}. {reasons}".strip(),
+        conclusionCode=[_code("verdict", verdict, VERDICTS[verdict])],
+    )
+    return [patient, report, *observations]
+
+
+def _score(case: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+    """The score with its interval and the thresholds that it met, or that there is none."""
+    if case["score"] is None:
+        absent = {"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "not-performed"}
+        return {"dataAbsentReason": {"coding": [absent], "text": "no capture counts for the result"}}
+    return {
+        "valueQuantity": _number(case["score"]),
+        "component": [
+            {"code": _code("observation", name, text), "valueQuantity": _number(case[name])}
+            for name, text in (("score_low", "lower end of the 95 % interval"), ("score_high", "upper end"))
+        ],
+        "referenceRange": [
+            {"high": _number(policy["benign_at_most"]), "text": "benign up to here"},
+            {"low": _number(policy["all_at_least"]), "text": "ALL from here on"},
+        ],
+    }
+
+
+def _counts(case: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"code": _code("observation", name, f"captures {name}"), "valueInteger": case[name] or 0} for name in COUNTS
+    ]
+
+
+def _number(value: float) -> dict[str, Any]:
+    return {"value": round(value, 6), "system": "http://unitsofmeasure.org", "code": "1"}
+
+
+def _code(kind: str, code: str, text: str) -> dict[str, Any]:
+    return {"coding": [{"system": f"{SYSTEM}:{kind}", "code": code, "display": text}], "text": text}
+
+
+def _reference(resource: str | None) -> dict[str, str]:
+    return {"reference": f"urn:uuid:{resource}"}
+
+
+def _named(verdict: str, subtype: str | None) -> str:
+    return f"Result: {VERDICTS[verdict]}" + (f", subtype {subtype}" if subtype else "")
+
+
+def _id(*parts: object) -> str:
+    return str(uuid5(NAMESPACE_URL, ":".join((SYSTEM, *map(str, parts)))))

@@ -1,0 +1,131 @@
+"""The FHIR export, read back through the library that made it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fhir.resources.R4B.bundle import Bundle as FhirBundle
+from fhir.resources.R4B.diagnosticreport import DiagnosticReport
+from pydantic import ValidationError
+from sqlalchemy import Engine
+
+from contract.bundle import Bundle
+from contract.states import ReviewAction
+from db.engine import open_engine
+from db.queries import reported_cases, run_details, run_summaries
+from db.results import finish_chunk
+from db.review import Opinion, Reviewer, act
+from db.submission import submit
+from producer.fhir import fhir_bundle
+from tests.support.commands import Environment
+from tests.support.runs import claimed, found, outcome, request
+
+ANNA = Reviewer("anna", "1.2.3")
+STATUSES = {"registered", "partial", "preliminary", "final", "amended", "corrected", "appended", "cancelled",
+            "entered-in-error", "unknown"}  # fmt: skip
+"""Of a DiagnosticReport: http://hl7.org/fhir/R4/valueset-diagnostic-report-status.html."""
+
+
+def screened(database: Engine, bundle: Bundle) -> int:
+    """Three patients: ALL, benign, and one none of whose captures could be screened."""
+    files = [one for p in range(3) for one in found(f"P{p}", "0.jpg", "1.jpg")]
+    run = submit(database, request(bundle, files, chunk_size=2))
+    for chunk_id, p_all, rejected in zip(run.chunk_ids, (0.9, 0.1, 0.5), (0, 0, 2), strict=True):
+        lease = claimed(database, chunk_id)
+        finish_chunk(database, lease, outcome(lease, p_all, rejected=rejected))
+    assert run.run_id is not None
+    return run.run_id
+
+
+def exported(database: Engine, run: int) -> Any:
+    """The Bundle, parsed and validated by the library."""
+    summary, manifest = run_summaries(database, run)[0], run_details(database, run)["manifest"]
+    text = fhir_bundle(summary, reported_cases(database, run), manifest, summary["created_at"])
+    return FhirBundle.model_validate_json(text)
+
+
+def resources(bundle: Any, kind: str) -> list[Any]:
+    found = [entry.resource for entry in bundle.entry]
+    return [one for one in found if one.__resource_type__ == kind]
+
+
+def references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["reference"]] if isinstance(value.get("reference"), str) else []
+        return own + [one for inner in value.values() for one in references(inner)]
+    if isinstance(value, list):
+        return [one for inner in value for one in references(inner)]
+    return []
+
+
+def test_every_case_has_its_report_and_every_reference_leads_somewhere(database: Engine, bundle: Bundle) -> None:
+    made = exported(database, screened(database, bundle))
+    assert [len(resources(made, kind)) for kind in ("Device", "Patient", "DiagnosticReport", "Observation")] == [
+        1, 3, 3, 10,
+    ]  # fmt: skip
+    there = {entry.fullUrl for entry in made.entry}
+    assert len(there) == len(made.entry)
+    named = references(json.loads(made.model_dump_json()))
+    assert len(named) == 3 + 10 + 10 + 10, "subjects of reports, results, subjects and devices of observations"
+    assert set(named) <= there
+    names = {one.identifier[0].value for one in resources(made, "Patient")}
+    assert names == {"P0", "P1", "P2"}
+
+
+def test_a_proposal_is_preliminary_and_says_so(database: Engine, bundle: Bundle) -> None:
+    first, *_ = resources(exported(database, screened(database, bundle)), "DiagnosticReport")
+    assert first.status == "preliminary"
+    assert first.conclusion.startswith("Proposal for review by a haematologist")
+    assert "Result: acute lymphoblastic leukaemia (ALL), subtype Pro" in first.conclusion
+    assert first.conclusionCode[0].coding[0].code == "all"
+
+
+def test_signed_off_it_is_final_with_the_reviewers_verdict_and_without_her_name(
+    database: Engine, bundle: Bundle
+) -> None:
+    run = screened(database, bundle)
+    by_patient = {case["patient"]: case["case_id"] for case in reported_cases(database, run)}
+    act(database, by_patient["P0"], ReviewAction.OVERRIDE, ANNA, opinion=Opinion("benign"), comment="reactive cells")
+    made = exported(database, run)
+    status = {one.identifier[0].value: one.status for one in resources(made, "DiagnosticReport")}
+    assert status == {str(case): "final" if patient == "P0" else "preliminary" for patient, case in by_patient.items()}
+    (final,) = (one for one in resources(made, "DiagnosticReport") if one.status == "final")
+    assert final.conclusion.startswith("Reviewed and signed off. Result: benign.")
+    assert len(final.result) == 3, "no subtype"
+    assert {one.status for one in resources(made, "Observation")} == {"final", "preliminary"}
+    assert "anna" not in made.model_dump_json()
+    assert "reactive cells" not in made.model_dump_json()
+
+
+def test_a_score_has_its_interval_and_thresholds_and_none_says_why(database: Engine, bundle: Bundle) -> None:
+    made = exported(database, screened(database, bundle))
+    scores = [one for one in resources(made, "Observation") if one.code.coding[0].code == "score"]
+    known = [one for one in scores if one.valueQuantity is not None]
+    assert sorted(float(one.valueQuantity.value) for one in known) == pytest.approx([0.1, 0.9])
+    assert all(len(one.component) == len(one.referenceRange) == 2 for one in known)
+    (absent,) = (one for one in scores if one.valueQuantity is None)
+    assert absent.dataAbsentReason.coding[0].code == "not-performed"
+
+
+def test_the_same_case_has_the_same_ids_in_every_export(database: Engine, bundle: Bundle) -> None:
+    run = screened(database, bundle)
+    before = [entry.fullUrl for entry in exported(database, run).entry]
+    assert [entry.fullUrl for entry in exported(database, run).entry] == before
+
+
+def test_the_library_refuses_what_fhir_does_not_know() -> None:
+    with pytest.raises(ValidationError):
+        DiagnosticReport(status="final", code={"text": "x"}, verdict="all")
+    with pytest.raises(ValidationError):
+        DiagnosticReport(code={"text": "x"})
+
+
+def test_the_command_writes_a_file(environment: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    environment.screen("db", "upgrade")
+    run = screened(open_engine(environment.database_url), bundle)
+    file = tmp_path / "out" / "run.json"
+    done = environment.screen("report", str(run), "--fhir", file)
+    assert done.code == 1, "two captures were rejected"
+    made = FhirBundle.model_validate_json(file.read_text())
+    assert {one.status for one in resources(made, "DiagnosticReport")} <= STATUSES
