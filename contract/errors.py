@@ -13,6 +13,7 @@
     ├── Unavailable               a service is out of reach; trying again later helps: exit 3
     │   ├── BrokerUnavailable     Redis
     │   ├── DatabaseUnavailable   the SQL database
+    │   ├── PseudonymKeyMissing   the key of the patients' pseudonyms is not here, or is another
     │   ├── ArchiveUnavailable    the archive's storage is away (unmounted, I/O error): never "corrupt"
     │   │   └── StorageFault      one file's storage fails while the archive is there: a bad sector, perhaps
     │   └── StorageFull           no room where something must be written
@@ -111,6 +112,10 @@ class StorageFault(ArchiveUnavailable):
 
 
 class StorageFull(Unavailable):
+    pass
+
+
+class PseudonymKeyMissing(Unavailable):
     pass
 
 

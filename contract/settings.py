@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     review_hold_minutes: int = Field(
         30, ge=1, le=1440, description="how long `screen review next` keeps a case from other reviewers"
     )
+    pseudonym_key_file: Path | None = Field(
+        None,
+        description="file with the secret key of patients' pseudonyms, for `submit --pseudonymize` and for workers",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="log lines for people or for machines")
 

@@ -85,7 +85,7 @@ def _lease(connection: Connection, which: ColumnElement[bool], worker: str, leas
     if row is None:
         return None
     run = connection.execute(
-        select(Run.root, Run.bundle_digest, BundleRow.path)
+        select(Run.root, Run.bundle_digest, Run.pseudonym_key, BundleRow.path)
         .join(BundleRow, BundleRow.digest == Run.bundle_digest)
         .where(Run.id == row.run_id)
     ).one()
@@ -96,7 +96,7 @@ def _lease(connection: Connection, which: ColumnElement[bool], worker: str, leas
     )
     return Lease(
         row.id, row.run_id, token, row.attempts, run.root, run.bundle_digest, run.path,
-        tuple(CaptureRef(*capture) for capture in captures),
+        tuple(CaptureRef(*capture) for capture in captures), run.pseudonym_key,
     )  # fmt: skip
 
 

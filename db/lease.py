@@ -21,6 +21,8 @@ class Lease:
     bundle_digest: str
     bundle_path: str
     captures: tuple[CaptureRef, ...]
+    pseudonym_key: str | None = None
+    """Fingerprint of the key that the folders' names in `captures` were replaced with, if they were."""
 
 
 def held_by(lease: Lease) -> ColumnElement[bool]:

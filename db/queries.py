@@ -216,7 +216,7 @@ def run_details(engine: Engine, run_id: int) -> dict[str, Any]:
     """
     with reading(engine) as connection:
         run = connection.execute(
-            select(Run.root, BundleRow.manifest)
+            select(Run.root, Run.pseudonym_key, BundleRow.manifest)
             .join(BundleRow, BundleRow.digest == Run.bundle_digest)
             .where(Run.id == run_id)
         ).first()
@@ -230,6 +230,7 @@ def run_details(engine: Engine, run_id: int) -> dict[str, Any]:
         ).scalars()
         return {
             "root": run.root,
+            "pseudonym_key": run.pseudonym_key,
             "manifest": run.manifest,
             "skipped": (submitted or {}).get("skipped", {}),
             "engines": sorted(name for name in engines if name),

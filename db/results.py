@@ -222,6 +222,7 @@ def _replaced_in_conflict() -> Select[int]:
         .join(earlier_run, earlier_run.id == earlier.run_id)
         .where(mine.id == bindparam("case_id"), earlier.identity_conflict.is_(True))
         .where(earlier_run.root == run.root, earlier_run.bundle_digest == run.bundle_digest)
+        .where(earlier_run.pseudonym_key.is_not_distinct_from(run.pseudonym_key))
     )
 
 

@@ -22,6 +22,7 @@ class LabelledCase:
     patient: str
     label: str
     root: bytes
+    pseudonym_key: str | None
     identity_conflict: bool
 
 
@@ -42,7 +43,8 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
     statement = (
         select(
             Case.id, Case.patient_id, Case.identity_conflict, CASE_REVIEW.c.patient, CASE_REVIEW.c.state,
-            CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.bundle_digest,
+            CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.pseudonym_key,
+            Run.bundle_digest,
         )
         .join(Run, Run.id == Case.run_id)
         .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
@@ -68,7 +70,9 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
         if label is None:
             left_out["ALL without a subtype" if case.final_verdict == Verdict.ALL else case.final_verdict] += 1
         else:
-            found.append(LabelledCase(case.id, case.patient, label, case.root, bool(case.identity_conflict)))
+            found.append(
+                LabelledCase(case.id, case.patient, label, case.root, case.pseudonym_key, bool(case.identity_conflict))
+            )
     return found, +left_out
 
 

@@ -55,6 +55,8 @@ class SubmitRequest:
     everything: bool = False
     reviewers_required: int = 1
     report_at_sign_off: bool = False
+    pseudonym_key: str | None = None
+    """Fingerprint of the key that patients' names in `captures` and `skipped` were replaced with, if they were."""
 
 
 @dataclass
@@ -152,7 +154,10 @@ def _last_run(connection: Connection, request: SubmitRequest) -> int | None:
         return None
     return connection.execute(
         select(func.max(Run.id)).where(
-            Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None)
+            Run.root == request.root,
+            Run.bundle_digest == request.bundle.digest,
+            Run.cancelled_at.is_(None),
+            Run.pseudonym_key.is_not_distinct_from(request.pseudonym_key),
         )
     ).scalar()
 
@@ -218,6 +223,7 @@ def _earlier(
             .join(Run, Run.id == Case.run_id)
             .where(Patient.external_id.in_(some))
             .where(Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None))
+            .where(Run.pseudonym_key.is_not_distinct_from(request.pseudonym_key))
             .where(Capture.reject_code.is_(None) | Capture.reject_code.not_in(PASSING))
             .order_by(Capture.run_id)
         )  # fmt: skip
@@ -248,6 +254,7 @@ class _RunWriter:
                 software_version=request.software_version,
                 reviewers_required=request.reviewers_required,
                 report_at_sign_off=request.report_at_sign_off,
+                pseudonym_key=request.pseudonym_key,
             )
             .returning(Run.id)
         ).scalar_one()
@@ -282,7 +289,9 @@ class _RunWriter:
             aggregate_finished_cases(self._connection, some)
 
     def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
-        patient_ids = _ensure_patients(self._connection, [case.patient for case in cases])
+        patient_ids = _ensure_patients(
+            self._connection, [case.patient for case in cases], pseudonymous=self._request.pseudonym_key is not None
+        )
         rows = self._connection.execute(
             insert(Case).returning(Case.id, Case.patient_id),
             [
@@ -336,13 +345,13 @@ def _ensure_bundle(connection: Connection, bundle: Bundle) -> None:
         connection.execute(update(BundleRow).where(BundleRow.digest == bundle.digest).values(path=path))
 
 
-def _ensure_patients(connection: Connection, external_ids: Sequence[str]) -> dict[str, int]:
+def _ensure_patients(connection: Connection, external_ids: Sequence[str], *, pseudonymous: bool) -> dict[str, int]:
     upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     found: dict[str, int] = {}
     for some in slices(external_ids, 500):
         connection.execute(
             upsert(Patient).on_conflict_do_nothing(index_elements=["external_id"]),
-            [{"external_id": one, "pseudonymous": False} for one in some],
+            [{"external_id": one, "pseudonymous": pseudonymous} for one in some],
         )
         rows = connection.execute(select(Patient.external_id, Patient.id).where(Patient.external_id.in_(some)))
         found |= dict(rows.all())

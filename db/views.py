@@ -55,6 +55,7 @@ VIEWS = {
         JOIN run other_run
           ON other_run.id = other_k.run_id AND other_run.root = run.root
          AND other_run.bundle_digest = run.bundle_digest
+         AND COALESCE(other_run.pseudonym_key, '') = COALESCE(run.pseudonym_key, '')
         JOIN patient other_patient ON other_patient.id = other_k.patient_id
         WHERE c.probabilities IS NOT NULL AND other_c.probabilities IS NOT NULL
           AND NOT EXISTS (
@@ -62,6 +63,7 @@ VIEWS = {
               JOIN run later_run ON later_run.id = later.run_id
               WHERE later.patient_id = other_k.patient_id AND later.id > other_k.id
                 AND later_run.root = run.root AND later_run.bundle_digest = run.bundle_digest
+                AND COALESCE(later_run.pseudonym_key, '') = COALESCE(run.pseudonym_key, '')
           )
     """,
     "case_results": """

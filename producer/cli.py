@@ -26,6 +26,7 @@ COMMANDS = {
     "report": ("producer.commands.report:report", "Results of a run: table, JSON, CSV or HTML."),
     "review": ("producer.commands.review:review", "Review cases: list, next, show, confirm, override, ..."),
     "queue": ("producer.commands.queue:queue", "Results for other systems: take, acknowledge, release."),
+    "pseudonyms": ("producer.commands.pseudonyms:pseudonyms", "Which pseudonym is whose, for who has the key."),
     "purge": ("producer.commands.purge:purge", "Remove old runs with all that belongs to them."),
     "worker": ("worker.command:worker", "Start a worker on this machine."),
     "db": ("producer.commands.database:database", "Create, upgrade or check the database."),

@@ -3,8 +3,9 @@
 import base64
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from math import isqrt
 from typing import Any
 
@@ -16,8 +17,10 @@ from PIL import Image
 from sqlalchemy import Engine
 
 from contract.case_policy import CasePolicy
-from contract.errors import CaptureRejected
+from contract.errors import CaptureRejected, PseudonymKeyMissing
 from contract.imaging import decode_full
+from contract.pseudonyms import real_paths
+from contract.settings import get_settings
 from contract.states import Verdict
 from db.drift import drift
 from db.queries import (
@@ -52,7 +55,8 @@ def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None =
     cases = case_results(database, run_id)
     pictured = [case["case_id"] for case in cases if case["verdict"]][:EVIDENCE_CASES]
     labels = details["manifest"]["labels"]
-    evidence = {case_id: _case_page(database, case_id, details["root"], labels) for case_id in pictured}
+    show = _pictures(details)
+    evidence = {case_id: _case_page(database, case_id, show, labels) for case_id in pictured}
     environment = jinja2.Environment(loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html.j2").render(
         summary=summary,
@@ -81,7 +85,23 @@ VERDICT_TEXT = {
 }
 
 
-def _case_page(database: Engine, case_id: int, root: bytes, labels: Sequence[str]) -> dict[str, Any]:
+Picture = Callable[[bytes, bytes | None], tuple[str | None, str | None]]
+"""Path and activation map of a capture -> (data URI of it, why there is none)."""
+
+
+def _pictures(details: Mapping[str, Any]) -> Picture:
+    """Pictures of a run's captures; none where its patients have pseudonyms and their key is not here."""
+    root, fingerprint = details["root"], details["pseudonym_key"]
+    if fingerprint is None:
+        return partial(_picture, root)
+    try:
+        real_path = real_paths(root, fingerprint, get_settings().pseudonym_key_file)
+        return lambda path, cam: _picture(root, real_path(path), cam)
+    except PseudonymKeyMissing:
+        return lambda _path, _cam: (None, "the key of the patients' pseudonyms is not here")
+
+
+def _case_page(database: Engine, case_id: int, show: Picture, labels: Sequence[str]) -> dict[str, Any]:
     """What a reviewer wants to see of a case: the captures with the highest P(ALL), those that do not count and why,
     and how P(ALL) is spread over all of them.
     """
@@ -89,9 +109,9 @@ def _case_page(database: Engine, case_id: int, root: bytes, labels: Sequence[str
     excluded = evidence_of(database, case_id, excluded=True, limit=EXCLUDED_NAMED)
     scores = capture_scores(database, case_id)
     return {
-        "captures": [_figure(root, one, labels) for one in counted],
+        "captures": [_figure(show, one, labels) for one in counted],
         "excluded": [
-            _figure(root, {**one, "cam": None}, labels, pictured=place < EVIDENCE_CAPTURES)
+            _figure(show, {**one, "cam": None}, labels, pictured=place < EVIDENCE_CAPTURES)
             for place, one in enumerate(excluded)
         ],
         "histogram": _histogram(scores),
@@ -99,8 +119,8 @@ def _case_page(database: Engine, case_id: int, root: bytes, labels: Sequence[str
     }
 
 
-def _figure(root: bytes, row: Mapping[str, Any], labels: Sequence[str], *, pictured: bool = True) -> dict[str, Any]:
-    picture, problem = _picture(root, row["path"], row["cam"]) if pictured else (None, None)
+def _figure(show: Picture, row: Mapping[str, Any], labels: Sequence[str], *, pictured: bool = True) -> dict[str, Any]:
+    picture, problem = show(row["path"], row["cam"]) if pictured else (None, None)
     return {
         "path": row["path_text"],
         "label": row["label"],

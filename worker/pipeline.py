@@ -37,13 +37,15 @@ SLOW_STORAGE_S = 0.5
 @dataclass(frozen=True)
 class Work:
     """A chunk to screen: its captures below `root`. `check` is called before each batch and may raise to stop it (its
-    lease is lost, say). `owner` is the caller's own and comes back with the result.
+    lease is lost, say). `owner` is the caller's own and comes back with the result. `real_path` says where a capture's
+    path leads on disk, and may raise to stop the chunk.
     """
 
     root: bytes
     captures: Sequence[CaptureRef]
     check: Callable[[], None] = lambda: None
     owner: Any = None
+    real_path: Callable[[bytes], bytes] = lambda path: path
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,8 @@ class Pipeline:
         found: _Ready | Rejected
         places = self.recorder.begin([capture.id])
         try:
-            read = read_capture(chunk.work.root, capture.path, capture.size_bytes, capture.modified_ns)
+            path = chunk.work.real_path(capture.path)
+            read = read_capture(chunk.work.root, path, capture.size_bytes, capture.modified_ns)
             sha256, read_at = read.sha256, time.perf_counter()
             decoded = decode(read.data, self.manifest.image)
             decoded_at = time.perf_counter()

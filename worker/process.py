@@ -27,6 +27,7 @@ from contract.errors import (
 )
 from contract.novelty import read_novelty
 from contract.outcomes import ChunkOutcome
+from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import Settings, get_settings
 from db.chunks import attempts_so_far, claim, claim_ahead, give_back_of, release
 from db.engine import open_engine
@@ -88,6 +89,7 @@ class WorkerProcess:
         self._claiming = 0
         self._chunks_ahead = 0
         self._stopping = False
+        self._real_paths: dict[tuple[bytes, str], RealPaths] = {}
         self._open: tuple[str, Pipeline] | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._screener = threading.Thread(target=self._screen, name="screener", daemon=True)
@@ -217,12 +219,22 @@ class WorkerProcess:
         if job is None:
             return None
         self._screening.append(job)
-        return Work(job.lease.root, job.lease.captures, lambda: self._check(job), job)
+        return Work(
+            job.lease.root, job.lease.captures, lambda: self._check(job), job, partial(self._real_path, job.lease)
+        )
 
     def _check(self, job: Job) -> None:
         if self._stopping:
             raise Stopping("the worker was told to stop")
         job.keeper.check()
+
+    def _real_path(self, lease: Lease, path: bytes) -> bytes:
+        if lease.pseudonym_key is None:
+            return path
+        known = (lease.root, lease.pseudonym_key)
+        if known not in self._real_paths:
+            self._real_paths[known] = real_paths(*known, self._settings.pseudonym_key_file)
+        return self._real_paths[known](path)
 
     def _pipeline(self, lease: Lease) -> Pipeline:
         """The pipeline of the lease's bundle. Only one bundle is kept open: a device has one network in memory."""

@@ -4,6 +4,7 @@ import csv
 import getpass
 import os
 from collections import Counter
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 from sqlalchemy import Engine
 
 from contract.errors import ExitCode, UsageError
+from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import get_settings
 from contract.states import ReviewAction, ReviewState, Verdict
 from db import review as actions
@@ -264,12 +266,21 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
 
 
 def _write_labels(stream: Any, captures: Any, folder: Path) -> tuple[int, Counter[str]]:
-    """Paths are relative to the file's own folder where they lie below it, else absolute."""
+    """Paths are relative to the file's own folder where they lie below it, else absolute; they are the real ones, also
+    of patients with pseudonyms. Raises PseudonymKeyMissing without their key.
+    """
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("path", "label", "patient"))
     written, unused = 0, Counter[str]()
+
+    @cache
+    def on_disk(root: bytes, fingerprint: str) -> RealPaths:
+        return real_paths(root, fingerprint, get_settings().pseudonym_key_file)
+
     for one in captures:
-        path = Path(os.fsdecode(os.path.join(one.case.root, one.path)))  # noqa: PTH118 - bytes
+        key = one.case.pseudonym_key
+        real = one.path if key is None else on_disk(one.case.root, key)(one.path)
+        path = Path(os.fsdecode(os.path.join(one.case.root, real)))  # noqa: PTH118 - bytes
         if one.left_out is not None:
             unused[one.left_out] += 1
         elif not _is_utf8(path):

@@ -18,6 +18,7 @@ from producer.archive import walk_archive
 from producer.commands.report import print_report, write_html
 from producer.commands.submit import name_skipped, required_bundle, submit_request
 from producer.output import say
+from producer.pseudonymous import pseudonymize_option
 from producer.publish import publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
 from producer.truth import read_truth, truth_option
@@ -35,9 +36,16 @@ from producer.watching import watch_run
     "--worker-log", type=click.Path(path_type=Path, dir_okay=False), default=Path("screening-worker.log"),
     show_default=True, help="The worker's log lines.",
 )  # fmt: skip
+@pseudonymize_option
 @truth_option
 def run(
-    archive: Path, bundle: Path | None, everything: bool, html: Path | None, worker_log: Path, truth: Path | None
+    archive: Path,
+    bundle: Path | None,
+    everything: bool,
+    pseudonymize: bool,
+    html: Path | None,
+    worker_log: Path,
+    truth: Path | None,
 ) -> ExitCode:
     """Screen ARCHIVE on this machine: Redis, a worker, submit, watch, report, and clean up.
 
@@ -50,7 +58,9 @@ def run(
     name_skipped(found)
     database = open_engine(settings.database_url)
     schema.upgrade(database)
-    submission = write_run(database, submit_request(found, opened, settings, everything=everything))
+    submission = write_run(
+        database, submit_request(found, opened, settings, everything=everything, pseudonymize=pseudonymize)
+    )
     run_id = submission.run_id
     assert run_id is not None
     say(f"run {run_id}" if submission.created else f"nothing new since run {run_id}")

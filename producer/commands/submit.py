@@ -7,6 +7,7 @@ import click
 
 from contract.bundle import Bundle
 from contract.errors import BrokerUnavailable, ExitCode, UsageError
+from contract.pseudonyms import read_key
 from contract.settings import Settings, get_settings
 from db import schema
 from db.engine import open_engine
@@ -14,6 +15,7 @@ from db.submission import Submission, SubmitPlan, SubmitRequest, plan_submit
 from db.submission import submit as write_run
 from producer.archive import Archive, walk_archive
 from producer.output import json_out, say
+from producer.pseudonymous import Pseudonymous, pseudonymize_option, pseudonymous_names
 from producer.publish import publish_chunks
 from producer.watching import watch_run
 
@@ -27,10 +29,13 @@ _SHOWN = 10
     "--bundle", type=click.Path(path_type=Path), envvar="SCREEN_BUNDLE", show_envvar=True, help="Bundle to screen with."
 )
 @click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
+@pseudonymize_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done and do nothing.")
 @click.option("--watch", is_flag=True, help="Follow the run until it is finished.")
 @click.option("--json", "as_json", is_flag=True, help="The run and what was found, as JSON on stdout.")
-def submit(archive: Path, bundle: Path | None, everything: bool, dry_run: bool, watch: bool, as_json: bool) -> int:
+def submit(
+    archive: Path, bundle: Path | None, everything: bool, pseudonymize: bool, dry_run: bool, watch: bool, as_json: bool
+) -> int:
     """Put the captures of ARCHIVE, a folder with one folder per patient, on the queue.
 
     Prints the run's id on stdout. Submitting the same folder again with the same bundle screens only the patients
@@ -41,7 +46,7 @@ def submit(archive: Path, bundle: Path | None, everything: bool, dry_run: bool, 
     database = open_engine(settings.database_url)
     schema.check(database)
     found = walk_archive(archive)
-    request = submit_request(found, opened, settings, everything=everything)
+    request = submit_request(found, opened, settings, everything=everything, pseudonymize=pseudonymize)
     name_skipped(found)
     if dry_run:
         plan = plan_submit(database, request)
@@ -74,13 +79,17 @@ def required_bundle(bundle: Path | None) -> Path:
     return bundle
 
 
-def submit_request(found: Archive, bundle: Bundle, settings: Settings, *, everything: bool) -> SubmitRequest:
-    """What is handed to the database layer."""
+def submit_request(
+    found: Archive, bundle: Bundle, settings: Settings, *, everything: bool, pseudonymize: bool
+) -> SubmitRequest:
+    """What is handed to the database layer. Raises SettingsError where pseudonyms are wanted and there is no key."""
+    key = read_key(settings.pseudonym_key_file) if pseudonymize else None
     return SubmitRequest(
         root=found.root,
         bundle=bundle,
-        captures=found.captures,
-        skipped=found.skipped,
+        captures=found.captures if key is None else Pseudonymous(found.captures, key),
+        skipped=found.skipped if key is None else pseudonymous_names(found.skipped, key),
+        pseudonym_key=None if key is None else key.fingerprint,
         chunk_size=settings.chunk_size,
         software_version=version("slide-screen"),
         everything=everything,

@@ -1,0 +1,106 @@
+"""Pseudonyms of patients: a keyed hash of the folder's name, and the way back for whoever has the key.
+
+HMAC-SHA256 (RFC 2104), cut to 100 bits and written in base32: of a million patients, two have the same with a
+probability of 4e-19. Without the key nobody can try names.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import stat
+from pathlib import Path
+
+from contract.errors import ArchiveUnavailable, PseudonymKeyMissing, SettingsError
+
+PREFIX = b"px-"
+LETTERS = 20
+FEWEST_BYTES = 32
+_SETTING = "SCREEN_PSEUDONYM_KEY_FILE"
+
+
+class PseudonymKey:
+    """The secret that pseudonyms are made with."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the key without telling it, 16 letters: runs of different keys are never mixed."""
+        return self._digest(b"slide-screen: fingerprint of a key of pseudonyms").hex()[:16]
+
+    def pseudonym(self, folder: bytes) -> bytes:
+        """The pseudonym of a patient whose folder has this name."""
+        return PREFIX + base64.b32encode(self._digest(b"patient:" + folder)).lower()[:LETTERS]
+
+    def path(self, path: bytes) -> bytes:
+        """A path below the archive's root with the patient's folder, its first part, replaced."""
+        folder, slash, rest = path.partition(b"/")
+        return self.pseudonym(folder) + slash + rest
+
+    def _digest(self, text: bytes) -> bytes:
+        return hmac.digest(self._secret, text, hashlib.sha256)
+
+
+def read_key(file: Path | None) -> PseudonymKey:
+    """The key in this file. Raises SettingsError where there is none, it is too short, or others may read it."""
+    if file is None:
+        raise SettingsError(
+            f"{_SETTING} names no file; make one with `(umask 077; head -c 32 /dev/urandom | base64 > FILE)`, "
+            "and keep it"
+        )
+    try:
+        mode = file.stat().st_mode
+        secret = file.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"{_SETTING}: {file} cannot be read ({error.strerror})") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise SettingsError(f"{_SETTING}: others may read {file}; `chmod 600` it")
+    if len(secret) < FEWEST_BYTES:
+        raise SettingsError(f"{_SETTING}: {file} holds fewer than {FEWEST_BYTES} bytes; make one with /dev/urandom")
+    return PseudonymKey(secret)
+
+
+class RealPaths:
+    """From pseudonymous paths back to those on disk, for one archive.
+
+    The folders' names are listed and hashed once, and again when a pseudonym is not among them: a folder is new.
+    """
+
+    def __init__(self, root: bytes, key: PseudonymKey) -> None:
+        self._root = root
+        self._key = key
+        self._folders: dict[bytes, bytes] = {}
+
+    def __call__(self, path: bytes) -> bytes:
+        """The path on disk; where no folder has this pseudonym, the path as it is, where nothing lies.
+
+        Raises ArchiveUnavailable where the archive cannot be listed.
+        """
+        pseudonym, slash, rest = path.partition(b"/")
+        if pseudonym not in self._folders:
+            self._folders = self._listed()
+        return self._folders.get(pseudonym, pseudonym) + slash + rest
+
+    def _listed(self) -> dict[bytes, bytes]:
+        try:
+            with os.scandir(self._root) as entries:
+                return {self._key.pseudonym(entry.name): entry.name for entry in entries}
+        except OSError as error:
+            raise ArchiveUnavailable(
+                f"the archive's root cannot be listed ({error.strerror}); mount it again, work goes on by itself"
+            ) from None
+
+
+def real_paths(root: bytes, fingerprint: str, key_file: Path | None) -> RealPaths:
+    """For an archive that was submitted with the key of this fingerprint. Raises PseudonymKeyMissing without it."""
+    try:
+        key = read_key(key_file)
+    except SettingsError as error:
+        raise PseudonymKeyMissing(f"this run's patients have pseudonyms: {error}") from None
+    if key.fingerprint != fingerprint:
+        raise PseudonymKeyMissing(
+            f"this run's pseudonyms were made with another key ({fingerprint}); {_SETTING} must name that one"
+        )
+    return RealPaths(root, key)

@@ -1,0 +1,37 @@
+"""`screen pseudonyms`: which pseudonym is whose."""
+
+from pathlib import Path
+
+import click
+
+from contract.errors import ExitCode
+from contract.names import display_name
+from contract.pseudonyms import read_key
+from contract.settings import get_settings
+from producer.archive import walk_archive
+from producer.output import csv_out, json_out, output_options, plain, stdout, table
+
+COLUMNS = ("pseudonym", "patient")
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@output_options
+def pseudonyms(archive: Path, output: str) -> ExitCode:
+    """List the patients of ARCHIVE with the pseudonyms that they have in results.
+
+    Needs the key that they were submitted with, in SCREEN_PSEUDONYM_KEY_FILE, and no database.
+    """
+    key = read_key(get_settings().pseudonym_key_file)
+    patients = sorted({one.patient for one in walk_archive(archive).captures})
+    rows = [{"pseudonym": key.pseudonym(one).decode(), "patient": display_name(one)} for one in patients]
+    if output == "json":
+        json_out(rows)
+    elif output == "csv":
+        csv_out(rows, COLUMNS)
+    else:
+        shown = table(None, COLUMNS, fold=("patient",))
+        for row in rows:
+            shown.add_row(row["pseudonym"], plain(row["patient"]))
+        stdout.print(shown)
+    return ExitCode.OK

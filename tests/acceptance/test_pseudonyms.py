@@ -1,0 +1,159 @@
+"""Pseudonyms: nothing that is stored or said names a patient, and who has the key finds her again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from contract.bundle import Bundle
+from contract.errors import PseudonymKeyMissing, SettingsError
+from contract.pseudonyms import PseudonymKey, RealPaths, read_key, real_paths
+from db.engine import open_engine, reading
+from db.fsck import fsck
+from db.models import Base, Chunk
+from db.queries import progress
+from tests.support.archives import jpeg, write_archive
+from tests.support.commands import Environment
+from tests.support.waiting import wait_until
+
+CANARY = "Canary-Müller"
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> dict[str, str]:
+    """The setting that names a key."""
+    file = tmp_path / "key"
+    file.write_text("a secret of thirty-two letters or more\n")
+    file.chmod(0o600)
+    return {"SCREEN_PSEUDONYM_KEY_FILE": str(file)}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    made = write_archive(tmp_path / "archive", {f"{CANARY}-1": "Pro", f"{CANARY}-2": "Benign"}, captures=4)
+    (made / f"{CANARY}-1" / "Thumbs.db").write_bytes(b"junk")
+    (made / f"{CANARY}-1" / "cut.jpg").write_bytes(jpeg("Pro")[:100])
+    return made
+
+
+def naming(environment: Environment) -> list[str]:
+    """Of the files of database, logs and reports, and of the database's tables, those that name a patient."""
+
+    def stored() -> Iterator[tuple[str, bytes]]:
+        for file in environment.folder.glob("*.*"):
+            if file.is_file():
+                yield file.name, file.read_bytes()
+        with reading(open_engine(environment.database_url)) as connection:
+            for table in Base.metadata.sorted_tables:
+                yield table.name, repr(connection.execute(select(table)).all()).encode()
+
+    return [name for name, content in stored() if b"Canary" in content]
+
+
+def test_a_pseudonymous_run_names_nobody_and_is_screened_as_any_other(
+    environment: Environment, bundle: Bundle, archive: Path, key: dict[str, str]
+) -> None:
+    done = environment.screen("run", archive, "--bundle", bundle.path, "--pseudonymize", "--html", "report.html", **key)
+    assert done.code == 1, "one capture is cut short"
+    assert "Canary" not in done.out
+    said = [line for line in done.err.splitlines() if "Canary" in line]
+    assert said == [f"skipped (junk, 1): {CANARY}-1/Thumbs.db"], "on the submitter's own terminal"
+    report = environment.screen("report", "1", "--json", **key)
+    (environment.folder / "report.json").write_text(report.out)
+    assert naming(environment) == []
+    cases = {case["patient"]: case["verdict"] for case in json.loads(report.out)["cases"]}
+    listed = json.loads(environment.screen("pseudonyms", archive, "--json", **key).out)
+    assert {one["patient"]: cases[one["pseudonym"]] for one in listed} == {
+        f"{CANARY}-1": "all", f"{CANARY}-2": "benign",
+    }  # fmt: skip
+    assert b"data:image/jpeg" in (environment.folder / "report.html").read_bytes()
+    environment.screen("report", "1", "--html", "keyless.html")
+    assert b"the key of the patients&#39; pseudonyms is not here" in (environment.folder / "keyless.html").read_bytes()
+    again = environment.screen("submit", archive, "--bundle", bundle.path, "--pseudonymize", "--dry-run", **key)
+    assert "nothing new" in again.err
+
+
+def test_under_their_names_they_are_other_patients_and_no_mix_up(
+    environment: Environment, bundle: Bundle, archive: Path, key: dict[str, str]
+) -> None:
+    environment.screen("run", archive, "--bundle", bundle.path, "--pseudonymize", **key)
+    plain = environment.screen("run", archive, "--bundle", bundle.path)
+    assert plain.code == 1
+    report = json.loads(environment.screen("report", "2", "--json").out)
+    assert {case["patient"] for case in report["cases"]} == {f"{CANARY}-1", f"{CANARY}-2"}
+    assert report["identity_conflicts"] == []
+    assert [case["identity_conflict"] for case in report["cases"]] == [False, False]
+
+
+def test_a_worker_without_the_key_rejects_nothing_and_one_with_it_goes_on(
+    environment: Environment, bundle: Bundle, archive: Path, key: dict[str, str]
+) -> None:
+    environment.screen("db", "upgrade")
+    environment.screen("submit", archive, "--bundle", bundle.path, "--pseudonymize", **key)
+    database = open_engine(environment.database_url)
+
+    def is_given_back() -> bool:
+        with reading(database) as connection:
+            return connection.execute(select(Chunk.last_error)).scalar() is not None
+
+    quick = {"SCREEN_SWEEP_SECONDS": "1", "SCREEN_REPUBLISH_SECONDS": "1"}
+    keyless = environment.start("worker", log="keyless.log", **quick)
+    try:
+        wait_until(is_given_back, 60, what="the worker without the key to give the chunk back")
+    finally:
+        keyless.terminate()
+        keyless.wait(60)
+    with reading(database) as connection:
+        (chunk,) = connection.execute(select(Chunk.attempts, Chunk.last_error)).all()
+    assert chunk.attempts == 0
+    assert "SCREEN_PSEUDONYM_KEY_FILE" in chunk.last_error
+    assert progress(database, 1).ended == 0
+    worker = environment.start("worker", log="worker.log", **quick, **key)
+    try:
+        wait_until(lambda: progress(database, 1).finished, 60, what="the run to finish")
+    finally:
+        worker.terminate()
+        worker.wait(60)
+    assert progress(database, 1).rejected == 1, "the one that is cut short"
+    assert all(finding.holds for finding in fsck(database, 1, grace_s=0))
+    assert naming(environment) == []
+
+
+def test_pseudonyms_depend_on_the_key_and_the_name_alone() -> None:
+    one, same, other = PseudonymKey(b"k" * 32), PseudonymKey(b"k" * 32), PseudonymKey(b"l" * 32)
+    assert one.pseudonym(b"P1") == same.pseudonym(b"P1")
+    assert len({one.pseudonym(b"P1"), one.pseudonym(b"P2"), other.pseudonym(b"P1")}) == 3
+    assert one.path(b"P1/a/1.jpg") == one.pseudonym(b"P1") + b"/a/1.jpg"
+    assert len(one.pseudonym(b"P1")) == 23
+    assert one.fingerprint != other.fingerprint
+
+
+def test_a_folder_that_came_later_is_found_and_one_that_is_not_there_is_nowhere(tmp_path: Path) -> None:
+    key = PseudonymKey(b"k" * 32)
+    (tmp_path / "P1").mkdir()
+    real = RealPaths(str(tmp_path).encode(), key)
+    assert real(key.path(b"P1/1.jpg")) == b"P1/1.jpg"
+    assert real(key.path(b"P2/1.jpg")) == key.path(b"P2/1.jpg")
+    (tmp_path / "P2").mkdir()
+    assert real(key.path(b"P2/1.jpg")) == b"P2/1.jpg"
+
+
+def test_a_key_that_is_no_secret_is_refused(tmp_path: Path, key: dict[str, str]) -> None:
+    file = Path(key["SCREEN_PSEUDONYM_KEY_FILE"])
+    assert read_key(file).fingerprint
+    with pytest.raises(PseudonymKeyMissing, match="another key"):
+        real_paths(b"/a", "0" * 16, file)
+    file.chmod(0o640)
+    with pytest.raises(SettingsError, match="others may read"):
+        read_key(file)
+    short = tmp_path / "short"
+    short.write_bytes(b"short")
+    short.chmod(0o600)
+    with pytest.raises(SettingsError, match="fewer than 32"):
+        read_key(short)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read_key(tmp_path / "none")
+    with pytest.raises(SettingsError, match="umask 077"):
+        read_key(None)
