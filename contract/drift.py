@@ -14,13 +14,15 @@ from pydantic import BaseModel, ConfigDict
 
 LIMIT = 0.25
 """From here on the run's captures are another population than the reference's, by the usual reading."""
-FEWEST = 200
-"""Captures below which chance alone often goes beyond the limit: nothing is said of fewer."""
+FEWEST = 30
+"""Patients below which nothing is said: captures of one patient are alike, so a few patients fill a few bins."""
+_Z = 3.0902
+"""Quantile of the normal distribution at 99.9 %."""
 P_ALL_EDGES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Bounds between the bins of P(ALL): its quantiles would all lie near 0 and 1."""
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _EMPTY = 1e-4
-"""A bin without captures counts as this share, for the logarithm."""
+"""A share counts as this much at least, for the logarithm."""
 
 
 class Bins(BaseModel):
@@ -46,8 +48,24 @@ def reference_bins(reference: Mapping[str, Any]) -> dict[str, Bins]:
     return {name: Bins.model_validate(stored) for name, stored in reference.get("drift", {}).items()}
 
 
-def stability_index(bins: Bins, counts: Sequence[int]) -> float:
-    """The index of a run's `counts` per bin against the reference's shares; 0 where they are alike."""
-    found = np.maximum(np.asarray(counts, float) / max(1, sum(counts)), _EMPTY)
+def chance(bins: Bins, patients: int) -> float:
+    """The index that chance alone exceeds once in a thousand runs of so many patients, at most.
+
+    Without drift the index is chi-squared, with a degree of freedom less than bins, divided by the number of
+    independent values (Yurdakul & Naranjo 2020, Journal of Risk Model Validation 14(4)); these are patients rather than
+    captures. The quantile by Wilson and Hilferty (1931).
+    """
+    freedom = max(1, len(bins.shares) - 1)
+    quantile = freedom * float(1 - 2 / (9 * freedom) + _Z * (2 / (9 * freedom)) ** 0.5) ** 3
+    return quantile / max(1, patients)
+
+
+def stability_index(bins: Bins, counts: Sequence[int], patients: int) -> float:
+    """The index of a run's `counts` per bin against the reference's shares; 0 where they are alike.
+
+    A bin that none of so many patients fell into counts as half a patient: with few, an empty one says little.
+    """
+    least = max(_EMPTY, 0.5 / max(1, patients))
+    found = np.maximum(np.asarray(counts, float) / max(1, sum(counts)), least)
     expected = np.maximum(np.asarray(bins.shares), _EMPTY)
     return float(((found - expected) * np.log(found / expected)).sum())

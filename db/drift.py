@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy import Engine, func, select
 
 from contract.bundle import Manifest
-from contract.drift import FEWEST, LIMIT, reference_bins, stability_index
+from contract.drift import FEWEST, LIMIT, chance, reference_bins, stability_index
 from contract.errors import NoSuchRun
 from contract.states import CaptureState
 from db.engine import reading
@@ -19,17 +19,19 @@ LOOKED_AT = 20_000
 
 @dataclass(frozen=True)
 class Drift:
-    """The population stability index of one measure over so many captures of a run; `far` where it is above the limit
-    and the captures are enough to say so.
+    """The population stability index of one measure over so many captures and patients of a run; `far` where it is
+    above `limit`, which is that of the measure or what chance can do with so few patients, and they are enough to tell.
     """
 
     measure: str
     index: float
+    limit: float
     captures: int
+    patients: int
 
     @property
     def far(self) -> bool:
-        return self.index > LIMIT and self.captures >= FEWEST
+        return self.index > self.limit and self.patients >= FEWEST
 
 
 def drift(engine: Engine, run_id: int) -> list[Drift]:
@@ -49,17 +51,24 @@ def drift(engine: Engine, run_id: int) -> list[Drift]:
         screened = (Capture.run_id == run_id) & (Capture.state == CaptureState.SCREENED)
         every = 1 + connection.execute(select(func.count()).where(screened)).scalar_one() // LOOKED_AT
         rows = connection.execute(
-            select(Capture.quality, Capture.novelty, Capture.p_all).where(screened, Capture.id % every == 0)
+            select(Capture.case_id, Capture.quality, Capture.novelty, Capture.p_all).where(
+                screened, Capture.id % every == 0
+            )
         ).all()
     found = []
     for name, of_reference in bins.items():
-        values = [_value(name, row) for row in rows]
-        known = np.array([value for value in values if value is not None], float)
+        values = [(value, row.case_id) for row in rows if (value := _value(name, row)) is not None]
+        known = np.array([value for value, _ in values], float)
+        patients = len({case_id for _, case_id in values})
         counts = np.bincount(
             np.searchsorted(of_reference.edges, known, side="left"), minlength=len(of_reference.shares)
         )
         if len(known):
-            found.append(Drift(name, stability_index(of_reference, counts.tolist()), len(known)))
+            index, limit = (
+                stability_index(of_reference, counts.tolist(), patients),
+                max(LIMIT, chance(of_reference, patients)),
+            )
+            found.append(Drift(name, index, limit, len(known), patients))
     return sorted(found, key=lambda one: -one.index)
 
 
