@@ -7,7 +7,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, Engine, func, insert, inspect, select, text
+from sqlalchemy import CheckConstraint, Connection, Engine, func, insert, inspect, select, text
 
 from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsError
 from db import schema
@@ -49,16 +49,21 @@ def test_upgrading_twice_changes_nothing(database: Engine) -> None:
     assert schema.upgrade(database) == (schema.head_revision(), schema.head_revision())
 
 
+def _write_at(connection: Connection, revision: str) -> None:
+    """The schema of that revision, and a run in it."""
+    config = Config()
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+    for statement in RUN_OF_0001:
+        connection.execute(text(statement))
+
+
 def test_what_an_earlier_release_wrote_is_there_after_an_upgrade(database_url: str) -> None:
     """A run with its only case, as schema 0001 had it."""
     engine = open_engine(database_url)
     with writing(engine) as connection:
-        config = Config()
-        config.set_main_option("script_location", str(schema.MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for statement in RUN_OF_0001:
-            connection.execute(text(statement))
+        _write_at(connection, "0001")
     assert schema.upgrade(engine) == ("0001", schema.head_revision())
     with reading(engine) as connection:
         (row,) = connection.execute(text("SELECT * FROM case_results")).mappings()
@@ -69,12 +74,7 @@ def test_corrections_in_the_reporting_queue_survive_its_new_rules(database_url: 
     """SQLite rebuilds the table for them, and deletes along foreign keys when the old one is dropped."""
     engine = open_engine(database_url)
     with writing(engine) as connection:
-        config = Config()
-        config.set_main_option("script_location", str(schema.MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
-        for statement in RUN_OF_0001:
-            connection.execute(text(statement))
+        _write_at(connection, "0002")
         for row in ("(1, 1, 1, 'screened', NULL)", "(2, 1, 1, 'recomputed', 1)", "(3, 1, 1, 'recomputed', 2)"):
             connection.execute(text(f"INSERT INTO report_queue (id, run_id, case_id, cause, replaces_id) VALUES {row}"))
     schema.upgrade(engine)
