@@ -51,6 +51,8 @@ BAR_ZONE = 0.24
 """Share of the height, at the top and at the bottom, in which bars are looked for."""
 RANGE = ("0.001", "0.999")
 """The quantiles of the training captures between which a measure is unremarkable."""
+EMPTY = 0.1
+"""A field is empty where less than this share of the usual area, the training captures' median, is cells."""
 DIGITS = {"sharpness": 0, "brightness": 0, "contrast": 0}
 """Decimals in a sentence; 3 for all others, which are shares and ratios."""
 
@@ -70,7 +72,7 @@ MARKS: dict[tuple[str, str], tuple[MarkCode, str]] = {
     ("blue_green", "low"): (MarkCode.COLOUR_CAST, "too little blue"),
     ("blue_green", "high"): (MarkCode.COLOUR_CAST, "too much blue"),
     ("nucleated", "high"): (MarkCode.CROWDED, "much area of nucleated cells"),
-    ("cells", "low"): (MarkCode.EMPTY_FIELD, "hardly a cell in the field"),
+    ("cells", "low"): (MarkCode.SPARSE, "few cells in the field"),
     ("bar", "high"): (MarkCode.BURNT_IN, "a scale bar is burnt in"),
 }
 """(measure, side of the reference range) -> code and what to say."""
@@ -108,7 +110,7 @@ def measure(capture: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> list[Mark]:
-    """What is out of the reference's range, in the order of MARKS. Without a reference nothing is.
+    """What is out of the reference's range, in the order of MARKS, and empty fields. Without a reference nothing is.
 
     `reference` is `Manifest.reference["quality"]`: measure -> quantiles of the training captures, by their names.
     """
@@ -122,6 +124,10 @@ def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> lis
             digits = DIGITS.get(name, 3)
             sentence = f"{words}: {name} {value:.{digits}f}, reference {low:.{digits}f} to {high:.{digits}f}"
             found.setdefault(code, Mark(code, sentence))
+    usual = float(reference["cells"]["0.5"]) if "cells" in reference else 0.0
+    if measures["cells"] < EMPTY * usual:
+        sentence = f"hardly a cell in the field: cells {measures['cells']:.3f}, usual {usual:.3f}"
+        found[MarkCode.EMPTY_FIELD] = Mark(MarkCode.EMPTY_FIELD, sentence)
     return list(found.values())
 
 

@@ -243,9 +243,8 @@ def test_quality_measures():
 
 
 def test_what_is_out_of_the_training_captures_range_is_marked_with_the_figures():
-    of_training = {
-        name: {"0.001": value * 0.9, "0.999": value * 1.1} for name, value in quality.measure(field()).items()
-    }
+    usual = quality.measure(field())
+    of_training = {name: {"0.001": value * 0.9, "0.5": value, "0.999": value * 1.1} for name, value in usual.items()}
     assert quality.marks_of(quality.measure(field()), of_training) == []
     (blurred, *_) = quality.marks_of(quality.measure(cv2.GaussianBlur(field(), (0, 0), 2)), of_training)
     assert blurred.code == "out_of_focus"
@@ -260,7 +259,9 @@ def test_what_is_out_of_the_training_captures_range_is_marked_with_the_figures()
     assert "too_dark" in codes["dark"]
     assert "colour_cast" in codes["red"]
     assert "burnt_in" in codes["barred"]
-    assert {"empty_field", "out_of_focus", "flat"} <= set(codes["empty"])
+    assert {"sparse", "empty_field", "out_of_focus", "flat"} <= set(codes["empty"])
+    few = {**usual, "cells": 0.3 * usual["cells"]}
+    assert [mark.code for mark in quality.marks_of(few, of_training)] == ["sparse"]
     assert quality.marks_of(quality.measure(field()), {}) == [], "without a reference nothing is out of range"
 
 
