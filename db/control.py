@@ -118,7 +118,9 @@ def _case_ids(run_id: int, states: Collection[CaptureState]) -> Any:
 
 
 def _existing(connection: Connection, run_id: int) -> Any:
-    run = connection.execute(select(Run.id, Run.cancelled_at).where(Run.id == run_id).with_for_update()).first()
+    # key_share: whoever holds a case and reports its result refers to the run, and must not wait for who waits for her.
+    known = select(Run.id, Run.cancelled_at).where(Run.id == run_id).with_for_update(key_share=True)
+    run = connection.execute(known).first()
     if run is None:
         raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
     return run

@@ -1,9 +1,10 @@
 """Cancelling, going on, trying again; and `fsck`, which finds whatever is broken on purpose here."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, Engine, delete, select, text, update
 
 from contract.bundle import Bundle
 from contract.errors import NoSuchRun, UsageError
@@ -15,10 +16,12 @@ from db.engine import reading, writing
 from db.fsck import fsck
 from db.models import Capture, Case, Chunk, Event, ReportQueue
 from db.queries import progress
+from db.report_queue import queue_result
 from db.results import finish_chunk
 from db.review import Reviewer, act
 from db.submission import submit
 from tests.support.runs import claimed, found, outcome, request, states, submitted
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -107,6 +110,26 @@ def test_a_case_that_a_reviewer_has_signed_is_left_as_it_is(database: Engine, fi
     act(database, signed, ReviewAction.CONFIRM, Reviewer("she", "test"))
     found = retry(database, finished, states=RETRIED, case_id=None, chunk_size=4, actor="test")
     assert (found.captures, found.cases, found.reviewed) == (2, 2, [signed])
+
+
+def test_a_retry_and_a_reviewer_who_reports_a_result_do_not_wait_for_each_other(
+    database: Engine, finished: int
+) -> None:
+    if database.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+
+    def is_waiting() -> bool:
+        with reading(database) as connection:
+            return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar())
+
+    with ThreadPoolExecutor(1) as pool:
+        with writing(database) as reviewer:
+            case_id = reviewer.execute(select(Case.id).order_by(Case.id).limit(1).with_for_update()).scalar_one()
+            retried = pool.submit(again, database, finished)
+            wait_until(is_waiting, what="the retry to wait for the case")
+            queue_result(reviewer, finished, case_id, correction="override")
+        assert retried.result(60)
+    assert broken(database, finished) == []
 
 
 def test_what_cannot_be_retried_is_said(database: Engine, finished: int) -> None:
