@@ -161,9 +161,10 @@ def ten_thousand(database: Engine, bundle: Bundle) -> Engine:
     return database
 
 
-def consume(url: str, name: str, delivered: Any) -> None:
+def consume(url: str, name: str, together: Any, delivered: Any) -> None:
     """Take and acknowledge until nothing is left; every tenth take is forgotten, as by a consumer that died."""
     database, dice = open_engine(url), random.Random(name)
+    together.wait(120)
     while True:
         dies = dice.random() < 0.1
         rows = take(database, name, limit=dice.randint(1, 200), hold_s=0.2 if dies else 300)
@@ -177,8 +178,10 @@ def test_ten_consumers_deliver_every_one_of_ten_thousand_rows_once(ten_thousand:
     url = ten_thousand.url.render_as_string(hide_password=False)
     spawning = multiprocessing.get_context("spawn")
     with spawning.Manager() as manager:
-        delivered = manager.Queue()
-        consumers = [spawning.Process(target=consume, args=(url, f"consumer-{n}", delivered)) for n in range(CONSUMERS)]
+        delivered, together = manager.Queue(), manager.Barrier(CONSUMERS)
+        consumers = [
+            spawning.Process(target=consume, args=(url, f"consumer-{n}", together, delivered)) for n in range(CONSUMERS)
+        ]
         for one in consumers:
             one.start()
         for one in consumers:
