@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from contract.case_policy import RuleName
 from contract.errors import SettingsError
@@ -16,6 +16,7 @@ from contract.imaging import ImageSpec
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 SplitRule = Literal["grouped", "blocked", "appearance", "random"]
+StainView = Literal["none", "density", "white", "grey"]
 
 
 class _Table(BaseModel):
@@ -26,9 +27,19 @@ class ModelTable(_Table):
     """[model]: the backbone, by its timm name, what its weights start from, and what lies around it."""
 
     architecture: str = "efficientnet_b3"
+    stages: int | None = Field(
+        None,
+        ge=1,
+        description="the backbone ends after so many of its stages, and the head sees that feature map; unset: all. On "
+        "looks that it has not seen, a middle stage of ImageNet weights tells blasts apart better than the last",
+    )
     initial_weights: str = Field("imagenet", description='"imagenet" (timm downloads them), "none", or a file')
-    stain_normalisation: Literal["none", "density"] = Field(
-        "none", description="density: every channel gets the same mean and deviation in optical density, in the graph"
+    stain_normalisation: tuple[StainView, ...] = Field(
+        ("none",),
+        min_length=1,
+        description="in the graph. density: every channel gets the same mean and deviation in optical density; white: "
+        "the background becomes white; grey: white, then without colour. Of several, the backbone sees each, and the "
+        "head all of their features",
     )
     second_input: Literal["none", "hsv"] = Field(
         "none", description="hsv: the same backbone also sees the capture with all but its nucleated cells blackened"
@@ -39,6 +50,11 @@ class ModelTable(_Table):
     head_width: int = Field(512, ge=8, description="units of the dense head's hidden layer")
     dropout: Fraction = 0.0
     drop_path: Fraction = 0.0
+
+    @field_validator("stain_normalisation", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 class DataTable(_Table):
@@ -77,6 +93,15 @@ class Phase(_Table):
 
     stages: list[Stage] = Field(min_length=1)
     frozen: bool = Field(False, description="only the head learns; with initial weights none, everything does")
+    solver: Literal["gradient", "logistic"] = Field(
+        "gradient",
+        description="logistic: nothing but the head learns, fitted in one go by logistic regression on the features of "
+        "the training captures; its stage has one epoch",
+    )
+    inverse_penalty: float = Field(
+        0.3, gt=0, description="logistic: scikit-learn's C, of features that have been standardised"
+    )
+    copies: int = Field(0, ge=0, description="logistic: augmented copies of each capture that are fitted beside it")
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     learning_rate: float | Literal["find"] = Field(
         1e-3, description='the highest rate of the schedule; "find": by the learning-rate finder'
@@ -93,6 +118,12 @@ class Phase(_Table):
     @property
     def epochs(self) -> int:
         return sum(stage.epochs for stage in self.stages)
+
+    @model_validator(mode="after")
+    def _one_fit(self) -> "Phase":
+        if self.solver == "logistic" and self.epochs != 1:
+            raise ValueError("a phase with solver logistic has one stage of one epoch: the head is fitted once")
+        return self
 
     def from_scratch(self) -> "Phase":
         """The phase for weights that begin at random: all layers learn at one rate, longer if the recipe says so."""

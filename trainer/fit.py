@@ -8,7 +8,7 @@ is kept, and a checkpoint is written from which a killed run goes on to the same
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from contract.errors import ScreeningError
-from trainer import checkpoint
-from trainer.augment import Augment, Mixer, to_unit
-from trainer.config import Config
+from trainer import checkpoint, probe
+from trainer.augment import Augment, Mixer, resize, to_unit
+from trainer.config import Config, Phase
 from trainer.devices import Devices, memory_full
 from trainer.history import Epoch, describe, patience_is_over, rank, score, write_history
 from trainer.memory import keep_freed_memory
@@ -122,7 +122,7 @@ def fit(
             if last_stage and patience_is_over(history, number, size, best_epoch, table.patience):
                 progress.advance(size**2 * steps, "stopped early")
                 continue
-            if optimized is None or optimized.phase != number:
+            if phase.solver == "gradient" and (optimized is None or optimized.phase != number):
                 network.freeze(phase.frozen)
                 if phase.learning_rate == "find" and len(finders) <= number:
                     finders.append(_find(config, data, network, fabric, number, weight))
@@ -140,32 +140,43 @@ def fit(
             generator.manual_seed(seed + 7919 * fabric.global_rank)
             order = np.random.default_rng(seed).permutation(data.train)[: steps * table.batch_size * fabric.world_size]
             order = order[fabric.global_rank :: fabric.world_size]
-            network.train()
-            total = torch.zeros((), device=fabric.device)
-            right, counted, waited = torch.zeros((), device=fabric.device), 0, 0.0
-            started = waiting = time.monotonic()
-
-            for step, (captures, labels) in enumerate(batches(data, order, table.batch_size), start=1):
-                waited += time.monotonic() - waiting
-                try:
-                    x = augment(captures.to(fabric.device, non_blocking=True), size)
-                    labels = labels.to(fabric.device)
-                    x, targets = mixer(x, labels)
-                    logits = optimized.model(x)
-                    loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
-                    optimized.step(loss, table.clip_norm)
-                except torch.OutOfMemoryError:
-                    raise memory_full(network, x.shape, fabric) from None
+            started = time.monotonic()
+            waited = 0.0
+            if phase.solver == "logistic":
+                loss_of_epoch, accuracy = _fit_head(config, data, network, augment, phase, fabric)
                 if averaged is not None:
-                    averaged.update(network, step=epoch * steps + step)
-                total += loss.detach()
-                if targets is labels:
-                    right += (logits.argmax(dim=1) == labels).sum()
-                    counted += len(labels)
-                if step % CHECK_EVERY == 0 or step == steps:
-                    _stop_unless_finite(float(total), epoch, step, folder, bool(history))
-                progress.advance(size**2, f"epoch {epoch + 1}/{len(plan)} at {size} px")
-                waiting = time.monotonic()
+                    averaged.set(network)
+                progress.advance(size**2 * steps, f"epoch {epoch + 1}/{len(plan)}: the head, by logistic regression")
+            else:
+                network.train()
+                total = torch.zeros((), device=fabric.device)
+                right, counted = torch.zeros((), device=fabric.device), 0
+                waiting = started
+
+                assert optimized is not None
+                for step, (captures, labels) in enumerate(batches(data, order, table.batch_size), start=1):
+                    waited += time.monotonic() - waiting
+                    try:
+                        x = augment(captures.to(fabric.device, non_blocking=True), size)
+                        labels = labels.to(fabric.device)
+                        x, targets = mixer(x, labels)
+                        logits = optimized.model(x)
+                        loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
+                        optimized.step(loss, table.clip_norm)
+                    except torch.OutOfMemoryError:
+                        raise memory_full(network, x.shape, fabric) from None
+                    if averaged is not None:
+                        averaged.update(network, step=epoch * steps + step)
+                    total += loss.detach()
+                    if targets is labels:
+                        right += (logits.argmax(dim=1) == labels).sum()
+                        counted += len(labels)
+                    if step % CHECK_EVERY == 0 or step == steps:
+                        _stop_unless_finite(float(total), epoch, step, folder, bool(history))
+                    progress.advance(size**2, f"epoch {epoch + 1}/{len(plan)} at {size} px")
+                    waiting = time.monotonic()
+                loss_of_epoch = float(total) / steps
+                accuracy = float(right) / counted if counted else None
 
             seconds = time.monotonic() - started
             judged = averaged.module if averaged is not None else network
@@ -173,11 +184,11 @@ def fit(
             row = Epoch(
                 epoch=epoch + 1,
                 phase=number + 1,
-                frozen=phase.frozen,
+                frozen=phase.frozen or phase.solver == "logistic",
                 size=size,
-                learning_rate=optimized.rate,
-                loss=float(total) / steps,
-                training_accuracy=float(right) / counted if counted else None,
+                learning_rate=0.0 if optimized is None or phase.solver == "logistic" else optimized.rate,
+                loss=loss_of_epoch,
+                training_accuracy=accuracy,
                 **score(data.targets[data.validation], probabilities),
                 captures_per_second=len(order) * fabric.world_size / seconds,
                 waited=waited / seconds,
@@ -192,7 +203,7 @@ def fit(
                 phase=number,
                 model=network.state_dict(),
                 averaged=averaged.module.state_dict() if averaged is not None else None,
-                optimization=optimized.state_dict(),
+                optimization={} if optimized is None else optimized.state_dict(),
                 precision=fabric.strategy.precision.state_dict(),
                 best=best,
                 best_epoch=best_epoch,
@@ -217,6 +228,25 @@ def class_weights(data: TrainingSet, labels: int, exponent: float) -> Tensor:
     counts = np.bincount(data.targets[data.train], minlength=labels).clip(min=1)
     weights = (len(data.train) / counts) ** exponent
     return torch.tensor(weights / weights.mean(), dtype=torch.float32)
+
+
+def _fit_head(
+    config: Config, data: TrainingSet, network: Network, augment: Augment, phase: Phase, fabric: Fabric
+) -> tuple[float, float]:
+    """The head by logistic regression, the same on every device; its mean log loss and accuracy."""
+    size, weights = phase.stages[0].size, class_weights(data, len(config.data.labels), config.training.balance)
+
+    def plain(captures: Tensor) -> Tensor:
+        return resize(to_unit(captures), size)
+
+    def features(prepare: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
+        found = batches(data, data.train, config.training.batch_size)
+        return probe.pooled(network, (prepare(captures.to(fabric.device)) for captures, _ in found))
+
+    passes = [features(plain), *(features(lambda captures: augment(captures, size)) for _ in range(phase.copies))]
+    figures = probe.fit_head(network, passes, data.targets[data.train], weights.double().numpy(), phase.inverse_penalty)
+    network.load_state_dict(fabric.broadcast(network.state_dict()))
+    return figures
 
 
 def _find(

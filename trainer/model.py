@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from contract.errors import SettingsError, Unavailable
 from trainer.augment import to_unit
 from trainer.config import ModelTable
-from trainer.stain import cells, standardised
+from trainer.stain import NORMALISATIONS, cells
 
 SCRATCH_MEAN, SCRATCH_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 HALF_MAX = 65504.0
@@ -68,12 +68,39 @@ class HalfBackbone(nn.Module):
         return self.backbone.forward_head(x.half()).float()
 
 
+class Trunk(nn.Module):
+    """The first `stages` stages of a timm model, pooled by the mean; called as timm's models are."""
+
+    def __init__(self, model: Any, stages: int) -> None:
+        super().__init__()
+        self.last = stages - 1
+        model.prune_intermediate_layers([self.last], prune_norm=True)
+        self.model = model
+        self.pretrained_cfg = model.pretrained_cfg
+
+    def forward_intermediates(self, x: Tensor, indices: list[int]) -> tuple[Tensor, list[Tensor]]:
+        """float [N, 3, S, S] -> the last stage's feature maps, and those of the stages `indices`."""
+        wanted = sorted({*indices, self.last})
+        maps = self.model.forward_intermediates(x, indices=wanted, intermediates_only=True, stop_early=True)
+        return maps[-1], [maps[wanted.index(index)] for index in indices]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.forward_intermediates(x, [])[0]
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
 class Network(nn.Module):
     """float [N, 3, S, S] in 0..1 -> logits [N, labels]. All colour handling is inside, so that it is exported.
 
-    `backbone` is a timm model without classifier; with a second input the same backbone sees the capture and its
-    segmentation, and the features of both, one behind the other, go into `head`. `mapped` says whether the backbone's
-    pooled feature is the mean of its last feature map, tried once: then a linear head has an exact activation map.
+    `backbone` is a timm model without classifier. With several normalisations, or a second input, the same backbone
+    sees several views of the capture, and the features of all, one behind the other, go into `head`. `mapped` says
+    whether the backbone's pooled feature is the mean of its last feature map, tried once: then a linear head has an
+    exact activation map.
     """
 
     backbone: Any  # a timm model: its forward_features is not in nn.Module's type
@@ -89,16 +116,23 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
         self.two_inputs = table.second_input == "hsv"
-        self.normalised = table.stain_normalisation == "density"
+        self.normalisations = table.stain_normalisation
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.mapped = isinstance(head, LinearHead) and _pools_by_mean(backbone)
 
     def views(self, x: Tensor) -> list[Tensor]:
-        """What the backbone sees: the capture, and if there is a second input its segmentation."""
-        capture = standardised(x) if self.normalised else x
-        views = [capture, capture * cells(x)] if self.two_inputs else [capture]
+        """What the backbone sees: the capture in each normalisation, and with a second input their segmentations."""
+        views = [NORMALISATIONS[name](x) for name in self.normalisations]
+        if self.two_inputs:
+            nucleated = cells(x)
+            views += [view * nucleated for view in views]
         return [(view - self.mean) / self.std for view in views]
+
+    @property
+    def view_count(self) -> int:
+        """Number of views of a capture that the backbone sees."""
+        return len(self.normalisations) * (2 if self.two_inputs else 1)
 
     def pooled(self, x: Tensor) -> Tensor:
         """float [N, 3, S, S] in 0..1 -> the pooled features of all views, [N, F]."""
@@ -121,8 +155,7 @@ class Network(nn.Module):
         As one batch, because batch norms would otherwise learn from each view's own statistics, keep their mixture,
         and fit neither when it counts.
         """
-        views = 2 if self.two_inputs else 1
-        return features.unflatten(0, (views, -1)).transpose(0, 1).flatten(1, 2)
+        return features.unflatten(0, (self.view_count, -1)).transpose(0, 1).flatten(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.pooled(x))
@@ -195,8 +228,9 @@ def build_network(table: ModelTable, labels: int) -> Network:
     Raises SettingsError for an unknown architecture or a file that does not fit, Unavailable when ImageNet weights
     cannot be downloaded: never a silent fallback.
     """
-    backbone = _backbone(table)
-    features = _features(backbone, table.architecture) * (2 if table.second_input == "hsv" else 1)
+    backbone = _cut(_backbone(table), table)
+    views = len(table.stain_normalisation) * (2 if table.second_input == "hsv" else 1)
+    features = _features(backbone, table.architecture) * views
     head: nn.Module
     if table.head == "dense":
         head = DenseHead(features, table.head_width, table.dropout, labels)
@@ -232,6 +266,16 @@ def _backbone(table: ModelTable) -> Any:
         if not pretrained:
             raise
         raise _no_download(table) from error
+
+
+def _cut(backbone: Any, table: ModelTable) -> Any:
+    """The backbone without what lies behind its first `table.stages` stages. Raises SettingsError."""
+    if table.stages is None:
+        return backbone
+    have = len(backbone.feature_info)
+    if table.stages > have:
+        raise SettingsError(f"model.stages: {table.architecture} has {have} stages, not {table.stages}")
+    return Trunk(backbone, table.stages)
 
 
 def _names_architecture(name: str) -> bool:

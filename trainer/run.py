@@ -16,7 +16,7 @@ from contract.bundle import Bundle
 from contract.errors import UsageError
 from contract.imaging import ImageSpec
 from trainer import cache as captures_cache
-from trainer import splits
+from trainer import splits, traits
 from trainer.cache import DecodedCaptures
 from trainer.config import Config
 from trainer.data import SPLITS, LabelledData, read_data
@@ -57,8 +57,9 @@ def prepare(root: Path, config: Config, cache: Path) -> Prepared:
     for warning in data.warnings:
         say(f"warning: {warning}")
     decoded = decode_all(data, config.image, cache)
+    seen = decoded if config.image == traits.SPEC else decode_all(data, traits.SPEC, cache)
     with bar("looking for likenesses", len(data.captures)) as progress:
-        return Prepared(data, decoded, traits_of(decoded.pixels, advance=progress.advance))
+        return Prepared(data, decoded, traits_of(seen.pixels, advance=progress.advance))
 
 
 def decode_all(data: LabelledData, image: ImageSpec, cache: Path) -> DecodedCaptures:

@@ -3,14 +3,19 @@
 Everything here is made of operations that ONNX has, because it is part of the exported graph.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor
 
 from contract import quality
+from trainer.augment import grey
 
 RGB, LOG_LMS = (tuple(map(tuple, np.linalg.inv(matrix).tolist())) for matrix in (quality.LMS, quality.OPPONENT))
+DIMMEST = 0.05
+"""A channel whose background is darker than this share of full scale is not brightened further."""
 RIM = 0.045
 """Share of the side by which `without_nucleated` reaches beyond the stained nucleus, to take the cytoplasm too; half
 of it for `cells`."""
@@ -26,6 +31,32 @@ def standardised(x: Tensor) -> Tensor:
     """
     density = x.clamp(min=quality.DARKEST).log()
     return _transferred(density, quality.DENSITY_MEAN, quality.DENSITY_DEVIATION).exp().clamp(0, 1)
+
+
+def white_point(x: Tensor) -> Tensor:
+    """Make the background of every capture white: each channel is divided by its own 95th percentile.
+
+    float [N, 3, H, W] in 0..1 -> the same. In a bright-field capture the brightest twentieth is empty glass, whatever
+    lies elsewhere in the field, so that cells keep their colour where blasts fill it. The percentile is taken of every
+    fourth row and column, as the k-th largest: quantiles have no place in an ONNX graph, TopK has.
+    """
+    seen = x[:, :, ::4, ::4].flatten(2)
+    brightest = seen.topk(max(1, seen.shape[2] // 20), dim=2).values[:, :, -1:, None]
+    return (x / brightest.clamp(min=DIMMEST)).clamp(0, 1)
+
+
+def colourless(x: Tensor) -> Tensor:
+    """Luma (ITU-R BT.601) in all three channels after `white_point`: nothing of a stain's hue is left."""
+    return grey(white_point(x))
+
+
+NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "density": standardised,
+    "white": white_point,
+    "grey": colourless,
+}
+"""`model.stain_normalisation` -> what the backbone sees of captures, float [N, 3, H, W] in 0..1."""
 
 
 def reinhard(x: Tensor) -> Tensor:

@@ -19,13 +19,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.preprocessing import StandardScaler
 
+from contract.imaging import ImageSpec
 from contract.quality import BAR_CONTRAST, BAR_LENGTH, BAR_THICKNESS, BAR_ZONE
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 
+SPEC = ImageSpec(size=224, resampling="linear", jpeg_oversampling=1.25)
+"""How captures are decoded to take their traits, whatever size a recipe has: so that recipes share splits and folds."""
 HASH_SIDE = 256
-"""Captures are brought to this side before hashing, so that the hash does not depend on the recipe's."""
+"""Captures are brought to this side before hashing."""
 CORNER = (0.36, 0.18)
 """Width and height of a corner, as shares of the sides: what a scale bar with its text takes up."""
 CORNER_GRID = (12, 6)
