@@ -1,18 +1,16 @@
 """The network: a timm backbone with its normalisation, and the form in which it is exported."""
 
-import logging
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from contract.errors import SettingsError, Unavailable
+from contract.errors import SettingsError
+from trainer import weights
 from trainer.augment import to_unit
 from trainer.config import ModelTable
 from trainer.stain import NORMALISATIONS, cells
@@ -225,10 +223,10 @@ class Exportable(nn.Module):
 def build_network(table: ModelTable, labels: int) -> Network:
     """A network for so many labels with the initial weights of the recipe.
 
-    Raises SettingsError for an unknown architecture or a file that does not fit, Unavailable when ImageNet weights
+    Raises SettingsError for an unknown architecture or weights that do not fit, Unavailable when ImageNet weights
     cannot be downloaded: never a silent fallback.
     """
-    backbone = _cut(_backbone(table), table)
+    backbone = _cut(weights.backbone(table), table)
     views = len(table.stain_normalisation) * (2 if table.second_input == "hsv" else 1)
     features = _features(backbone, table.architecture) * views
     head: nn.Module
@@ -240,32 +238,13 @@ def build_network(table: ModelTable, labels: int) -> Network:
     # from log(labels).
     nn.init.normal_(head.classifier.weight, std=0.01)
     nn.init.zeros_(head.classifier.bias)
-    if table.initial_weights == "none":
+    if table.initial_weights == weights.NONE:
         mean, std = SCRATCH_MEAN, SCRATCH_STD
     else:
         mean, std = backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]
     network = Network(backbone, head, mean, std, table)
-    if table.initial_weights not in ("none", "imagenet"):
-        _load_file(network, Path(table.initial_weights))
+    weights.load_trained(network, table)
     return network
-
-
-def _backbone(table: ModelTable) -> Any:
-    pretrained = table.initial_weights == "imagenet"
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces every retry; we say how it ended
-    kwargs = {"drop_path_rate": table.drop_path} if table.drop_path else {}
-    try:
-        return timm.create_model(table.architecture, pretrained=pretrained, num_classes=0, **kwargs)
-    except (RuntimeError, TypeError) as error:
-        if not _names_architecture(table.architecture):
-            raise SettingsError(f"model.architecture: timm knows no {table.architecture!r}") from error
-        if pretrained and "drop_path" not in str(error):
-            raise _no_download(table) from error
-        raise SettingsError(f"model.architecture: timm cannot build {table.architecture!r} ({error})") from error
-    except Exception as error:  # the hub, its HTTP client and the resolver each raise their own
-        if not pretrained:
-            raise
-        raise _no_download(table) from error
 
 
 def _cut(backbone: Any, table: ModelTable) -> Any:
@@ -276,17 +255,6 @@ def _cut(backbone: Any, table: ModelTable) -> Any:
     if table.stages > have:
         raise SettingsError(f"model.stages: {table.architecture} has {have} stages, not {table.stages}")
     return Trunk(backbone, table.stages)
-
-
-def _names_architecture(name: str) -> bool:
-    return bool(timm.is_model(name.split(".")[0]))
-
-
-def _no_download(table: ModelTable) -> Unavailable:
-    return Unavailable(
-        f"ImageNet weights of {table.architecture} cannot be downloaded (no way to the Hugging Face hub?); set "
-        'model.initial_weights to a file of weights, or to "none" to train from scratch (--initial-weights none)'
-    )
 
 
 @torch.no_grad()
@@ -316,29 +284,6 @@ def _pools_by_mean(backbone: Any) -> bool:
     exact = means.shape == pooled.shape and torch.allclose(means, pooled, atol=1e-4, rtol=1e-3)
     backbone.train(was_training)
     return bool(exact)
-
-
-def _load_file(network: Network, file: Path) -> None:
-    """Weights from model.safetensors of a bundle, or of the bare backbone; a head of other labels is left out."""
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(file)
-    except Exception as error:
-        raise SettingsError(
-            f"model.initial_weights: {file} cannot be read as safetensors ({error}); "
-            'use "imagenet", "none" or a .safetensors file'
-        ) from error
-    if not any(name.startswith("backbone.") for name in state):
-        state = {f"backbone.{name}": value for name, value in state.items()}
-    own = network.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    lacking = [
-        name for name in network.load_state_dict(fitting, strict=False).missing_keys
-        if name.startswith("backbone.") and not name.endswith("num_batches_tracked")
-    ]  # fmt: skip
-    if lacking:
-        raise SettingsError(f"model.initial_weights: {file} has no fitting {lacking[0]}; it is of another architecture")
 
 
 def round_to_half(network: nn.Module) -> None:
