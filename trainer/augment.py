@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
@@ -213,6 +214,11 @@ def to_unit(captures: Tensor) -> Tensor:
     Cast first: exported, TensorRT permutes no bytes.
     """
     return captures.float().permute(0, 3, 1, 2).div_(255)
+
+
+def from_unit(x: Tensor) -> NDArray[np.uint8]:
+    """float [N, 3, H, W] in 0..1 -> uint8 [N, H, W, 3], rounded."""
+    return np.ascontiguousarray((x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def resize(x: Tensor, size: int) -> Tensor:

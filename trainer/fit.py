@@ -24,7 +24,7 @@ from torch import Tensor
 
 from contract.errors import ScreeningError
 from trainer import checkpoint, probe
-from trainer.augment import Augment, Mixer, resize, to_unit
+from trainer.augment import Augment, Mixer, from_unit, resize, to_unit
 from trainer.config import Config, Phase
 from trainer.devices import Devices, memory_full
 from trainer.history import Epoch, describe, patience_is_over, rank, score, write_history
@@ -143,7 +143,7 @@ def fit(
             started = time.monotonic()
             waited = 0.0
             if phase.solver == "logistic":
-                loss_of_epoch, accuracy = _fit_head(config, data, network, augment, phase, fabric)
+                loss_of_epoch, accuracy, probabilities = _fit_head(config, data, network, augment, phase, fabric)
                 if averaged is not None:
                     averaged.set(network)
                 progress.advance(size**2 * steps, f"epoch {epoch + 1}/{len(plan)}: the head, by logistic regression")
@@ -180,7 +180,8 @@ def fit(
 
             seconds = time.monotonic() - started
             judged = averaged.module if averaged is not None else network
-            probabilities = predict(fabric, judged, data, data.validation, table.batch_size)
+            if phase.solver == "gradient":
+                probabilities = predict(fabric, judged, data, data.validation, table.batch_size)
             row = Epoch(
                 epoch=epoch + 1,
                 phase=number + 1,
@@ -232,21 +233,27 @@ def class_weights(data: TrainingSet, labels: int, exponent: float) -> Tensor:
 
 def _fit_head(
     config: Config, data: TrainingSet, network: Network, augment: Augment, phase: Phase, fabric: Fabric
-) -> tuple[float, float]:
-    """The head by logistic regression, the same on every device; its mean log loss and accuracy."""
+) -> tuple[float, float, NDArray[np.float64]]:
+    """The head by logistic regression, the same on every device: its mean log loss and accuracy on the training
+    captures, and its probabilities of the validation captures.
+    """
     size, weights = phase.stages[0].size, class_weights(data, len(config.data.labels), config.training.balance)
+    frozen = probe.FrozenFeatures(network, size)
+
+    def features(rows: NDArray[np.int64], prepare: Callable[[Tensor], Tensor]) -> probe.Features:
+        captures = (captures for captures, _ in batches(data, rows, config.training.batch_size))
+        return frozen.of(from_unit(prepare(one.to(fabric.device))) for one in captures)
 
     def plain(captures: Tensor) -> Tensor:
         return resize(to_unit(captures), size)
 
-    def features(prepare: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
-        found = batches(data, data.train, config.training.batch_size)
-        return probe.pooled(network, (prepare(captures.to(fabric.device)) for captures, _ in found))
-
-    passes = [features(plain), *(features(lambda captures: augment(captures, size)) for _ in range(phase.copies))]
-    figures = probe.fit_head(network, passes, data.targets[data.train], weights.double().numpy(), phase.inverse_penalty)
+    copies = [features(data.train, lambda captures: augment(captures, size)) for _ in range(phase.copies)]
+    passes = [features(data.train, plain), *copies]
+    loss, accuracy = probe.fit_head(
+        network, passes, data.targets[data.train], weights.double().numpy(), phase.inverse_penalty
+    )
     network.load_state_dict(fabric.broadcast(network.state_dict()))
-    return figures
+    return loss, accuracy, probe.probabilities(network, features(data.validation, plain))
 
 
 def _find(

@@ -76,14 +76,17 @@ class Trunk(nn.Module):
         self.model = model
         self.pretrained_cfg = model.pretrained_cfg
 
-    def forward_intermediates(self, x: Tensor, indices: list[int]) -> tuple[Tensor, list[Tensor]]:
-        """float [N, 3, S, S] -> the last stage's feature maps, and those of the stages `indices`."""
+    def forward_intermediates(self, x: Tensor, indices: list[int], **options: Any) -> Any:
+        """float [N, 3, S, S] -> the last stage's feature maps, and those of the stages `indices`; with options, timm's."""
+        if options:
+            return self.model.forward_intermediates(x, indices=indices, **options)
         wanted = sorted({*indices, self.last})
         maps = self.model.forward_intermediates(x, indices=wanted, intermediates_only=True, stop_early=True)
         return maps[-1], [maps[wanted.index(index)] for index in indices]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.forward_intermediates(x, [])[0]
+        maps: Tensor = self.forward_intermediates(x, [])[0]
+        return maps
 
     def forward_head(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3))

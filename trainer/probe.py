@@ -4,21 +4,25 @@ On looks that a network has not seen, little training can be worth more than muc
 has to beat, and what somebody with fifty captures starts from.
 """
 
+import copy
+import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
+from contract.bundle import MODEL
 from contract.errors import SettingsError
-from trainer.model import LinearHead, Network
+from trainer.graph import GraphRunner, export_graph, graph_outputs
+from trainer.model import Exportable, LinearHead, Network
 
 ITERATIONS = 1000
 """At most, of L-BFGS; it usually ends long before."""
-Features = NDArray[np.float64]
+Features = NDArray[np.float32]
 
 
 def fit_head(
@@ -55,7 +59,25 @@ def fit_head(
 
 
 @torch.inference_mode()
-def pooled(network: Network, batches: Iterable[Tensor]) -> Features:
-    """Pooled features [N, F] of batches float [n, 3, S, S] in 0..1, by the network as it is when it serves."""
-    network.eval()
-    return np.concatenate([network.pooled(batch).double().cpu().numpy() for batch in batches])
+def probabilities(network: Network, features: Features) -> NDArray[np.float64]:
+    """Of captures with these pooled features, [N, F] -> uncalibrated probabilities [N, L]."""
+    head = network.head.eval()
+    logits = head(torch.from_numpy(features).to(next(head.parameters()).device))
+    found: NDArray[np.float64] = torch.softmax(logits.double(), dim=1).cpu().numpy()
+    return found
+
+
+class FrozenFeatures:
+    """The pooled features of a network as it serves: through its exported graph, a third of torch's time on a CPU."""
+
+    def __init__(self, network: Network, size: int) -> None:
+        exportable = Exportable(copy.deepcopy(network).cpu().eval(), 1.0)
+        with tempfile.TemporaryDirectory(prefix="features-") as folder:
+            file = Path(folder) / MODEL
+            export_graph(exportable, size, file, half=False)
+            self._runner = GraphRunner(file, graph_outputs(exportable))
+        self._begin, _ = exportable.widths()
+
+    def of(self, batches: Iterable[NDArray[np.uint8]]) -> Features:
+        """Batches of captures, uint8 [n, S, S, 3] -> [N, F]."""
+        return np.concatenate([self._runner.predict(batch).embedding[:, self._begin :] for batch in batches])
