@@ -23,6 +23,7 @@ from contract.pseudonyms import real_paths
 from contract.settings import get_settings
 from contract.states import Verdict
 from db.drift import drift
+from db.plausibility import implausibility
 from db.queries import (
     capture_scores,
     case_results,
@@ -69,6 +70,7 @@ def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None =
         pictured=len(pictured),
         ended_badly=ended_badly(database, run_id),
         conflicts=identity_conflicts(database, run_id),
+        implausible=implausibility(database, run_id),
         drift=drift_warning(drift(database, run_id)),
         accounting=accounting_line(progress(database, run_id)),
         truth=truth,
