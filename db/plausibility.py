@@ -9,7 +9,7 @@ from sqlalchemy import JSON, Connection, Engine, column, func, select, true
 
 from contract.bundle import Manifest
 from contract.errors import NoSuchRun
-from contract.states import CaseState, MarkCode
+from contract.states import MarkCode
 from db.engine import reading
 from db.models import BundleRow, Capture, Case, Run
 
@@ -93,6 +93,8 @@ class Implausibility:
         return {"sentence": self.sentence, **asdict(self)}
 
 
+_FINISHED = Case.aggregated_at.is_not(None)
+"""Not by the state: without statistics SQLite would take its index, and go through the finished cases of all runs."""
 _MOSTLY_EXCLUDED = 2 * Case.excluded > Case.screened
 
 
@@ -117,7 +119,7 @@ def implausibility(engine: Engine, run_id: int) -> Implausibility | None:
                 func.count().filter(_MOSTLY_EXCLUDED).label("affected"),
                 func.sum(Case.screened).filter(_MOSTLY_EXCLUDED).label("screened"),
                 func.sum(Case.excluded).filter(_MOSTLY_EXCLUDED).label("excluded"),
-            ).where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
+            ).where(Case.run_id == run_id, _FINISHED)
         ).one()
         if 2 * counts.affected <= counts.cases:
             return None
@@ -138,7 +140,7 @@ def _shares(connection: Connection, run_id: int, excluding: tuple[MarkCode, ...]
         .select_from(Capture)
         .join(Case, Case.id == Capture.case_id)
         .join(mark, true())
-        .where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED, _MOSTLY_EXCLUDED)
+        .where(Case.run_id == run_id, _FINISHED, _MOSTLY_EXCLUDED)
         .where(Capture.run_id == run_id, code.in_(excluding))
         .group_by(Capture.case_id, Case.screened, code)
         .subquery()
