@@ -17,13 +17,15 @@ from contract.outcomes import ChunkOutcome, Mark
 from contract.states import MarkCode, ReviewAction
 from db.engine import open_engine
 from db.lease import Lease
+from db.models import Chunk
 from db.plausibility import Implausibility, MarkShare, implausibility
 from db.queries import reported_cases
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act
 from db.submission import submit
+from tests.support.archives import write_archive
 from tests.support.commands import Environment
-from tests.support.runs import claimed, found, outcome, request
+from tests.support.runs import claimed, found, outcome, request, states
 
 NOVEL, BLURRED, EMPTY, PALE = MarkCode.NOVEL, MarkCode.OUT_OF_FOCUS, MarkCode.EMPTY_FIELD, MarkCode.PALE
 EXCLUDING = (BLURRED, EMPTY, NOVEL)
@@ -231,6 +233,20 @@ def test_status_watch_and_report_say_it_first_and_end_with_1(
         assert (done.code, WARNING in done.out + done.err) == (0, False), command
     assert environment.screen("report", plausible, "--html", tmp_path / "other.html").code == 0
     assert WARNING not in (tmp_path / "other.html").read_text()
+
+
+def test_submit_with_watch_ends_with_1_too(environment: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", {"P1": "Pro"}, captures=3)
+    assert environment.screen("db", "upgrade").code == 0
+    run = environment.screen("submit", archive, "--bundle", bundle.path).out
+    engine = open_engine(environment.database_url)
+    (chunk_id,) = states(engine, Chunk)
+    lease = claimed(engine, chunk_id)
+    finish_chunk(engine, lease, marked(lease, {capture.path: [NOVEL] for capture in lease.captures}))
+    engine.dispose()
+    again = environment.screen("submit", archive, "--bundle", bundle.path, "--watch")
+    assert (again.code, again.out) == (1, run), "nothing is new, so the run before is watched"
+    assert again.err.index("most captures of 1 of 1 patient do not count") < again.err.index("submitted 3 = screened 3")
 
 
 def test_json_carries_it_as_a_field(environment: Environment, two_runs: tuple[str, str]) -> None:
