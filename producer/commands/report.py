@@ -57,14 +57,14 @@ def report(run: int, output: str, html: Path | None, fhir: Path | None, truth: P
     database = open_engine(get_settings().database_url)
     schema.check(database)
     labels = read_truth(truth) if truth else None
+    implausible = implausibility(database, run)
     to_files = html is not None or fhir is not None
     if output == "table" and not to_files:
-        return print_report(database, run, labels)
-    implausible = implausibility(database, run)
+        return print_report(database, run, implausible, labels)
     if output == "csv" or to_files:
         say_alarm(implausible)
     if html is not None:
-        write_html(database, run, html, labels)
+        write_html(database, run, html, implausible, labels)
         say(f"report: {html}")
     if fhir is not None:
         _write_fhir(database, run, fhir, implausible)
@@ -114,9 +114,10 @@ def exit_code(now: Progress, implausible: Implausibility | None) -> ExitCode:
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
 
 
-def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = None) -> ExitCode:
-    """The report as a table on stdout."""
-    implausible = implausibility(database, run_id)
+def print_report(
+    database: Engine, run_id: int, implausible: Implausibility | None, truth: dict[str, str] | None = None
+) -> ExitCode:
+    """The report as a table on stdout, below why the run cannot be believed."""
     print_alarm(implausible)
     summary = run_summaries(database, run_id)[0]
     details = run_details(database, run_id)
@@ -192,7 +193,13 @@ def _captures(case: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def write_html(database: Engine, run_id: int, path: Path, truth: dict[str, str] | None = None) -> None:
+def write_html(
+    database: Engine,
+    run_id: int,
+    path: Path,
+    implausible: Implausibility | None,
+    truth: dict[str, str] | None = None,
+) -> None:
     """Write the report as one HTML file that needs nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_html(database, run_id, truth), encoding="utf-8")
+    path.write_text(render_html(database, run_id, implausible, truth), encoding="utf-8")

@@ -94,9 +94,10 @@ def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def _report(database: Engine, run_id: int, html: Path | None, truth: dict[str, str] | None) -> ExitCode:
-    code = print_report(database, run_id, truth)
+    implausible = implausibility(database, run_id)
+    code = print_report(database, run_id, implausible, truth)
     if html is not None:
-        write_html(database, run_id, html, truth)
+        write_html(database, run_id, html, implausible, truth)
         say(f"report: {html}")
-    say_alarm(implausibility(database, run_id))  # the table may have pushed it off the screen
+    say_alarm(implausible)  # the table may have pushed it off the screen
     return code
