@@ -1,4 +1,5 @@
-"""A run's results as FHIR R4: of each case a Patient, a DiagnosticReport and its Observations, in one Bundle.
+"""A run's results as FHIR R4: of each case a Patient, a DiagnosticReport and its Observations, in one Bundle, and
+before them all a DetectedIssue where the run as a whole cannot be believed.
 
 Made by the models of fhir.resources, which refuse what FHIR does not allow. They are those of R4B (4.3.0), where these
 resources are as in R4 (4.0.1). docs/data.md says what goes where. No code of LOINC or SNOMED is claimed for what a
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from contract.states import ReviewState
+from db.plausibility import Implausibility
 
 SYSTEM = "urn:slide-screen"
 PROPOSAL = "Proposal for review by a haematologist; it supports a specialist and decides nothing by itself."
@@ -23,19 +25,27 @@ VERDICTS = {
 
 
 def fhir_bundle(
-    run: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], written: datetime
+    run: Mapping[str, Any],
+    cases: Sequence[Mapping[str, Any]],
+    manifest: Mapping[str, Any],
+    written: datetime,
+    implausible: Implausibility | None = None,
 ) -> str:
     """The Bundle of a run as JSON. `run` is a row of run_summary, `cases` are those of `reported_cases`.
 
-    The same case has the same ids in every export. Reviewers are not named.
+    The same case has the same ids in every export. Reviewers are not named. Of an `implausible` run every report that
+    no reviewer has signed says so, too: whoever takes one report out of the Bundle must not miss it.
     """
     from fhir.resources.R4B.bundle import Bundle  # a quarter of a second, and most commands need none of it
 
     device = _device(run)
-    entries = [_entry(device)]
+    finding = None if implausible is None else f"{implausible.finding}."
+    resources = [device]
     for case in cases:
-        entries += [_entry(one) for one in _of_case(run, case, manifest["case_policy"], device.id)]
-    made = Bundle(type="collection", timestamp=written, entry=entries)
+        resources += _of_case(run, case, manifest["case_policy"], device.id, finding)
+    if implausible is not None:
+        resources.insert(0, _issue(run, resources, implausible, device.id))
+    made = Bundle(type="collection", timestamp=written, entry=[_entry(one) for one in resources])
     return str(made.model_dump_json(indent=1)) + "\n"
 
 
@@ -54,7 +64,28 @@ def _device(run: Mapping[str, Any]) -> Any:
     )
 
 
-def _of_case(run: Mapping[str, Any], case: Mapping[str, Any], policy: Mapping[str, Any], device: str) -> list[Any]:
+def _issue(run: Mapping[str, Any], resources: Sequence[Any], implausible: Implausibility, device: str) -> Any:
+    """That the run cannot be believed, about all its reports that no reviewer has signed."""
+    from fhir.resources.R4B.detectedissue import DetectedIssue
+
+    proposals = [
+        one for one in resources if one.__resource_type__ == "DiagnosticReport" and one.status == "preliminary"
+    ]
+    return DetectedIssue(
+        id=_id("issue", run["run_id"], run["bundle_digest"]),
+        identifier=[{"system": f"{SYSTEM}:run", "value": str(run["run_id"])}],
+        status="preliminary" if implausible.so_far else "final",
+        code=_code("issue", "implausible_run", "most captures of most patients do not count"),
+        severity="high",
+        author=_reference(device),
+        implicated=[_reference(one.id) for one in proposals] or None,
+        detail=f"{implausible.sentence}.",
+    )
+
+
+def _of_case(
+    run: Mapping[str, Any], case: Mapping[str, Any], policy: Mapping[str, Any], device: str, finding: str | None
+) -> list[Any]:
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
     from fhir.resources.R4B.observation import Observation
     from fhir.resources.R4B.patient import Patient
@@ -82,6 +113,7 @@ def _of_case(run: Mapping[str, Any], case: Mapping[str, Any], policy: Mapping[st
         concept = _code("subtype", subtype, subtype)
         observations.insert(1, observation("subtype", "subtype of ALL", valueCodeableConcept=concept))
     reasons = "; ".join(reason["sentence"] for reason in case["reasons"] or ())
+    conclusion = [SIGNED if closed else PROPOSAL, "" if closed else finding, f"{_named(verdict, subtype)}.", reasons]
     report = DiagnosticReport(
         id=_id("report", case["case_id"], run["bundle_digest"]),
         identifier=[{"system": f"{SYSTEM}:case", "value": str(case["case_id"])}],
@@ -91,7 +123,7 @@ def _of_case(run: Mapping[str, Any], case: Mapping[str, Any], policy: Mapping[st
         effectiveDateTime=case["aggregated_at"],
         issued=case["closed_at"] if closed else case["aggregated_at"],
         result=[_reference(one.id) for one in observations],
-        conclusion=f"{SIGNED if closed else PROPOSAL} {_named(verdict, subtype)}. {reasons}".strip(),
+        conclusion=" ".join(part for part in conclusion if part),
         conclusionCode=[_code("verdict", verdict, VERDICTS[verdict])],
     )
     return [patient, report, *observations]

@@ -23,6 +23,7 @@ from contract.pseudonyms import real_paths
 from contract.settings import get_settings
 from contract.states import Verdict
 from db.drift import drift
+from db.plausibility import Implausibility
 from db.queries import (
     capture_scores,
     case_results,
@@ -45,8 +46,11 @@ THUMBNAIL_PX = 320
 _LOADER = jinja2.PackageLoader("producer", "templates")
 
 
-def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None = None) -> str:
-    """The report of a run. A capture that cannot be read any more is named without its picture.
+def render_html(
+    database: Engine, run_id: int, implausible: Implausibility | None, truth: Mapping[str, str] | None = None
+) -> str:
+    """The report of a run, below why it cannot be believed. A capture that cannot be read any more is named without its
+    picture.
 
     Raises NoSuchRun.
     """
@@ -69,6 +73,7 @@ def render_html(database: Engine, run_id: int, truth: Mapping[str, str] | None =
         pictured=len(pictured),
         ended_badly=ended_badly(database, run_id),
         conflicts=identity_conflicts(database, run_id),
+        implausible=implausible,
         drift=drift_warning(drift(database, run_id)),
         accounting=accounting_line(progress(database, run_id)),
         truth=truth,

@@ -7,18 +7,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from sqlalchemy import Engine
 
 from contract.errors import DatabaseUnavailable, ExitCode
+from db.plausibility import implausibility
 from db.queries import Progress as RunProgress
 from db.queries import progress
+from producer.alarm import say_alarm
 from producer.output import say, stderr
 
 POLL_S = 0.5
 
 
-def watch_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda: None) -> ExitCode:
+def watch_run(database: Engine, run_id: int) -> ExitCode:
+    """Follow a run to its end; then say whether it can be believed, and how its captures ended.
+
+    Returns SOME_ENDED_BADLY where captures were rejected or quarantined, the run was cancelled, or most captures of
+    most patients do not count. Raises NoSuchRun.
+    """
+    now = follow_run(database, run_id)
+    implausible = implausibility(database, run_id)
+    say_alarm(implausible)
+    say(accounting_line(now))
+    bad = now.rejected or now.quarantined or now.cancelled or implausible
+    return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
+
+
+def follow_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda: None) -> RunProgress:
     """Show progress, rate and time left until the run is finished; Ctrl-C leaves the run going.
 
-    `alive` is called on every look and may raise. Returns SOME_ENDED_BADLY where captures were rejected or
-    quarantined. Raises NoSuchRun.
+    `alive` is called on every look and may raise. Returns how the run stands at its end. Raises NoSuchRun.
     """
     now = progress(database, run_id)
     columns = (
@@ -37,8 +52,7 @@ def watch_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda:
                 say(f"a worker gave a chunk back, and it is tried again: {told}", "yellow")
             bar.update(task, completed=now.ended, note=_note(now))
         bar.update(task, completed=now.ended, note=_note(now))
-    say(accounting_line(now))
-    return ExitCode.SOME_ENDED_BADLY if now.rejected or now.quarantined or now.cancelled else ExitCode.OK
+    return now
 
 
 def _look(database: Engine, run_id: int, last: RunProgress) -> RunProgress:

@@ -15,6 +15,7 @@ from contract.states import Verdict
 from db import schema
 from db.drift import drift
 from db.engine import open_engine
+from db.plausibility import Implausibility, implausibility
 from db.queries import (
     Progress,
     case_results,
@@ -25,6 +26,7 @@ from db.queries import (
     run_details,
     run_summaries,
 )
+from producer.alarm import print_alarm, say_alarm
 from producer.drifting import drift_warning
 from producer.fhir import fhir_bundle
 from producer.html_report import render_html
@@ -47,20 +49,28 @@ COLUMNS = (
 @click.option("--fhir", type=click.Path(path_type=Path, dir_okay=False), help="Write a FHIR R4 Bundle, as JSON.")
 @truth_option
 def report(run: int, output: str, html: Path | None, fhir: Path | None, truth: Path | None) -> ExitCode:
-    """Results of RUN by patient, the most urgent first, and every capture that ended badly with its reason."""
+    """Results of RUN by patient, the most urgent first, and every capture that ended badly with its reason.
+
+    Exits 1 where captures were rejected or quarantined, or most captures of most patients do not count; what to do
+    then is said before everything else.
+    """
     database = open_engine(get_settings().database_url)
     schema.check(database)
     labels = read_truth(truth) if truth else None
+    implausible = implausibility(database, run)
+    to_files = html is not None or fhir is not None
+    if output == "table" and not to_files:
+        return print_report(database, run, implausible, labels)
+    if output == "csv" or to_files:
+        say_alarm(implausible)
     if html is not None:
-        write_html(database, run, html, labels)
+        write_html(database, run, html, implausible, labels)
         say(f"report: {html}")
     if fhir is not None:
-        _write_fhir(database, run, fhir)
+        _write_fhir(database, run, fhir, implausible)
         say(f"FHIR: {fhir}")
-    if html is not None or fhir is not None:
-        return exit_code(progress(database, run))
-    if output == "table":
-        return print_report(database, run, labels)
+    if to_files:
+        return exit_code(progress(database, run), implausible)
     summary = run_summaries(database, run)[0]
     cases = case_results(database, run)
     details = run_details(database, run)
@@ -71,6 +81,7 @@ def report(run: int, output: str, html: Path | None, fhir: Path | None, truth: P
     else:
         json_out(
             {
+                "implausible": implausible and implausible.record(),
                 "run": summary,
                 "notice": details["manifest"]["notice"],
                 "for_review": FOR_REVIEW,
@@ -84,27 +95,30 @@ def report(run: int, output: str, html: Path | None, fhir: Path | None, truth: P
                 "drift": [asdict(one) for one in drift(database, run)],
             }
         )
-    return exit_code(progress(database, run))
+    return exit_code(progress(database, run), implausible)
 
 
-def _write_fhir(database: Engine, run_id: int, path: Path) -> None:
+def _write_fhir(database: Engine, run_id: int, path: Path, implausible: Implausibility | None) -> None:
     summary = run_summaries(database, run_id)[0]
     cases = reported_cases(database, run_id)
     if len(cases) < summary["cases"]:
         say(f"{summary['cases'] - len(cases)} cases are not finished and left out", "yellow")
     manifest = run_details(database, run_id)["manifest"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(fhir_bundle(summary, cases, manifest, datetime.now(UTC)), encoding="utf-8")
+    path.write_text(fhir_bundle(summary, cases, manifest, datetime.now(UTC), implausible), encoding="utf-8")
 
 
-def exit_code(now: Progress) -> ExitCode:
-    """SOME_ENDED_BADLY where captures were rejected, quarantined or are unaccounted for."""
-    bad = now.rejected or now.quarantined or (now.finished and not now.accounted_for)
+def exit_code(now: Progress, implausible: Implausibility | None) -> ExitCode:
+    """SOME_ENDED_BADLY where captures were rejected, quarantined or are unaccounted for, or the run is implausible."""
+    bad = now.rejected or now.quarantined or (now.finished and not now.accounted_for) or implausible
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
 
 
-def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = None) -> ExitCode:
-    """The report as a table on stdout."""
+def print_report(
+    database: Engine, run_id: int, implausible: Implausibility | None, truth: dict[str, str] | None = None
+) -> ExitCode:
+    """The report as a table on stdout, below why the run cannot be believed."""
+    print_alarm(implausible)
     summary = run_summaries(database, run_id)[0]
     details = run_details(database, run_id)
     manifest = details["manifest"]
@@ -132,7 +146,7 @@ def print_report(database: Engine, run_id: int, truth: dict[str, str] | None = N
         markup=False,
     )
     stdout.print(FOR_REVIEW)
-    return exit_code(now)
+    return exit_code(now, implausible)
 
 
 def _results_table(run_id: int, cases: list[dict[str, Any]], truth: dict[str, str] | None, benign_label: str) -> Any:
@@ -179,7 +193,13 @@ def _captures(case: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def write_html(database: Engine, run_id: int, path: Path, truth: dict[str, str] | None = None) -> None:
+def write_html(
+    database: Engine,
+    run_id: int,
+    path: Path,
+    implausible: Implausibility | None,
+    truth: dict[str, str] | None = None,
+) -> None:
     """Write the report as one HTML file that needs nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_html(database, run_id, truth), encoding="utf-8")
+    path.write_text(render_html(database, run_id, implausible, truth), encoding="utf-8")

@@ -12,8 +12,10 @@ from contract.errors import ExitCode
 from contract.settings import get_settings
 from db import schema
 from db.engine import open_engine
+from db.plausibility import implausibility
 from db.queries import progress
 from db.submission import submit as write_run
+from producer.alarm import say_alarm
 from producer.archive import walk_archive
 from producer.commands.report import print_report, write_html
 from producer.commands.submit import name_skipped, required_bundle, submit_request
@@ -22,7 +24,7 @@ from producer.pseudonymous import pseudonymize_option
 from producer.publish import publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
 from producer.truth import read_truth, truth_option
-from producer.watching import watch_run
+from producer.watching import accounting_line, follow_run
 
 
 @click.command()
@@ -51,6 +53,9 @@ def run(
 
     Results go to ./screening.db unless SCREEN_DATABASE_URL says otherwise. If SCREEN_REDIS_URL is set, that Redis is
     used instead of a bundled one.
+
+    Exits 1 where captures were rejected or quarantined, or most captures of most patients do not count; what to do
+    then is said first, and once more at the end.
     """
     settings = get_settings()
     opened = Bundle.open(required_bundle(bundle))
@@ -68,7 +73,7 @@ def run(
         with _services(worker_log) as (redis_url, alive):
             publish_chunks(redis_url, database, submission.chunk_ids)
             try:
-                watch_run(database, run_id, alive)
+                say(accounting_line(follow_run(database, run_id, alive)))
             except KeyboardInterrupt:
                 say("stopping: the chunk in hand is finished first; the same command goes on from there")
                 raise
@@ -89,8 +94,10 @@ def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def _report(database: Engine, run_id: int, html: Path | None, truth: dict[str, str] | None) -> ExitCode:
-    code = print_report(database, run_id, truth)
+    implausible = implausibility(database, run_id)
+    code = print_report(database, run_id, implausible, truth)
     if html is not None:
-        write_html(database, run_id, html, truth)
+        write_html(database, run_id, html, implausible, truth)
         say(f"report: {html}")
+    say_alarm(implausible)  # the table may have pushed it off the screen
     return code

@@ -10,7 +10,9 @@ from contract.settings import get_settings
 from db import schema
 from db.drift import drift as drift_of
 from db.engine import open_engine
+from db.plausibility import implausibility
 from db.queries import progress, run_summaries
+from producer.alarm import print_alarm, say_alarm
 from producer.drifting import drift_warning
 from producer.output import csv_out, json_out, output_options, plain, stdout, table
 
@@ -28,7 +30,8 @@ COLUMNS = (
 def status(run: int | None, output: str) -> ExitCode:
     """List the runs, newest first, or RUN alone: how many captures ended how, and how fast it goes.
 
-    Of RUN alone also whether its captures have drifted away from those that the bundle knows.
+    Of RUN alone also whether most captures of most patients do not count, before everything else, and whether its
+    captures have drifted away from those that the bundle knows.
     """
     database = open_engine(get_settings().database_url)
     schema.check(database)
@@ -39,15 +42,22 @@ def status(run: int | None, output: str) -> ExitCode:
         row["captures_per_s"] = round(now.recent_per_s, 1) if now else None
         row["trouble"] = now.trouble if now else None
     far = drift_of(database, run) if run is not None else []
+    implausible = implausibility(database, run) if run is not None else None
     if output == "json" and run is not None:
-        rows[0]["drift"] = [asdict(one) for one in far]
+        rows[0] = {
+            "implausible": implausible and implausible.record(),
+            **rows[0],
+            "drift": [asdict(one) for one in far],
+        }
     if output == "json":
         json_out(rows)
     elif output == "csv":
+        say_alarm(implausible)
         csv_out(rows, COLUMNS)
     elif not rows:
         stdout.print("no runs yet; `screen submit ARCHIVE` makes one")
     else:
+        print_alarm(implausible)
         _print(rows)
         if warning := drift_warning(far):
             stdout.print(plain(f"run {run}: {warning}"), style="yellow")

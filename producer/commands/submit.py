@@ -40,6 +40,9 @@ def submit(
 
     Prints the run's id on stdout. Submitting the same folder again with the same bundle screens only the patients
     with new, changed or vanished captures; a patient's unchanged captures keep their results.
+
+    With --watch it ends as `screen watch` does: exit code 1 where captures were rejected or quarantined, or most
+    captures of most patients do not count.
     """
     settings = get_settings()
     opened = Bundle.open(required_bundle(bundle))

@@ -12,7 +12,11 @@ from producer.watching import watch_run
 @click.command()
 @click.argument("run", type=int)
 def watch(run: int) -> ExitCode:
-    """Follow RUN until it is finished, with rate and time left. Ctrl-C stops watching, not the run."""
+    """Follow RUN until it is finished, with rate and time left. Ctrl-C stops watching, not the run.
+
+    Exits 1 where captures were rejected or quarantined, the run was cancelled, or most captures of most patients do
+    not count; what to do then is said first.
+    """
     database = open_engine(get_settings().database_url)
     schema.check(database)
     return watch_run(database, run)

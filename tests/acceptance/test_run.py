@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from contract.bundle import Bundle
 from db.engine import open_engine
@@ -19,6 +22,7 @@ from tests.support.commands import REPOSITORY, Environment
 from tests.support.waiting import wait_until
 
 DEMO = REPOSITORY / "bundles" / "demo.bundle"
+WARNING = "Do not rely on run"
 PATIENTS = {"P-ben": "Benign", "P-pro": "Pro", "Müller, Jörg": "Early"}
 
 
@@ -116,7 +120,7 @@ def test_ctrl_c_cleans_up_and_the_next_call_goes_on(alone: Environment, tmp_path
     assert not progress(database, 1).finished
     wait_until(lambda: not children_of(tmp_path), 10, what="all processes to be gone")
     done = run(alone, archive, "--bundle", DEMO)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, "plain colours are no drawings: they do not count, and the run says so"
     assert "screened 1200 + rejected 0" in done.stdout
     assert progress(database, 1).accounted_for
 
@@ -150,6 +154,37 @@ def test_the_worker_runs_where_there_is_no_torch(alone: Environment, bundle: Bun
     assert "ModuleNotFoundError" in no_torch.stderr
     archive = write_archive(tmp_path / "archive", PATIENTS, captures=3)
     assert run(alone, archive, "--bundle", bundle.path).returncode == 0
+
+
+def test_a_run_of_strange_captures_says_first_what_to_do_and_one_of_drawings_does_not(
+    alone: Environment, tmp_path: Path
+) -> None:
+    """The demo bundle knows drawings: of two patients the captures are then replaced by parts of photographs."""
+    archive = tmp_path / "drawings"
+    assert alone.screen("synth", archive, "--patients", 3, "--captures", 6, "--seed", 8).code == 0
+    done = run(alone, archive, "--bundle", DEMO, "--html", tmp_path / "drawings.html")
+    assert done.returncode == 0, done.stderr
+    assert "submitted 18 = screened 18" in done.stdout
+    assert WARNING not in done.stdout + done.stderr + (tmp_path / "drawings.html").read_text()
+
+    for patient in sorted(folder for folder in archive.iterdir() if folder.is_dir())[:2]:
+        replace_by_photographs(sorted(patient.iterdir())[:5])
+    done = run(alone, archive, "--bundle", DEMO, "--all", "--html", tmp_path / "mixed.html")
+    assert done.returncode == 1
+    first = done.stdout.splitlines()[0]
+    assert first.startswith(f"{WARNING} 2: most captures of 2 of 3 patients do not count")
+    assert "10 novel" in first
+    assert "screen adapt BUNDLE ARCHIVE" in first
+    assert done.stderr.splitlines()[-1] == first, "the table may have pushed it off the screen"
+    page = (tmp_path / "mixed.html").read_text()
+    assert page.index(WARNING) < page.index("<h1>")
+
+
+def replace_by_photographs(captures: list[Path]) -> None:
+    """Overwrite each of them with another part of the photographs that scikit-learn brings along."""
+    parts = [part for photograph in load_sample_images().images for part in np.array_split(photograph, 5, axis=1)]
+    for capture, part in zip(captures, parts, strict=False):
+        Image.fromarray(part).resize((512, 384)).save(capture)
 
 
 @pytest.mark.skipif("SCREEN_REAL_CAPTURES" not in os.environ, reason="SCREEN_REAL_CAPTURES names no folder")
