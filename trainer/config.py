@@ -241,11 +241,16 @@ class Config(_Table):
         recipe says of training from scratch holds.
 
         A frozen backbone of random weights would teach the head nothing, and layers that begin at random must all
-        learn.
+        learn; so a head that is fitted on frozen features is left out. Raises SettingsError where nothing else is.
         """
         if self.model.initial_weights != "none":
             return self
-        phases = [phase.from_scratch().model_dump() for phase in self.training.phases]
+        phases = [phase.from_scratch().model_dump() for phase in self.training.phases if phase.solver == "gradient"]
+        if not phases:
+            raise SettingsError(
+                f'recipe {self.name}: fits a head on features that must have been learnt; with initial_weights = "none" '
+                'there are none: say "package" or name a file (--initial-weights package), or choose another recipe'
+            )
         return self.changed("training", phases=phases)
 
     def changed(self, table: str, **values: Any) -> "Config":

@@ -37,13 +37,12 @@ from contract.bundle import (
 from contract.errors import ExportError
 from contract.imaging import ImageSpec, decode
 from trainer import assess, figures, metrics, pictures, reference, report, shortcuts, splits
-from trainer.augment import to_unit
 from trainer.cache import DecodedCaptures
 from trainer.config import Config, to_toml
 from trainer.data import SPLITS, LabelledData
 from trainer.fit import Fitted
 from trainer.fold import folded
-from trainer.graph import BATCH, GraphRunner, export_graph, graph_outputs
+from trainer.graph import GraphRunner, export_graph, graph_outputs
 from trainer.model import Exportable, HalfBackbone, Network, multiply_adds, parameter_count, round_to_half
 from trainer.progress import bar
 from trainer.splits import Split
@@ -126,17 +125,19 @@ def _write_files(trained: Trained, folder: Path) -> None:
 
 
 def calibrated(trained: Trained, network: Network) -> Exportable:
-    """The exportable network with the temperature that fits the validation captures."""
-    rows = trained.rows("validation")
-    exportable = Exportable(network, 1.0, trained.config.export.test_time_flips).eval()
-    parts = []
-    with bar("calibrating", len(rows)) as progress, torch.inference_mode():
-        for start in range(0, len(rows), BATCH):
-            captures = torch.from_numpy(trained.decoded.pixels[rows[start : start + BATCH]])
-            parts.append(exportable.logits(to_unit(captures))[0].double().numpy())
-            progress.advance(len(captures))
-    temperature = metrics.fit_temperature(np.concatenate(parts), trained.data.targets()[rows])
-    return Exportable(network, temperature, trained.config.export.test_time_flips).eval()
+    """The exportable network with the temperature that fits the validation captures.
+
+    They are scored through a graph of temperature 1, which takes a third of torch's time on a CPU; the logarithm of its
+    probabilities is their logits but for a term that softmax ignores.
+    """
+    config, rows = trained.config, trained.rows("validation")
+    plain = Exportable(network, 1.0, config.export.test_time_flips).eval()
+    with tempfile.TemporaryDirectory() as folder, bar("calibrating", len(rows)) as progress:
+        export_graph(plain, config.image.size, Path(folder) / MODEL, half=False)
+        runner = GraphRunner(Path(folder) / MODEL, graph_outputs(plain))
+        found = assess.predict(runner, trained.decoded.pixels, rows, progress.advance).probabilities
+    temperature = metrics.fit_temperature(np.log(np.maximum(found, 1e-30)), trained.data.targets()[rows])
+    return Exportable(network, temperature, config.export.test_time_flips).eval()
 
 
 def golden_rows(trained: Trained) -> list[int]:

@@ -143,6 +143,7 @@ def fit(
             started = time.monotonic()
             waited = 0.0
             if phase.solver == "logistic":
+                finders += [{}] * (number + 1 - len(finders))
                 loss_of_epoch, accuracy, probabilities = _fit_head(config, data, network, augment, phase, fabric)
                 if averaged is not None:
                     averaged.set(network)

@@ -22,7 +22,8 @@ from trainer.model import HALF_MAX, Exportable
 OPSET = 20
 HALF_ABOVE = 1024
 """Elements up to which a kernel stays float32 in a half-precision bundle; biases always do: they weigh nothing."""
-BATCH = 32
+BATCH = 16
+"""Captures that ONNX Runtime takes at a time; with 32, two cores leave their caches and take half as long again."""
 TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 

@@ -77,7 +77,7 @@ class Trunk(nn.Module):
         self.pretrained_cfg = model.pretrained_cfg
 
     def forward_intermediates(self, x: Tensor, indices: list[int], **options: Any) -> Any:
-        """float [N, 3, S, S] -> the last stage's feature maps, and those of the stages `indices`; with options, timm's."""
+        """float [N, 3, S, S] -> the last stage's maps, and those of the stages `indices`; with options as in timm."""
         if options:
             return self.model.forward_intermediates(x, indices=indices, **options)
         wanted = sorted({*indices, self.last})
