@@ -120,7 +120,7 @@ def plan(
     runs: int = 1,
     resume: bool = True,
     devices: Devices | None = None,
-    measure: Measure = trial,
+    measure: Measure | None = None,
 ) -> Plan:
     """Say how long `runs` trainings take here, and fit their epochs into `minutes`, if given.
 
@@ -138,7 +138,7 @@ def plan(
         return kept
     say("timing a few steps of training")
     amount = Amount(len(data.train), len(data.validation), tested)
-    config, pace = _fastest(config, data, devices, measure)
+    config, pace = _fastest(config, data, devices, measure or trial)
     notes: list[str] = []
     if minutes is not None:
         fitted = _fitting(config, pace, amount, minutes / runs * 60)

@@ -1,6 +1,7 @@
 """Options that the commands of the trainer share, and what they make of a recipe."""
 
 import importlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,8 @@ def require_train_extra() -> None:
     # runs. Beside other busy processes on two cores a short B3 run took 137 s spinning and 53 s without (tried once
     # each; not measured on an idle machine).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Where triton is not installed, which only a GPU needs (requirements/train-cpu.txt), torch warns of it.
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
     try:
         for module in NEEDED:
             importlib.import_module(module)
