@@ -68,6 +68,8 @@ def _named(kind: Any) -> str:
         return " or ".join(_named(one) for one in inner)
     if origin is list:
         return "list of " + {str: "texts", Stage: "stages", Phase: "phases"}.get(inner[0], _named(inner[0]))
+    if origin is tuple:
+        return f"{_named(inner[0])}, or a list of these"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "table"
     return _NAMES[kind]

@@ -14,7 +14,7 @@ from trainer.options import cache_option, configured, data_options, require_trai
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the bundle to.")
 @click.option(
     "--recipe", default="ours", show_default=True,
-    help="Name of a shipped recipe (ours, fast, thesis, reference, b3-hsv, demo) or a TOML file.",
+    help="Name of a shipped recipe (ours, fast, probe, thesis, reference, b3-hsv, demo) or a TOML file.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's.")
 @data_options
