@@ -1,5 +1,6 @@
 """Devices to train on, several machines too through Lightning Fabric, and what to do when one is full."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ def device_name() -> str:
 
 def computes_in_bfloat16() -> bool:
     """Whether training would be on a CPU that has instructions for bfloat16; without them it is only slower."""
-    able: dict[str, Any] = torch.cpu.get_capabilities()
+    able: Mapping[str, Any] = torch.cpu.get_capabilities()
     return not torch.cuda.is_available() and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
