@@ -26,6 +26,8 @@ from trainer.schedule import STEP, epochs_of, of_length, stages_of
 
 TRIAL_STEPS = 2
 FILE = "plan.json"
+GRAPH_SHARE = 1 / 3
+"""Of torch's time for a capture, what the exported graph takes on a CPU (trainer/probe.py)."""
 SMALLEST_SIZE = 96
 """Sides below are not suggested: a cell is hardly seen there."""
 
@@ -85,7 +87,7 @@ def trial(config: Config, data: TrainingSet, devices: Devices) -> Pace:
 def training_seconds(config: Config, pace: Pace, amount: Amount) -> float:
     """Of all epochs, validation after each included, and of the learning-rate finder.
 
-    A head fitted by logistic regression takes its features, which is what validation does.
+    A head fitted by logistic regression takes the features of all captures once, through the exported graph.
     """
     table = config.resolved().training
     counted = max(1, amount.train // table.batch_size) * table.batch_size
@@ -93,7 +95,8 @@ def training_seconds(config: Config, pace: Pace, amount: Amount) -> float:
     for phase in table.phases:
         if phase.solver == "logistic":
             area = (phase.stages[0].size / config.image.size) ** 2
-            total += ((1 + phase.copies) * amount.train * area + amount.validation) * pace.validation
+            features = (1 + phase.copies) * amount.train * area + amount.validation
+            total += features * pace.validation * GRAPH_SHARE
             continue
         if phase.learning_rate == "find":
             total += FINDER_STEPS * table.batch_size * pace.training[phase.frozen, phase.stages[0].size]
@@ -104,7 +107,10 @@ def training_seconds(config: Config, pace: Pace, amount: Amount) -> float:
 
 
 def export_seconds(config: Config, pace: Pace, amount: Amount) -> float:
-    """Of what follows training: calibration, scoring, robustness and reference statistics, at validation's pace."""
+    """Of what follows training: calibration, scoring, robustness and reference statistics.
+
+    At validation's pace: the graph is faster, but changing the captures for the robustness table takes time too.
+    """
     audited = min(amount.test, config.export.audit_captures) * (len(CHANGES) + 1)
     captures = 2 * amount.validation + amount.test + audited + min(amount.train, REFERENCE_CAPTURES)
     return captures * pace.validation * config.export.test_time_flips
