@@ -61,7 +61,9 @@ def test_from_scratch_the_scratch_stages_are_counted():
 def test_a_head_fitted_in_one_go_takes_the_features_of_the_captures():
     probe = load_config("probe")
     copies = probe.training.phases[0].copies
-    assert estimate.training_seconds(probe, Pace({}, 0.02), AMOUNT) == pytest.approx(0.02 * ((1 + copies) * 2300 + 490))
+    assert estimate.training_seconds(probe, Pace({}, 0.02), AMOUNT) == pytest.approx(
+        0.02 / 3 * ((1 + copies) * 2300 + 490)
+    )
 
 
 def test_the_time_is_said_before_training(tmp_path, capsys):
