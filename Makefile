@@ -43,11 +43,15 @@ figures: demo ## make the README's picture from the demo's report; needs chromiu
 	chromium --headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars \
 		--user-data-dir=$$(mktemp -d) --window-size=1120,1760 --screenshot=docs/images/report.png demo-output/report.html
 
+COMPILE := $(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(DEV)/.installed ## resolve the dependencies anew into requirements/
-	$(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --upgrade pyproject.toml -o requirements/base.txt
-	$(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --upgrade --extra train --extra dev -c requirements/base.txt pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --upgrade pyproject.toml -o requirements/base.txt
+	$(COMPILE) --upgrade --extra train --extra lite --extra dev -c requirements/base.txt pyproject.toml \
+		-o requirements/dev.txt
+	$(COMPILE) --extra train --extra lite --excludes requirements/gpu-only.txt -c requirements/dev.txt pyproject.toml \
+		--no-annotate -o requirements/train-cpu.txt
+	$(COMPILE) --excludes requirements/torch-libraries.excludes -c requirements/dev.txt requirements/torch-libraries.in \
+		--no-annotate -o requirements/torch-libraries.txt
 
 format: $(DEV)/.installed ## format the code and mend what ruff can mend
 	$(DEV)/bin/ruff check --fix .

@@ -26,14 +26,18 @@ class _Table(BaseModel):
 class ModelTable(_Table):
     """[model]: the backbone, by its timm name, what its weights start from, and what lies around it."""
 
-    architecture: str = "efficientnet_b3"
+    architecture: str = Field("efficientnet_b3", description="timm's name of a convolutional network")
     stages: int | None = Field(
         None,
         ge=1,
         description="the backbone ends after so many of its stages, and the head sees that feature map; unset: all. On "
         "looks that it has not seen, a middle stage of ImageNet weights tells blasts apart better than the last",
     )
-    initial_weights: str = Field("imagenet", description='"imagenet" (timm downloads them), "none", or a file')
+    initial_weights: str = Field(
+        "imagenet",
+        description='"imagenet": timm downloads them; "package": from the extra `lite`, for tf_efficientnet_lite0 to '
+        'lite2; "none"; or a .safetensors, .pth or .pt file',
+    )
     stain_normalisation: tuple[StainView, ...] = Field(
         ("none",),
         min_length=1,
@@ -48,8 +52,8 @@ class ModelTable(_Table):
         "linear", description="dense: dense, batch norm, LeakyReLU, dropout, dense; it has no exact activation map"
     )
     head_width: int = Field(512, ge=8, description="units of the dense head's hidden layer")
-    dropout: Fraction = 0.0
-    drop_path: Fraction = 0.0
+    dropout: Fraction = Field(0.0, description="share of the features that the head drops in a step")
+    drop_path: Fraction = Field(0.0, description="share of residual branches that the backbone skips in a step")
 
     @field_validator("stain_normalisation", mode="before")
     @classmethod
@@ -60,9 +64,11 @@ class ModelTable(_Table):
 class DataTable(_Table):
     """[data]: the labels in the order of the network's outputs, and what is held out by which rule."""
 
-    labels: list[str] = Field(["Benign", "Early", "Pre", "Pro"], min_length=2)
-    benign_label: str = "Benign"
-    split: SplitRule = "grouped"
+    labels: list[str] = Field(
+        ["Benign", "Early", "Pre", "Pro"], min_length=2, description="in the order of the network's outputs"
+    )
+    benign_label: str = Field("Benign", description="which of them is benign")
+    split: SplitRule = Field("grouped", description="what is held out whole: see Splits")
     validation: float = Field(0.15, gt=0, lt=0.5, description="share of captures for validation")
     test: float = Field(0.15, gt=0, lt=0.5, description="share of captures for the test")
     blocks: int = Field(20, ge=4, description="runs of consecutive file numbers per label, for split = blocked")
@@ -84,14 +90,16 @@ class DataTable(_Table):
 class Stage(_Table):
     """A run of epochs at one image side, in pixels: progressive resizing."""
 
-    size: int = Field(ge=32, le=2048)
-    epochs: int = Field(ge=1)
+    size: int = Field(ge=32, le=2048, description="side of the captures in pixels")
+    epochs: int = Field(ge=1, description="times that every capture for training is seen")
 
 
 class Phase(_Table):
     """[[training.phases]]: epochs under one learning-rate schedule, all layers or the head alone."""
 
-    stages: list[Stage] = Field(min_length=1)
+    stages: list[Stage] = Field(
+        min_length=1, description="image sizes and epochs, in their order; the last phase ends at image.size"
+    )
     frozen: bool = Field(False, description="only the head learns; with initial weights none, everything does")
     solver: Literal["gradient", "logistic"] = Field(
         "gradient",
@@ -102,7 +110,9 @@ class Phase(_Table):
         0.3, gt=0, description="logistic: scikit-learn's C, of features that have been standardised"
     )
     copies: int = Field(0, ge=0, description="logistic: augmented copies of each capture that are fitted beside it")
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    schedule: Literal["one-cycle", "cosine"] = Field(
+        "one-cycle", description="one-cycle: the rate rises, then falls to almost 0; cosine: it falls to 0"
+    )
     learning_rate: float | Literal["find"] = Field(
         1e-3, description='the highest rate of the schedule; "find": by the learning-rate finder'
     )
@@ -142,36 +152,38 @@ class Phase(_Table):
 class TrainingTable(_Table):
     """[training]: phases follow one another; the weights of the best epoch on validation are kept."""
 
-    phases: list[Phase] = Field(min_length=1)
-    batch_size: int = Field(32, ge=2)
+    phases: list[Phase] = Field(min_length=1, description="see `[[training.phases]]`")
+    batch_size: int = Field(32, ge=2, description="captures in a step, on each device")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="adam: weight_decay is an L2 penalty")
-    weight_decay: float = Field(0.05, ge=0)
-    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.05, ge=0, description="pull of all weights but biases and norms towards 0")
+    label_smoothing: float = Field(0.05, ge=0, lt=1, description="share of the target spread evenly over the labels")
     balance: Fraction = Field(
         0.0, description="exponent of the inverse label frequency by which a capture counts in the loss"
     )
     clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="weights are averaged over steps; unset: not")
     patience: int | None = Field(None, ge=1, description="a phase ends after so many epochs without a better one")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of split, order, augmentation and new weights")
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = Field(
-        "auto", description="auto: 32-true on the CPU, where bfloat16 was no faster, 16-mixed on a GPU"
+        "auto",
+        description="auto: 16-mixed on a GPU; on a CPU with bfloat16 instructions bf16-mixed, if `screen train` finds "
+        "it faster; else 32-true",
     )
 
 
 class AugmentTable(_Table):
     """[augment]: each number is the largest deviation or a share of captures; 0 or false switches a step off."""
 
-    flips: bool = True
+    flips: bool = Field(True, description="left and right, up and down")
     quarter_turns: bool = Field(True, description="for square captures; others are stretched, and turn their cells")
     rotation: float = Field(0.0, ge=0, le=180, description="degrees")
-    scale: float = Field(0.05, ge=0, lt=0.9)
+    scale: float = Field(0.05, ge=0, lt=0.9, description="factor on the size, 1 +- this")
     translation: float = Field(0.05, ge=0, le=0.5, description="share of the side")
     stain_scale: float = Field(0.15, ge=0, lt=1, description="factor on each stain's concentration, 1 +- this")
     stain_shift: float = Field(0.03, ge=0, lt=1, description="added to each stain's concentration")
-    brightness: float = Field(0.1, ge=0, lt=1)
-    contrast: float = Field(0.1, ge=0, lt=1)
-    white_balance: float = Field(0.05, ge=0, lt=1)
+    brightness: float = Field(0.1, ge=0, lt=1, description="factor on the light of all channels, 1 +- this")
+    contrast: float = Field(0.1, ge=0, lt=1, description="factor on the distance from the mean, 1 +- this")
+    white_balance: float = Field(0.05, ge=0, lt=1, description="factor on the light of each channel, 1 +- this")
     grey: Fraction = Field(0.0, description="share of captures that lose their colour")
     blur: Fraction = Field(0.5, description="a quarter of the captures is mixed with its blurred self, up to this")
     noise: float = Field(0.02, ge=0, lt=1, description="a quarter of the captures gets noise of up to this deviation")
@@ -216,15 +228,15 @@ class ExportTable(_Table):
 class Config(_Table):
     """A whole training run."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="of the recipe, and of the bundle")
     notice: str | None = Field(None, description="shown with every report made with the bundle")
-    model: ModelTable = ModelTable()
-    image: ImageSpec
-    data: DataTable = DataTable()
-    training: TrainingTable
-    augment: AugmentTable = AugmentTable()
-    case: CaseTable = CaseTable()
-    export: ExportTable = ExportTable()
+    model: ModelTable = Field(ModelTable(), description="see `[model]`")
+    image: ImageSpec = Field(description="see `[image]`")
+    data: DataTable = Field(DataTable(), description="see `[data]`")
+    training: TrainingTable = Field(description="see `[training]`")
+    augment: AugmentTable = Field(AugmentTable(), description="see `[augment]`")
+    case: CaseTable = Field(CaseTable(), description="see `[case]`")
+    export: ExportTable = Field(ExportTable(), description="see `[export]`")
 
     @model_validator(mode="after")
     def _sizes(self) -> "Config":

@@ -1,6 +1,8 @@
 """Devices to train on, several machines too through Lightning Fabric, and what to do when one is full."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -21,11 +23,15 @@ class Devices:
     nodes: int = 1
     accelerator: str = "auto"
 
+    @property
+    def several(self) -> bool:
+        return self.devices * self.nodes > 1
+
     def fabric(self, precision: str) -> Fabric:
         """Joins the other processes, and starts them first if nobody (torchrun, Slurm) has."""
         if precision == "auto":
             precision = "16-mixed" if torch.cuda.is_available() and self.accelerator != "cpu" else "32-true"
-        strategy = "ddp" if self.devices * self.nodes > 1 else "auto"
+        strategy = "ddp" if self.several else "auto"
         fabric = Fabric(
             accelerator=self.accelerator, devices=self.devices, num_nodes=self.nodes, strategy=strategy,
             precision=precision,  # type: ignore[arg-type]
@@ -33,6 +39,20 @@ class Devices:
         fabric.launch()
         torch.backends.cudnn.benchmark = True  # shapes stay the same for whole epochs
         return fabric
+
+
+def device_name() -> str:
+    """What is trained on here, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether training would be on a CPU that has instructions for bfloat16; without them it is only slower."""
+    able: Mapping[str, Any] = torch.cpu.get_capabilities()
+    return not torch.cuda.is_available() and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def memory_full(network: nn.Module, shape: torch.Size, fabric: Fabric) -> DeviceMemoryFull:

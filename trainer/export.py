@@ -40,6 +40,7 @@ from trainer import assess, figures, metrics, pictures, reference, report, short
 from trainer.cache import DecodedCaptures
 from trainer.config import Config, to_toml
 from trainer.data import SPLITS, LabelledData
+from trainer.devices import device_name
 from trainer.fit import Fitted
 from trainer.fold import folded
 from trainer.graph import GraphRunner, export_graph, graph_outputs
@@ -61,7 +62,7 @@ class Trained:
     """All that the bundle is made of.
 
     `identity` says of which configuration, data and split it is; `adapted` what was done otherwise than the recipe
-    says, in sentences.
+    says, in sentences; `initial_weights` where those are from (trainer/weights.py).
     """
 
     config: Config
@@ -72,6 +73,7 @@ class Trained:
     fitted: Fitted
     identity: str
     adapted: list[str]
+    initial_weights: dict[str, str]
 
     def rows(self, split: str) -> NDArray[np.int64]:
         return self.split.rows(split)
@@ -298,6 +300,7 @@ def _provenance(trained: Trained, basis: dict[str, Any]) -> dict[str, Any]:
         "seed": trained.config.training.seed,
         "config": trained.config.model_dump(mode="json"),
         "adapted": trained.adapted,
+        "initial_weights": trained.initial_weights,
         "parameters": parameter_count(fitted.network),
         "multiply_adds": multiply_adds(fitted.network, trained.config.image.size)
         * trained.config.export.test_time_flips,
@@ -305,9 +308,7 @@ def _provenance(trained: Trained, basis: dict[str, Any]) -> dict[str, Any]:
         "history": [{k: _finite(v) for k, v in row.items()} for row in fitted.history],
         "finders": fitted.finders,
         "seconds": fitted.seconds,
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads",
+        "device": device_name(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
     }
 

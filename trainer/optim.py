@@ -70,7 +70,10 @@ def optimization(
     scheduler: torch.optim.lr_scheduler.LRScheduler
     if phase.schedule == "one-cycle":
         highest = [group["lr"] for group in optimizer.param_groups]
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=total, pct_start=phase.warm_up)
+        rise = phase.warm_up
+        if rise * total == 1:  # torch divides by the steps of the rise less one
+            rise = math.nextafter(rise, 0)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=total, pct_start=rise)
     else:
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     model, fabric_optimizer = fabric.setup(network, optimizer)

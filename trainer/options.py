@@ -1,6 +1,7 @@
 """Options that the commands of the trainer share, and what they make of a recipe."""
 
 import importlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import platformdirs
 
 from contract.errors import UsageError
 from trainer.config import Config, SplitRule, load_config
+from trainer.schedule import at_size, of_length
 
 NEEDED = (
     "torch",
@@ -34,9 +36,21 @@ cache_option = click.option(
 
 
 def data_options(command: Command) -> Command:
-    """What of a recipe may be said on the command line: labels, split, initial weights, batch size."""
+    """What of a recipe may be said on the command line: network, size, epochs, labels, split, batch size."""
     for option in reversed((
-        click.option("--initial-weights", help='"imagenet", "none", or a .safetensors file, instead of the recipe\'s.'),
+        click.option("--architecture", help="timm's name of another backbone than the recipe's."),
+        click.option(
+            "--initial-weights",
+            help='"imagenet", "package", "none", or a .safetensors, .pth or .pt file, instead of the recipe\'s.',
+        ),
+        click.option(
+            "--size", type=click.IntRange(32, 2048),
+            help="Side of the captures in pixels, instead of the recipe's; its smaller stages change in proportion.",
+        ),
+        click.option(
+            "--epochs", type=click.IntRange(min=1),
+            help="Epochs in all, instead of the recipe's; its stages change in proportion, each keeps at least one.",
+        ),
         click.option("--split-rule", type=click.Choice(get_args(SplitRule)), help="Instead of the recipe's."),
         click.option(
             "--split", "given_split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -54,17 +68,22 @@ def configured(
     recipe: str,
     *,
     seed: int | None = None,
+    architecture: str | None = None,
     initial_weights: str | None = None,
+    size: int | None = None,
+    epochs: int | None = None,
     split_rule: str | None = None,
     labels: str | None = None,
     benign_label: str | None = None,
     batch_size: int | None = None,
 ) -> Config:
-    """The recipe with what the command line says otherwise. Raises SettingsError."""
+    """The recipe with what the command line says otherwise. Raises SettingsError, UsageError."""
     config = load_config(recipe).changed("training", seed=seed, batch_size=batch_size)
     named = [one.strip() for one in labels.split(",")] if labels else None
-    config = config.changed("model", initial_weights=initial_weights)
-    return config.changed("data", split=split_rule, labels=named, benign_label=benign_label)
+    config = config.changed("model", architecture=architecture, initial_weights=initial_weights)
+    config = config.changed("data", split=split_rule, labels=named, benign_label=benign_label)
+    config = at_size(config, size) if size else config
+    return of_length(config, epochs) if epochs else config
 
 
 def require_train_extra() -> None:
@@ -73,6 +92,8 @@ def require_train_extra() -> None:
     # runs. Beside other busy processes on two cores a short B3 run took 137 s spinning and 53 s without (tried once
     # each; not measured on an idle machine).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Where triton is not installed, which only a GPU needs (requirements/train-cpu.txt), torch warns of it.
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
     try:
         for module in NEEDED:
             importlib.import_module(module)

@@ -4,11 +4,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 EVERY_SECONDS = 60.0
+_quiet = ContextVar("quiet", default=False)
 
 
 class Bar:
@@ -36,12 +38,22 @@ def bar(what: str, total: float) -> Iterator[Bar]:
     """A progress bar for the time of the block."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    hidden = _quiet.get() or not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
         yield Bar(progress, what, total, console.is_terminal)
 
 
 def say(line: str) -> None:
     """One plain line on stderr, at once, so that a log file can be followed."""
-    print(line, file=sys.stderr, flush=True)
+    if not _quiet.get():
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bar and no line for the time of the block: for a trial, whose epochs are nobody's."""
+    before = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(before)

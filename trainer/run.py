@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from contract.bundle import Bundle
 from contract.errors import UsageError
 from contract.imaging import ImageSpec
 from trainer import cache as captures_cache
-from trainer import splits, traits
+from trainer import estimate, splits, traits, weights
 from trainer.cache import DecodedCaptures
 from trainer.config import Config
 from trainer.data import SPLITS, LabelledData, read_data
@@ -88,56 +89,98 @@ def split_of(prepared: Prepared, config: Config, *, fold: Fold | None = None, gi
     return split
 
 
+def plan(
+    prepared: Prepared, split: Split, folder: Path, config: Config, *, minutes: float | None, work: Work, runs: int = 1
+) -> estimate.Plan:
+    """Say how long `runs` such trainings will take, and fit them into `minutes`, if given. Raises UsageError."""
+    return estimate.plan(
+        config,
+        training_set(prepared, split, config.resolved()),
+        len(split.rows("test")),
+        folder,
+        minutes=minutes,
+        runs=runs,
+        resume=work.resume,
+        devices=work.devices,
+    )
+
+
+def training_set(prepared: Prepared, split: Split, config: Config) -> TrainingSet:
+    """The captures that train and validate."""
+    return TrainingSet(
+        pixels=prepared.decoded.pixels,
+        targets=prepared.data.targets(),
+        train=split.rows("train"),
+        validation=split.rows("validation"),
+        identity=identity(config, prepared.data, split.names),
+    )
+
+
 def train(
-    prepared: Prepared, split: Split, out: Path, config: Config, *, checkpoint: Path, work: Work
+    prepared: Prepared,
+    split: Split,
+    out: Path,
+    config: Config,
+    *,
+    checkpoint: Path,
+    work: Work,
+    notes: Sequence[str] = (),
 ) -> Bundle | None:
     """Train and write the bundle to `out`, whole or not at all, and the split with its names to `out`.split.csv.
 
-    None where other processes trained too and this one is not their leader. Raises UsageError when `out` is taken and
-    `force` is not given, DataError, SettingsError, TrainingStopped, DeviceMemoryFull, ExportError.
+    `notes` say what of the recipe was changed for this training; they go into the provenance. None where other
+    processes trained too and this one is not their leader. Raises UsageError when `out` is taken and `force` is not
+    given, DataError, SettingsError, TrainingStopped, DeviceMemoryFull, ExportError.
     """
     refuse_taken(out, work)
     resolved = config.resolved()
-    adapted = []
+    adapted = list(notes)
     if resolved != config:
         adapted.append(
             "Without initial weights there is nothing to protect: all phases train all layers at the same rate, with "
             "the epochs and rates that the recipe has for training from scratch, if any."
         )
-        say(f"note: {adapted[0]}")
-    training_set = TrainingSet(
-        pixels=prepared.decoded.pixels,
-        targets=prepared.data.targets(),
-        train=split.rows("train"),
-        validation=split.rows("validation"),
-        identity=identity(resolved, prepared.data, split.names),
-    )
-    fitted = fit(resolved, training_set, checkpoint, resume=work.resume, devices=work.devices)
+        say(f"note: {adapted[-1]}")
+    initial_weights = weights.origin(config.model)
+    captures = training_set(prepared, split, resolved)
+    fitted = fit(resolved, captures, checkpoint, resume=work.resume, devices=work.devices)
     if not fitted.leader:
         return None
     trained = Trained(
-        resolved, prepared.data, prepared.decoded, prepared.traits, split, fitted, training_set.identity, adapted
-    )
+        resolved, prepared.data, prepared.decoded, prepared.traits, split, fitted, captures.identity, adapted,
+        initial_weights,
+    )  # fmt: skip
     bundle = export_bundle(trained, out, force=work.force)
     named = splits.to_csv(prepared.data, split, named=True)
     out.with_name(f"{out.name}.split.csv").write_text(named, encoding="utf-8")
     return bundle
 
 
-def cross_validate(prepared: Prepared, out: Path, config: Config, folds: int, *, work: Work) -> list[Bundle]:
-    """Train once for each of `folds` folds; the bundles lie in `out`/fold-1 and so on. Finished ones are kept."""
+def cross_validate(
+    prepared: Prepared, out: Path, config: Config, folds: int, *, work: Work, minutes: float | None = None
+) -> list[Bundle]:
+    """Train once for each of `folds` folds, all in `minutes`, if given; the bundles lie in `out`/fold-1 and so on.
+
+    Finished ones are kept.
+    """
     bundles = []
+    notes: list[str] = []
     for number in range(1, folds + 1):
         folder = out / f"fold-{number}"
         split = split_of(prepared, config, fold=Fold(number, folds))
+        if number == 1:
+            planned = plan(prepared, split, out, config, minutes=minutes, work=work, runs=folds)
+            config, notes = planned.config, planned.notes
         say(f"fold {number} of {folds}")
-        bundle = train_or_keep(prepared, split, folder, config, work=work)
+        bundle = train_or_keep(prepared, split, folder, config, work=work, notes=notes)
         if bundle is not None:
             bundles.append(bundle)
     return bundles
 
 
-def train_or_keep(prepared: Prepared, split: Split, folder: Path, config: Config, *, work: Work) -> Bundle | None:
+def train_or_keep(
+    prepared: Prepared, split: Split, folder: Path, config: Config, *, work: Work, notes: Sequence[str] = ()
+) -> Bundle | None:
     """The bundle in `folder` if it is of this very run, else a newly trained one. Raises what `train` does."""
     if folder.is_dir() and not work.force:
         finished = Bundle.open(folder)
@@ -151,7 +194,7 @@ def train_or_keep(prepared: Prepared, split: Split, folder: Path, config: Config
         say(f"{folder} is finished; kept")
         return finished
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
-    bundle = train(prepared, split, folder, config, checkpoint=checkpoint, work=work)
+    bundle = train(prepared, split, folder, config, checkpoint=checkpoint, work=work, notes=notes)
     if bundle is not None:
         remove_checkpoint(checkpoint)
     return bundle

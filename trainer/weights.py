@@ -201,6 +201,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     """A state dict from safetensors, or from a .pth or .pt file of tensors alone. Raises SettingsError."""
     if not file.is_file():
         raise _unreadable(file, "no such file")
+    logging.getLogger("timm.models._helpers").setLevel(logging.WARNING)  # it announces every file that it reads
     try:
         state = timm.models.load_state_dict(str(file), weights_only=True)
         if not all(isinstance(value, Tensor) for value in state.values()):

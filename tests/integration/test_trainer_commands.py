@@ -18,7 +18,7 @@ from contract.bundle import Bundle  # noqa: E402
 from contract.errors import DataError, Unavailable, UsageError  # noqa: E402
 from contract.imaging import decode  # noqa: E402
 from tests.support.discs import RECIPE, draw_discs  # noqa: E402
-from trainer import devices, fit  # noqa: E402
+from trainer import devices, estimate, fit  # noqa: E402
 from trainer.commands.compare import compare  # noqa: E402
 from trainer.commands.data import data  # noqa: E402
 from trainer.commands.evaluate import evaluate  # noqa: E402
@@ -204,6 +204,24 @@ def test_compare_keeps_what_is_of_another_recipe(bundle, discs, work):
     assert isinstance(result.exception, UsageError)
     assert "quick-seed0 is of another recipe, data or split" in str(result.exception)
     assert Bundle.open(work / "taken" / "quick-seed0").manifest.name == "tiny"
+
+
+def test_minutes_fit_the_epochs_and_the_bundle_says_so(discs, work, tmp_path, monkeypatch):
+    def measure(config, data, devices):  # such that two of the recipe's four epochs fit
+        return estimate.Pace({(False, 48): 0.0, (False, 64): 40 / len(data.train)}, validation=0.0)
+
+    monkeypatch.setattr(estimate, "trial", measure)
+    arguments = (discs, "--recipe", work / "short.toml", "--out", tmp_path / "b")
+    refused = invoke(work, train, *arguments[:3], "--epochs", 1, "--out", tmp_path / "b")
+    assert isinstance(refused.exception, UsageError)
+    result = invoke(work, train, *arguments, "--minutes", 1)
+    assert result.exit_code == 0, result.output
+    assert "2 epochs of" in result.stderr
+    made = Bundle.open(tmp_path / "b").manifest.provenance
+    assert [row["size"] for row in made["history"]] == [48, 64]
+    assert made["adapted"] == ["To fit into 1 minutes, 2 of the recipe's 4 epochs are trained."]
+    assert made["initial_weights"] == {"from": "none"}
+    assert not (tmp_path / "b.checkpoint").exists()
 
 
 def test_compare_wants_two(discs, work):

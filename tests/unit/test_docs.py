@@ -4,6 +4,7 @@ import re
 import subprocess
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal, get_origin
 
 import click
 import pytest
@@ -29,7 +30,10 @@ from db.schema import upgrade
 from producer.cli import COMMANDS, LazyGroup
 from tests.faults import record
 from tests.support.commands import REPOSITORY
+from trainer import keys
+from trainer.config import recipe_names
 
+TRAINING = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
 DATA = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
 OPERATIONS = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
 
@@ -83,6 +87,19 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_every_key_of_a_recipe_is_documented_as_it_is() -> None:
+    assert keys.with_tables(TRAINING) == TRAINING, "run `python -m trainer.keys`"
+    part = section(TRAINING, "## Every key of a recipe")
+    for model in keys.TABLES.values():
+        for name, field in model.model_fields.items():
+            assert f"| `{name}` |" in part
+            assert field.description or get_origin(field.annotation) is Literal, f"{model.__name__}.{name}"
+
+
+def test_every_recipe_is_documented() -> None:
+    assert first_column(section(TRAINING, "## Recipes")) == set(recipe_names())
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -70,7 +70,7 @@ def test_what_is_wrong_is_named(tmp_path, text, named):
 
 
 def test_no_such_recipe_lists_those_there_are():
-    with pytest.raises(SettingsError, match=r"b3-hsv, demo, ours, reference, thesis"):
+    with pytest.raises(SettingsError, match=r"b3-hsv, demo, fast, ours, probe, reference, thesis"):
         load_config("no-such-recipe")
 
 

@@ -1,5 +1,7 @@
 """Augmentation, network, folding and figures, each against something worked out another way."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,10 @@ from contract.errors import SettingsError  # noqa: E402
 from trainer import model  # noqa: E402
 from trainer.augment import Augment, resize, to_unit  # noqa: E402
 from trainer.comparison import PAPER_BACKBONES  # noqa: E402
-from trainer.config import AugmentTable, ModelTable  # noqa: E402
+from trainer.config import AugmentTable, ModelTable, load_config  # noqa: E402
+from trainer.devices import Devices  # noqa: E402
 from trainer.fold import folded  # noqa: E402
-from trainer.optim import parameter_groups, suggest  # noqa: E402
+from trainer.optim import optimization, parameter_groups, suggest  # noqa: E402
 from trainer.report import figure, measured, rate  # noqa: E402
 
 TINY = ModelTable(architecture="test_efficientnet", initial_weights="none")
@@ -238,6 +241,19 @@ def test_parameter_groups_hold_every_parameter_once_and_rates_grow_with_depth():
     assert {id(p) for group in parameter_groups(network, 0.1, 1.0) for p in group["params"]} == {
         id(p) for p in network.head.parameters()
     }
+
+
+@pytest.mark.parametrize(("warm_up", "steps"), [(0.25, 4), (0.2, 5), (0.5, 2), (0.25, 1)])
+def test_a_training_of_few_steps_has_a_schedule(network, warm_up, steps):
+    config = load_config("fast").changed(
+        "training", phases=[{"stages": [{"size": 224, "epochs": 1}], "warm_up": warm_up, "learning_rate": 1e-4}]
+    )
+    optimized = optimization(
+        config, copy.deepcopy(network), Devices(accelerator="cpu").fabric("32-true"), 0, 1e-4, steps
+    )
+    for _ in range(steps):
+        optimized.step(optimized.model(to_unit(some_captures(2))).square().mean(), 1.0)
+        assert 0 < optimized.rate <= 1e-4
 
 
 def test_the_finder_suggests_where_half_of_the_fall_is_done_whatever_the_noise():

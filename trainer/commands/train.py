@@ -14,10 +14,14 @@ from trainer.options import cache_option, configured, data_options, require_trai
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the bundle to.")
 @click.option(
     "--recipe", default="ours", show_default=True,
-    help="Name of a shipped recipe (ours, thesis, reference, b3-hsv, demo) or a TOML file.",
+    help="Name of a shipped recipe (ours, fast, probe, thesis, reference, b3-hsv, demo) or a TOML file.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's.")
 @data_options
+@click.option(
+    "--minutes", type=click.FloatRange(min=1),
+    help="Train at most so many of the recipe's epochs as fit into this time here, the bundle included.",
+)  # fmt: skip
 @click.option(
     "--cross-validate", "folds", type=click.IntRange(2, 20),
     help="Train once for each of so many folds; OUT holds a bundle of each, and cross-validation.json.",
@@ -40,6 +44,7 @@ def train(
     recipe: str,
     seed: int | None,
     given_split: Path | None,
+    minutes: float | None,
     folds: int | None,
     cache: Path,
     checkpoint: Path | None,
@@ -52,8 +57,9 @@ def train(
     """Train on the labelled captures in DATA and export a bundle.
 
     DATA holds a labels.csv (columns path, label, and if known patient, split, site), or one folder per class, perhaps
-    under Original/. The bundle's path is printed alone on stdout; everything else goes to stderr. A run that was
-    killed goes on from its last epoch when the same command is given again.
+    under Original/. Before training starts, a few steps are timed, and how long it will take here is said. The
+    bundle's path is printed alone on stdout; everything else goes to stderr. A run that was killed goes on from its
+    last epoch when the same command is given again.
     """
     config = configured(recipe, seed=seed, **overrides)
     if folds and (given_split or checkpoint):
@@ -66,7 +72,7 @@ def train(
     work = run.Work(cache=cache, resume=resume, force=force, devices=Devices(devices, nodes))
     if folds:
         prepared = run.prepare(data, config, cache)
-        bundles = run.cross_validate(prepared, out, config, folds, work=work)
+        bundles = run.cross_validate(prepared, out, config, folds, work=work, minutes=minutes)
         if len(bundles) == folds:
             pool(prepared, bundles, out)
             click.echo(out)
@@ -75,7 +81,8 @@ def train(
     prepared = run.prepare(data, config, cache)
     split = run.split_of(prepared, config, given=given_split)
     folder = checkpoint or out.with_name(f"{out.name}.checkpoint")
-    bundle = run.train(prepared, split, out, config, checkpoint=folder, work=work)
+    planned = run.plan(prepared, split, folder, config, minutes=minutes, work=work)
+    bundle = run.train(prepared, split, out, planned.config, checkpoint=folder, work=work, notes=planned.notes)
     if bundle is None:
         return
     run.print_classes(bundle)
