@@ -260,8 +260,8 @@ class Config(_Table):
         phases = [phase.from_scratch().model_dump() for phase in self.training.phases if phase.solver == "gradient"]
         if not phases:
             raise SettingsError(
-                f'recipe {self.name}: fits a head on features that must have been learnt; with initial_weights = "none" '
-                'there are none: say "package" or name a file (--initial-weights package), or choose another recipe'
+                f'recipe {self.name}: fits a head on features that were learnt, and initial_weights = "none" has '
+                "none: give --initial-weights package, or a file, or choose another recipe"
             )
         return self.changed("training", phases=phases)
 

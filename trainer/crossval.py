@@ -2,14 +2,17 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from contract.bundle import MODEL, Bundle
+from contract.novelty import read_novelty
 from trainer import assess
 from trainer.export import SPLIT_FILE
 from trainer.graph import GraphRunner
@@ -19,30 +22,43 @@ from trainer.run import Prepared
 from trainer.splits import given_names
 
 FILE = "cross-validation.json"
+CONFIDENT = 0.9
+"""From this probability on a call is taken for sure: where it is wrong and not novel, nobody is warned."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Of all captures of the data: `fold` [N] that held it out, -1 for none; what that fold's bundle says of it, as
+    `probabilities` [N, L] and `novel` [N].
+    """
+
+    fold: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    novel: NDArray[np.bool_]
 
 
 def pool(prepared: Prepared, bundles: list[Bundle], out: Path) -> dict[str, Any]:
     """Score each fold's test captures through its own graph; figures over all of them, and per fold. Writes FILE."""
     data = prepared.data
-    count = len(data.captures)
-    probabilities = np.full((count, len(data.labels)), np.nan)
-    with bar("scoring folds", count) as progress:
-        for bundle in bundles:
-            rows = np.flatnonzero(np.asarray(given_names(bundle.path / SPLIT_FILE, data)) == "test")
-            runner = GraphRunner(bundle.path / MODEL, bundle.manifest.outputs)
-            probabilities[rows] = assess.predict(runner, prepared.decoded.pixels, rows, progress.advance).probabilities
-    rows = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
+    held_out = _scored(prepared, bundles)
+    rows = np.flatnonzero(held_out.fold >= 0)
     groups: Groups = [data.captures[i].patient for i in rows] if data.patients_known else rows
     benign = data.labels.index(bundles[0].manifest.benign_label)
-    pooled = capture_metrics(Labelled(data.labels, benign, data.targets()[rows], probabilities[rows], groups))
+    targets, probabilities = data.targets()[rows], held_out.probabilities[rows]
+    pooled = capture_metrics(Labelled(data.labels, benign, targets, probabilities, groups))
     del pooled["calibration_before"]  # each fold has a temperature of its own
-    accuracies = [bundle.manifest.metrics["test"]["accuracy"] for bundle in bundles]
+    called = probabilities.argmax(axis=1)
+    right = called == targets
+    by_fold = [float(right[held_out.fold[rows] == number].mean()) for number in range(len(bundles))]
     result = {
         "folds": len(bundles),
         "split": bundles[0].manifest.provenance["split"]["rule"],
-        "accuracy_by_fold": accuracies,
-        "accuracy_mean": float(np.mean(accuracies)),
-        "accuracy_deviation": float(np.std(accuracies, ddof=1)),
+        "accuracy_by_fold": by_fold,
+        "accuracy_mean": float(np.mean(by_fold)),
+        "accuracy_deviation": float(np.std(by_fold, ddof=1)),
+        "accuracy_worst": min(by_fold),
+        "all_or_benign_right": float(((called == benign) == (targets == benign)).mean()),
+        "warned": warned(right, probabilities.max(axis=1), held_out.novel[rows]),
         "pooled": pooled,
     }
     (out / FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -50,15 +66,63 @@ def pool(prepared: Prepared, bundles: list[Bundle], out: Path) -> dict[str, Any]
     return result
 
 
+def _scored(prepared: Prepared, bundles: list[Bundle]) -> HeldOut:
+    data = prepared.data
+    count = len(data.captures)
+    held_out = HeldOut(np.full(count, -1), np.full((count, len(data.labels)), np.nan), np.zeros(count, bool))
+    with bar("scoring folds", count) as progress:
+        for number, bundle in enumerate(bundles):
+            rows = np.flatnonzero(np.asarray(given_names(bundle.path / SPLIT_FILE, data)) == "test")
+            runner = GraphRunner(bundle.path / MODEL, bundle.manifest.outputs)
+            answers = assess.predict(runner, prepared.decoded.pixels, rows, progress.advance)
+            held_out.fold[rows] = number
+            held_out.probabilities[rows] = answers.probabilities
+            if (known := read_novelty(bundle)) is not None:
+                held_out.novel[rows] = known.of(answers.embedding) > 1
+    return held_out
+
+
+def warned(right: NDArray[np.bool_], confidence: NDArray[np.float64], novel: NDArray[np.bool_]) -> dict[str, Any]:
+    """Whether a network knows where it is wrong: of the wrong and of the right captures, the share that is novel or called
+    with a probability below 0.9. `right`, `confidence`, `novel` [N]; None where there is no such capture.
+    """
+
+    def share(chosen: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
+        return float(chosen[among].mean()) if among.any() else None
+
+    doubtful = novel | (confidence < CONFIDENT)
+    return {
+        "below": CONFIDENT,
+        "of_wrong": share(doubtful, ~right),
+        "of_right": share(doubtful, right),
+        "novel_of_wrong": share(novel, ~right),
+        "novel_of_right": share(novel, right),
+    }
+
+
 def print_folds(result: dict[str, Any]) -> None:
-    """The table of the folds, on stderr."""
-    low, high = result["pooled"]["accuracy_interval"]
+    """The table of the folds, and what they say together, on stderr."""
+    pooled, heeded = result["pooled"], result["warned"]
+    low, high = pooled["accuracy_interval"]
     table = Table(
-        title=f"{result['folds']} folds: accuracy {result['accuracy_mean']:.4f} ± {result['accuracy_deviation']:.4f}",
-        caption=f"all captures together {result['pooled']['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}",
+        title=f"{result['folds']} folds: accuracy {result['accuracy_mean']:.4f} ± {result['accuracy_deviation']:.4f}, "
+        f"worst {result['accuracy_worst']:.4f}"
     )
     table.add_column("fold")
     table.add_column("accuracy", justify="right")
     for number, accuracy in enumerate(result["accuracy_by_fold"], start=1):
         table.add_row(str(number), f"{accuracy:.4f}")
-    Console(file=sys.stderr).print(table)
+    console = Console(file=sys.stderr)
+    console.print(table)
+    console.print(
+        f"All captures together: accuracy {pooled['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), macro F1 "
+        f"{pooled['macro_f1']:.4f}, calibration error {pooled['calibration']['ece']:.4f}, ALL or benign right in "
+        f"{result['all_or_benign_right']:.4f}.",
+        highlight=False,
+    )
+    if heeded["of_wrong"] is not None:
+        console.print(
+            f"Of the captures that are called wrongly {heeded['of_wrong']:.1%} are novel or below {CONFIDENT:g}, of "
+            f"those called rightly {heeded['of_right'] or 0:.1%}.",
+            highlight=False,
+        )

@@ -238,6 +238,10 @@ def test_cross_validation_scores_every_capture_once(discs, work, tmp_path):
     assert found["pooled"]["captures"] == 160
     assert np.sum(found["pooled"]["confusion"]) == 160
     assert len(found["accuracy_by_fold"]) == 3
+    assert found["accuracy_worst"] == min(found["accuracy_by_fold"])
+    confusion = np.asarray(found["pooled"]["confusion"])
+    crossed = confusion[0, 1:].sum() + confusion[1:, 0].sum()  # Benign is the first label
+    assert found["all_or_benign_right"] == pytest.approx(1 - crossed / 160)
     tests = [
         {sha for sha, split in splits_of(Bundle.open(tmp_path / "cv" / f"fold-{number}")).items() if split == "test"}
         for number in (1, 2, 3)

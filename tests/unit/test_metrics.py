@@ -10,6 +10,7 @@ from contract.case_policy import CasePolicy, RuleName
 from trainer import metrics, shortcuts
 from trainer.comparison import mcnemar
 from trainer.config import CaseTable
+from trainer.crossval import warned
 from trainer.metrics import Labelled
 from trainer.thresholds import blocks_of, fit_case_policy, promise
 from trainer.traits import Traits
@@ -222,3 +223,17 @@ def test_too_few_captures_for_a_classifier_leave_it_out():
     traits, targets = some_traits(12, signal=60)
     assert shortcuts.cross_validated(traits, targets, np.arange(12)) == {}
     assert shortcuts.CORNER_LINEAR not in shortcuts.on_split(traits, targets, np.arange(9), np.arange(9, 12))
+
+
+def test_a_network_that_knows_where_it_is_wrong():
+    right = np.array([True, True, True, True, False, False, False])
+    confidence = np.array([0.99, 0.95, 0.8, 0.99, 0.95, 0.6, 0.99])
+    novel = np.array([False, False, False, True, True, False, False])
+    assert warned(right, confidence, novel) == {
+        "below": 0.9,
+        "of_wrong": pytest.approx(2 / 3),
+        "of_right": 0.5,
+        "novel_of_wrong": pytest.approx(1 / 3),
+        "novel_of_right": 0.25,
+    }
+    assert warned(right[:2], confidence[:2], novel[:2])["of_wrong"] is None
