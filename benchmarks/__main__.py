@@ -17,6 +17,7 @@ COMMANDS = {
     "workers": "One to eight workers with an engine that sleeps.",
     "decode": "Ways to decode a capture: speed, and what they change.",
     "novelty": "What a bundle calls novel: held-out captures, real smears, photographs.",
+    "looks": "What frozen features are worth on looks that they have not seen.",
     "document": "Make docs/benchmarks.md from the figures in benchmarks/results.",
 }
 

@@ -83,8 +83,8 @@ def _scored(prepared: Prepared, bundles: list[Bundle]) -> HeldOut:
 
 
 def warned(right: NDArray[np.bool_], confidence: NDArray[np.float64], novel: NDArray[np.bool_]) -> dict[str, Any]:
-    """Whether a network knows where it is wrong: of the wrong and of the right captures, the share that is novel or called
-    with a probability below 0.9. `right`, `confidence`, `novel` [N]; None where there is no such capture.
+    """Whether a network knows where it is wrong: of the wrong and of the right captures, the share that is novel, or
+    called with a probability below 0.9. `right`, `confidence`, `novel` [N]; None where there is no such capture.
     """
 
     def share(chosen: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:

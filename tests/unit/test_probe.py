@@ -49,7 +49,7 @@ def test_the_head_answers_what_scikit_learn_does(labels):
 
 def test_a_dense_head_is_refused_by_name():
     network = model.build_network(TINY.model_copy(update={"head": "dense"}), 4)
-    with pytest.raises(SettingsError, match='model.head = "linear"'):
+    with pytest.raises(SettingsError, match=r'model\.head = "linear"'):
         probe.fit_head(network, [np.zeros((4, 8), np.float32)], np.arange(4), np.ones(4), 1.0)
 
 

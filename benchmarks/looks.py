@@ -1,0 +1,178 @@
+"""What frozen features are worth on looks that they have not seen: by stage, normalisation, augmented copies, penalty.
+
+Labelled captures are cut into five folds by look, twice, and by chance; each is called by a head that was fitted without
+its fold (trainer/probe.py). Some are changed as a camera might. Minutes for each row, and no training: beside it in
+docs/model.md stands what `screen train --cross-validate 5 --split-rule appearance` finds of other recipes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.record import console, finish, json_option, rounded, table, work_folder, work_option
+from trainer import metrics, probe, splits
+from trainer.augment import Augment, from_unit
+from trainer.config import Config, load_config
+from trainer.metrics import Labelled, capture_metrics
+from trainer.model import build_network
+from trainer.robustness import CHANGES, changed
+from trainer.run import Prepared, prepare
+from trainer.splits import Fold
+
+FOLDS = 5
+BATCH = 32
+VIEWS = ("none", "density", "white", "grey")
+CHANGED = ("JPEG quality 50", "defocus (sigma 0.7 % of the side)", "noise (deviation 0.04)", "brighter (x 1.15)")
+CHANGED_CAPTURES = 400
+"""Captures that are changed, spread over all."""
+COPIES = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to use frozen features. `stages` None: the whole backbone. `views` are normalisations of VIEWS."""
+
+    stages: int | None
+    views: tuple[str, ...]
+    copies: int = 0
+    inverse_penalty: float = 0.3
+
+    @property
+    def name(self) -> str:
+        where = "whole backbone" if self.stages is None else f"{self.stages} stages"
+        fit = f", C {self.inverse_penalty:g}" if self.inverse_penalty != 0.3 else ""
+        return f"{where}, {' + '.join(self.views)}{f', {self.copies} augmented copies' if self.copies else ''}{fit}"
+
+
+THREE = ("density", "white", "grey")
+ROWS = (
+    Row(None, ("density",)),
+    Row(3, ("density",)),
+    *(Row(4, (view,)) for view in VIEWS),
+    Row(4, THREE),
+    Row(4, THREE, inverse_penalty=0.03),
+    Row(4, THREE, inverse_penalty=3.0),
+    Row(4, ("density",), COPIES),
+    Row(4, THREE, COPIES),
+)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of all captures, by view: as they are, as augmented copies [K], and changed ones of `rows`; each [N, F]."""
+
+    plain: dict[str, probe.Features]
+    copies: list[dict[str, probe.Features]]
+    altered: dict[str, dict[str, probe.Features]]
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--recipe", default="probe", show_default=True, help="Whose architecture, weights and augmentation.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=(2025, 2026), show_default=True, help="Of the folds.")
+@work_option
+@json_option
+def command(data: Path, recipe: str, seeds: tuple[int, ...], work: Path | None, json_file: Path | None) -> None:
+    """What frozen features are worth on unseen looks of the labelled captures in DATA."""
+    config = load_config(recipe)
+    with work_folder(work) as folder:
+        prepared = prepare(data, config, folder / "cache")
+        rows: list[dict[str, Any]] = []
+        for stages in dict.fromkeys(row.stages for row in ROWS):
+            wanted = [row for row in ROWS if row.stages == stages]
+            features = _features(prepared, config, stages, wanted)
+            rows += [_measured(prepared, config, row, features, seeds) for row in wanted]
+    columns = list(rows[0])
+    lines = [list(row.values()) for row in rows]
+    finish("looks", {"captures": len(prepared.data.captures), "rows": rows}, [table("Unseen looks", columns, lines)],
+           json_file)  # fmt: skip
+
+
+def _features(prepared: Prepared, config: Config, stages: int | None, rows: Sequence[Row]) -> Features:
+    """By one network that sees every view which a row of these stages asks for: each view has its own columns."""
+    views = tuple(dict.fromkeys(view for row in rows for view in row.views))
+    network = build_network(config.model.model_copy(update={"stages": stages, "stain_normalisation": views}), 2)
+    frozen = probe.FrozenFeatures(network, config.image.size)
+    pixels, count = prepared.decoded.pixels, len(prepared.data.captures)
+    generator = torch.Generator().manual_seed(config.training.seed)
+    augment = Augment(config.augment, generator)
+
+    def by_view(batches: Iterator[NDArray[np.uint8]], what: str) -> dict[str, probe.Features]:
+        console.print(f"{stages or 'all'} stages, {', '.join(views)}: {what}")
+        return dict(zip(views, np.split(frozen.of(batches), len(views), axis=1), strict=True))
+
+    def cut(rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        yield from (pixels[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH))
+
+    everything, some = np.arange(count), _some(count)
+    copies = [
+        by_view((from_unit(augment(torch.from_numpy(batch), config.image.size)) for batch in cut(everything)), "a copy")
+        for _ in range(max(row.copies for row in rows))
+    ]
+    altered = {
+        name: by_view((changed(batch, CHANGES[name]) for batch in cut(some)), name) for name in CHANGED
+    }  # fmt: skip
+    return Features(by_view(cut(everything), "as they are"), copies, altered)
+
+
+def _some(count: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(count, CHANGED_CAPTURES)).astype(np.int64))
+
+
+def _joined(features: dict[str, probe.Features], row: Row) -> probe.Features:
+    return np.concatenate([features[view] for view in row.views], axis=1)
+
+
+def _measured(prepared: Prepared, config: Config, row: Row, features: Features, seeds: Sequence[int]) -> dict[str, Any]:
+    """The figures of one row: chance folds, then each draw of the folds by look, then changed captures by look."""
+    console.print(row.name)
+    found: dict[str, Any] = {"frozen features": row.name}
+    chance, _ = _folds(prepared, config, row, features, "random", seeds[0])
+    found["random"] = rounded(chance["accuracy"])
+    drawn = [_folds(prepared, config, row, features, "appearance", seed) for seed in seeds]
+    for key in ("accuracy", "worst", "macro_f1", "ece", "all_or_benign"):
+        found[f"looks: {key}"] = " / ".join(f"{figures[key]:.3f}" for figures, _ in drawn)
+    return found | {f"looks: {name}": rounded(value) for name, value in drawn[0][1].items()}
+
+
+def _folds(
+    prepared: Prepared, config: Config, row: Row, features: Features, rule: str, seed: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Pooled figures over the folds of one draw, and the accuracy on changed captures of the folds' tests."""
+    data, targets = prepared.data, prepared.data.targets()
+    table_of_data = config.data.model_copy(update={"split": rule})
+    plain, some = _joined(features.plain, row), _some(len(targets))
+    benign = data.labels.index(config.data.benign_label)
+    probabilities, by_fold = np.zeros((len(targets), len(data.labels))), []
+    altered = {name: np.zeros(len(some), bool) for name in CHANGED}
+    network = build_network(config.model.model_copy(update={"stages": row.stages, "stain_normalisation": row.views}),
+                            len(data.labels))  # fmt: skip
+    for number in range(1, FOLDS + 1):
+        split = splits.assign(data, prepared.traits, list(prepared.decoded.unreadable), table_of_data, seed,
+                              fold=Fold(number, FOLDS))  # fmt: skip
+        fitted, test = np.union1d(split.rows("train"), split.rows("validation")), split.rows("test")
+        counts = np.bincount(targets[fitted], minlength=len(data.labels))
+        passes = [plain[fitted], *(_joined(copy, row)[fitted] for copy in features.copies[: row.copies])]
+        probe.fit_head(network, passes, targets[fitted], len(fitted) / (len(counts) * counts), row.inverse_penalty)
+        probabilities[test] = probe.probabilities(network, plain[test])
+        by_fold.append(float((probabilities[test].argmax(axis=1) == targets[test]).mean()))
+        own = np.isin(some, test)
+        for name, right in altered.items():
+            called = probe.probabilities(network, _joined(features.altered[name], row)[own]).argmax(axis=1)
+            right[own] = called == targets[some[own]]
+    pooled = capture_metrics(Labelled(data.labels, benign, targets, probabilities, np.arange(len(targets))))
+    called = probabilities.argmax(axis=1)
+    figures = {
+        "accuracy": pooled["accuracy"],
+        "worst": min(by_fold),
+        "macro_f1": pooled["macro_f1"],
+        "ece": metrics.calibration(probabilities, targets)["ece"],
+        "all_or_benign": float(((called == benign) == (targets == benign)).mean()),
+    }
+    return figures, {name: float(right.mean()) for name, right in altered.items()}
