@@ -57,8 +57,8 @@ def agreement_sentences(found: Agreement) -> list[str]:
         f"({found.equal_share:.2%}, at least {ENOUGH_EQUAL:.1%} wanted); largest difference in probability "
         f"{found.largest_difference:.2g}, in novelty {found.largest_novelty_difference:.2g}",
         f"novel: {found.novel[0]} here, {found.novel[1]} in float32, {found.novel_changed} captures differ; "
-        f"left out of results: {found.excluded[0]} here, {found.excluded[1]} in float32, {found.excluded_changed} captures differ "
-        f"(at most {MOST_CHANGED:.1%} may)",
+        f"left out of results: {found.excluded[0]} here, {found.excluded[1]} in float32, {found.excluded_changed} "
+        f"captures differ (at most {MOST_CHANGED:.1%} may)",
         f"verdicts here: {_counted(found.verdicts[0])}; in float32: {_counted(found.verdicts[1])}; largest difference "
         f"in the score of a case {found.largest_score_difference:.2g}; {found.verdicts_changed} of {found.cases} "
         "verdicts differ",

@@ -6,10 +6,18 @@ bfloat16 (ties to even) and put back. The order of sums and fused layers differ 
 emulation is of the size of the real one, never equal to it.
 """
 
+from typing import ClassVar
+
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from contract.bundle import MODEL, Bundle
+from contract.imaging import RGBImage
+from worker.engines.base import EngineOptions, Pending, Predictions
+from worker.engines.onnxruntime import ONNXRuntimeEngine
 
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 BIAS = 2
@@ -72,3 +80,51 @@ def _round_constants(graph: onnx.GraphProto, exact: set[str]) -> None:
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in biases | of_tails:
             tensor.CopyFrom(numpy_helper.from_array(rounded(numpy_helper.to_array(tensor)), tensor.name))
+
+
+class EmulatedBfloat16Engine:
+    """Stands in for OpenVINO on a processor with bfloat16; in float32 it is ONNX Runtime. As there, the first stage is
+    computed in float32 where the bundle names it. See `worker.engines.base.Engine`.
+    """
+
+    name = "emulated"
+    device = "CPU"
+    shares_cores = True
+    depth = 1
+    max_batch = None
+    opened: ClassVar[list["EmulatedBfloat16Engine"]] = []
+
+    def __init__(self, bundle: Bundle, precision: str, options: EngineOptions) -> None:
+        self.precision = precision
+        self.closed = False
+        self._exact = ONNXRuntimeEngine(bundle, "float32", options)
+        self._names = bundle.manifest.outputs
+        self._session = None
+        if precision == "bfloat16":
+            settings = onnxruntime.SessionOptions()
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # keep every cast
+            settings.log_severity_level = 3
+            graph = emulated(onnx.load(bundle.path / MODEL)).SerializeToString()
+            self._session = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+        EmulatedBfloat16Engine.opened.append(self)
+
+    @classmethod
+    def precisions(cls, bundle: Bundle) -> list[str]:
+        return ["bfloat16", "float32"]
+
+    def start(self, batch: RGBImage) -> Pending:
+        if self._session is None:
+            return self._exact.start(batch)
+        names = self._names
+        wanted = [names.probabilities, names.embedding, *([names.cam] if names.cam else [])]
+        probabilities, embedding, *cam = self._session.run(wanted, {names.input: batch})
+        answers = Predictions(probabilities, cam[0] if cam else None, embedding)
+        if names.first_stage is not None:
+            (width,) = (port.shape[1] for port in self._session.get_outputs() if port.name == names.first_stage)
+            answers = answers.with_first_stage(self._exact.start(batch)().embedding[:, :width])
+        return lambda: answers
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+        self._exact.close()
