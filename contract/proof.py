@@ -25,6 +25,7 @@ from contract.errors import BundleError
 from contract.imaging import RGBImage
 
 FILE = "proof.npz"
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def golden_expected(bundle: Bundle) -> Expected:
                 arrays["embedding"],
                 arrays.get("cam"),
             )
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except _UNREADABLE as error:
         raise _unreadable(bundle, EXPECTED_ARRAYS, error) from error
 
 
@@ -97,7 +98,7 @@ def read_hidden(bundle: Bundle) -> Hidden | None:
     size = bundle.manifest.image.size
     try:
         hidden = open_hidden(bundle.path / FILE)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except _UNREADABLE as error:
         raise _unreadable(bundle, FILE, error) from error
     shape = hidden.captures.shape
     if shape != (len(hidden.expected.probabilities), size, size, 3):
@@ -106,7 +107,7 @@ def read_hidden(bundle: Bundle) -> Hidden | None:
 
 
 def open_hidden(file: Path) -> Hidden:
-    """Read what `write_hidden` wrote. Raises OSError, ValueError, KeyError or BadZipFile where it is something else."""
+    """Read what `write_hidden` wrote. Raises one of _UNREADABLE where it is something else."""
     with np.load(file, allow_pickle=False) as arrays:
         expected = Expected(arrays["probabilities"], arrays.get("novelty"), arrays["excluded"])
         return Hidden(decoded(arrays["jpeg"], arrays["ends"]), expected)

@@ -51,10 +51,11 @@ def figures(
     infinity.
     """
     excluded = np.asarray([one.excluded for one in decisions])
-    novelty = apart = None
+    apart = novel_changed = None
     if expected.novelty is not None and known is not None:
         novelty = np.asarray([one.novelty for one in decisions], float)
         apart = _finite(np.abs(novelty - expected.novelty) / np.maximum(1, expected.novelty))
+        novel_changed = int(np.count_nonzero((novelty > 1) != (expected.novelty > 1)))
     has_maps = expected.cam is not None and cam is not None
     return Figures(
         captures=len(probabilities),
@@ -62,7 +63,7 @@ def figures(
         probability=_largest(np.abs(probabilities - expected.probabilities)),
         novelty=None if apart is None else _largest(apart),
         novelty_off=None if apart is None else int((apart > manifest.novelty_tolerance[precision]).sum()),
-        novel_changed=None if novelty is None else int(((novelty > 1) != (expected.novelty > 1)).sum()),
+        novel_changed=novel_changed,
         excluded_changed=None if expected.excluded is None else int((excluded != expected.excluded).sum()),
         cam=_largest(_of_range(cam, expected.cam)) if has_maps else None,
         moved=None if expected.embedding is None or known is None else _moved(known, embedding, expected.embedding),

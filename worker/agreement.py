@@ -134,13 +134,12 @@ def _side(
 
 
 def _add(agreement: Agreement, ours: _Side, theirs: _Side) -> None:
-    """One case more."""
+    """What the engines came to on the captures of one case more."""
     count = len(ours.decisions)
     apart = np.abs(ours.answers.probabilities - theirs.answers.probabilities)
     before = agreement.mean_difference * agreement.captures
     agreement.mean_difference = (before + float(apart.mean()) * count) / (agreement.captures + count)
     agreement.captures += count
-    agreement.cases += 1
     agreement.largest_difference = max(agreement.largest_difference, float(apart.max()))
     for mine, exact in zip(ours.decisions, theirs.decisions, strict=True):
         agreement.equal += mine.label == exact.label
@@ -152,10 +151,14 @@ def _add(agreement: Agreement, ours: _Side, theirs: _Side) -> None:
     for name in ("novel", "excluded"):
         sums = (sum(getattr(one, name) for one in side.decisions) for side in (ours, theirs))
         setattr(agreement, name, tuple(a + b for a, b in zip(getattr(agreement, name), sums, strict=True)))
-    mine, exact = ours.result, theirs.result
-    if mine.score is not None and exact.score is not None:
-        difference = abs(mine.score - exact.score)
+    _add_case(agreement, ours.result, theirs.result)
+
+
+def _add_case(agreement: Agreement, ours: CaseResult, theirs: CaseResult) -> None:
+    agreement.cases += 1
+    if ours.score is not None and theirs.score is not None:
+        difference = abs(ours.score - theirs.score)
         agreement.largest_score_difference = max(agreement.largest_score_difference, difference)
-    agreement.verdicts_changed += (mine.verdict, mine.subtype) != (exact.verdict, exact.subtype)
-    for verdicts, result in zip(agreement.verdicts, (mine, exact), strict=True):
+    agreement.verdicts_changed += (ours.verdict, ours.subtype) != (theirs.verdict, theirs.subtype)
+    for verdicts, result in zip(agreement.verdicts, (ours, theirs), strict=True):
         verdicts[result.verdict.value] += 1
