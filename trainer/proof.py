@@ -68,6 +68,7 @@ def write_expectations(folder: Path, manifest: Manifest, captures: NDArray[np.ui
         for i, name in enumerate(names)
     ]
     (folder / EXPECTED).write_text(GoldenSet(captures=described).model_dump_json(indent=1) + "\n", encoding="utf-8")
+    assert expected.embedding is not None
     maps = {} if expected.cam is None else {"cam": expected.cam}
     np.savez(folder / EXPECTED_ARRAYS, allow_pickle=False, embedding=expected.embedding, **maps)
     if len(captures):

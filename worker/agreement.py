@@ -4,7 +4,6 @@ Captures are decoded, measured, decided about and judged by the very functions t
 """
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ class Agreement:
     cases: int = 0
     largest_score_difference: float = 0.0
     verdicts_changed: int = 0
-    verdicts: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
+    verdicts: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
 
     @property
     def equal_share(self) -> float:
@@ -161,4 +160,4 @@ def _add_case(agreement: Agreement, ours: CaseResult, theirs: CaseResult) -> Non
         agreement.largest_score_difference = max(agreement.largest_score_difference, difference)
     agreement.verdicts_changed += (ours.verdict, ours.subtype) != (theirs.verdict, theirs.subtype)
     for verdicts, result in zip(agreement.verdicts, (ours, theirs), strict=True):
-        verdicts[result.verdict.value] += 1
+        verdicts[result.verdict.value] = verdicts.get(result.verdict.value, 0) + 1

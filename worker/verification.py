@@ -1,7 +1,5 @@
 """What `screen bundle verify` says, for a technician: what was held against what, and what it means."""
 
-from collections import Counter
-
 from contract.bundle import Manifest
 from contract.reproduction import MOST_CHANGED, Figures
 from worker.agreement import ENOUGH_EQUAL, Agreement
@@ -68,5 +66,5 @@ def agreement_sentences(found: Agreement) -> list[str]:
     ]
 
 
-def _counted(verdicts: Counter[str]) -> str:
+def _counted(verdicts: dict[str, int]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "none"

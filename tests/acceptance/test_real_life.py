@@ -48,7 +48,7 @@ batch_size = 16
 ema_decay = 0.9
 seed = 1
 [[training.phases]]
-stages = [{size = 64, epochs = 10}]
+stages = [{size = 64, epochs = 8}]
 learning_rate = 5e-3
 warm_up = 0.2
 [augment]
@@ -59,7 +59,7 @@ weights = false
 audit_captures = 16
 """
 MOST_NOVEL = 0.03
-PATIENTS, OTHERS, CAPTURES = 40, 12, 12
+PATIENTS, OTHERS, CAPTURES = 40, 8, 10
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from worker.engines.onnxruntime import ONNXRuntimeEngine  # noqa: E402
 from worker.engines.openvino import OpenVINOEngine  # noqa: E402
 from worker.engines.proving import prove  # noqa: E402
 from worker.engines.registry import open_engine  # noqa: E402
-from worker.verification import agreement_sentences  # noqa: E402
+from worker.verification import agreement_sentences, proof_sentences  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,9 @@ def test_with_emulated_bfloat16_the_first_stage_in_float32_repairs_it(named: Bun
     assert (proof.hidden.labels_changed, proof.hidden.novel_changed, proof.hidden.excluded_changed) == (0, 0, 0)
     assert proof.golden.novelty is not None
     assert proof.golden.novelty <= named.manifest.novelty_tolerance["bfloat16"]
+    said = " ".join(proof_sentences(named.manifest, engine, proof))
+    assert "8 of 8 golden captures keep their label" in said
+    assert "240 hidden captures of validation: 0 have another label, 0 are novel or not, otherwise" in said
 
 
 def test_with_emulated_bfloat16_a_bundle_of_an_earlier_release_is_held_against_the_engine_in_float32(
