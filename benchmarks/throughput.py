@@ -25,8 +25,8 @@ from contract.bundle import Bundle
 from contract.imaging import RGBImage, decode
 from contract.outcomes import ChunkOutcome
 from contract.settings import Settings
-from worker.engines.base import Engine, EngineOptions, infer
-from worker.engines.close_calls import close_calls, margin_of
+from worker.engines.base import Engine, EngineOptions, infer_all
+from worker.engines.close_calls import Doubt
 from worker.engines.registry import open_engine
 from worker.pipeline import Pipeline
 from worker.tuning import Tuning, engine_rate, tune
@@ -114,11 +114,10 @@ def _engine(engine: Engine, bundle: Bundle, tuning: Tuning, files: list[Path]) -
 
 def _close_calls(engine: Engine, bundle: Bundle, tuning: Tuning, files: list[Path]) -> float | None:
     """Share of captures that are computed again in float32."""
-    if engine.precision != "bfloat16":
+    if engine.precision == "float32":
         return None
-    pixels, margin = _pixels(bundle, files), margin_of(bundle, engine.precision)
-    batches = (pixels[i : i + tuning.batch_size] for i in range(0, len(pixels), tuning.batch_size))
-    return rounded(sum(len(close_calls(infer(engine, one).probabilities, margin)) for one in batches) / len(pixels))
+    pixels, doubt = _pixels(bundle, files), Doubt.of(bundle, engine.precision)
+    return rounded(len(doubt.rows(infer_all(engine, pixels, tuning.batch_size))) / len(pixels))
 
 
 def _pixels(bundle: Bundle, files: list[Path]) -> RGBImage:

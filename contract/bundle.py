@@ -3,7 +3,9 @@
 bundle.json        the manifest below; its sha256 is the bundle's identity
 model.onnx         input uint8 [N, S, S, 3]; outputs probabilities [N, L], embedding [N, D], cam [N, L, h, w] if any
 model.safetensors  weights for further training (optional)
-golden/            captures, and expected.json with what every engine must answer to them
+golden/            captures, and expected.json with what every engine must answer to them; expected.npz has embeddings
+                   and maps
+proof.npz          a few hundred captures of validation, and what is decided about them (contract/proof.py)
 reference.npz      statistics of training embeddings, for novelty; what is in it: trainer/reference.py
 config.toml        the resolved recipe
 split.csv          the digest, label, split and group of every capture; no names
@@ -18,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from contract.case_policy import CasePolicy
 from contract.errors import BundleError
@@ -30,8 +32,15 @@ MODEL = "model.onnx"
 HALF_MODEL = "model.half.onnx"
 GOLDEN = "golden"
 EXPECTED = f"{GOLDEN}/expected.json"
+EXPECTED_ARRAYS = f"{GOLDEN}/expected.npz"
 GOLDEN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 """precision -> largest difference in probability tolerated on golden captures, unless the manifest says otherwise."""
+NOVELTY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.1, "float16": 0.05}
+"""precision -> largest difference in novelty that is tolerated, in thresholds (1 is the border of what is known), and
+above 1 as a share of the novelty itself. With the first stage in float32, emulated bfloat16 moved that of 120 drawings
+by at most 0.02 in the demo bundle (docs/architecture.md)."""
+MAP_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
+"""precision -> largest difference in a capture's activation map that is tolerated, as a share of the map's range."""
 
 
 class _Strict(BaseModel):
@@ -39,12 +48,17 @@ class _Strict(BaseModel):
 
 
 class Outputs(_Strict):
-    """Names of the graph's tensors. A head that is not pooling and one linear layer has no activation map."""
+    """Names of the graph's tensors. A head that is not pooling and one linear layer has no activation map.
+
+    `first_stage`, if there is one, repeats the first columns of `embedding`: pooled features of the first stage, which
+    a coarse engine computes apart, in float32, since the graph up to there is short.
+    """
 
     input: str = "captures"
     probabilities: str = "probabilities"
     cam: str | None = "cam"
     embedding: str = "embedding"
+    first_stage: str | None = None
 
 
 class Calibration(_Strict):
@@ -55,10 +69,14 @@ class Calibration(_Strict):
 
 
 class GoldenCapture(_Strict):
-    """One capture under golden/ and the probabilities that the exported float32 graph gave for it."""
+    """One capture under golden/ and what the exported float32 graph gave for it: probabilities, novelty (None where
+    the bundle has no reference for it) and the codes of its marks (None in bundles that do not say).
+    """
 
     file: str
     probabilities: list[float]
+    novelty: float | None = None
+    marks: list[str] | None = None
 
 
 class GoldenSet(_Strict):
@@ -81,6 +99,14 @@ class Manifest(_Strict):
         default=GOLDEN_TOLERANCE,
         description="largest difference in probability on the golden captures, by the engine's precision",
     )
+    novelty_tolerance: dict[str, float] = Field(
+        default=NOVELTY_TOLERANCE,
+        description="largest difference in novelty, in thresholds, by the engine's precision",
+    )
+    map_tolerance: dict[str, float] = Field(
+        default=MAP_TOLERANCE,
+        description="largest difference in a golden capture's activation map, as a share of its range, by precision",
+    )
     reference: dict[str, Any] = Field(
         default_factory=dict, description="statistics of training captures, for quality and novelty"
     )
@@ -88,10 +114,11 @@ class Manifest(_Strict):
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(description="relative posix path -> sha256 of every other file")
 
-    @field_validator("golden_tolerance")
+    @field_validator("golden_tolerance", "novelty_tolerance", "map_tolerance")
     @classmethod
-    def _of_every_precision(cls, value: dict[str, float]) -> dict[str, float]:
-        return {**GOLDEN_TOLERANCE, **value}
+    def _of_every_precision(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        assert info.field_name is not None
+        return {**cls.model_fields[info.field_name].default, **value}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
@@ -154,11 +181,17 @@ class Bundle:
     def golden(self) -> list[tuple[bytes, NDArray[np.float64]]]:
         """The golden captures as (file bytes, expected probabilities [L]). Raises BundleError."""
         try:
-            expected = GoldenSet.model_validate_json((self.path / EXPECTED).read_bytes())
             return [
                 ((self.path / GOLDEN / one.file).read_bytes(), np.asarray(one.probabilities))
-                for one in expected.captures
+                for one in self.golden_set().captures
             ]
+        except OSError as error:
+            raise BundleError(f"bundle {self.path}: golden captures cannot be read ({error}); export again") from error
+
+    def golden_set(self) -> GoldenSet:
+        """What is expected of the golden captures. Raises BundleError."""
+        try:
+            return GoldenSet.model_validate_json((self.path / EXPECTED).read_bytes())
         except (OSError, ValidationError) as error:
             raise BundleError(f"bundle {self.path}: golden captures cannot be read ({error}); export again") from error
 

@@ -53,6 +53,9 @@ RANGE = ("0.001", "0.999")
 """The quantiles of the training captures between which a measure is unremarkable."""
 EMPTY = 0.1
 """A field is empty where less than this share of the usual area, the training captures' median, is cells."""
+KEPT = 5
+"""Significant digits of a measure, as a run's rows keep it. The trainer's statistics are of the same numbers: many
+captures share one value (the length of a scale bar, say), and a bound between bins may be that very value."""
 DIGITS = {"sharpness": 0, "brightness": 0, "contrast": 0}
 """Decimals in a sentence; 3 for all others, which are shares and ratios."""
 
@@ -84,7 +87,8 @@ def measure(capture: NDArray[np.uint8]) -> dict[str, float]:
     sharpness: variance of the Laplacian of grey levels (Pech-Pacheco et al. 2000); brightness, contrast: mean and
     deviation of grey levels, 0 to 255; saturation: mean of HSV's, 0 to 1; clipped: share of pixels with a channel at 0
     or 255; red_green, blue_green: ratios of mean channels; nucleated: share of the area that is nucleated cells; cells:
-    share that is cells of any kind; bar: length of a burnt-in scale bar as a share of the width, 0 without one.
+    share that is cells of any kind; bar: length of a burnt-in scale bar as a share of the width, 0 without one. Each to
+    five significant digits.
     """
     grey = np.asarray(cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY), np.uint8)
     brightness, contrast = cv2.meanStdDev(grey)
@@ -95,7 +99,7 @@ def measure(capture: NDArray[np.uint8]) -> dict[str, float]:
     red, green, blue, _ = cv2.mean(small)
     saturation = cv2.mean(cv2.cvtColor(small, cv2.COLOR_RGB2HSV))[1] / 255
     background = float(np.percentile(small[:, :, 1], 95))
-    return {
+    measures = {
         "sharpness": float(edges[0, 0]) ** 2,
         "brightness": float(brightness[0, 0]),
         "contrast": float(contrast[0, 0]),
@@ -107,6 +111,7 @@ def measure(capture: NDArray[np.uint8]) -> dict[str, float]:
         "cells": float((small[:, :, 1] < CELL * background).mean()),
         "bar": _bar_length(grey),
     }
+    return {name: _kept(value) for name, value in measures.items()}
 
 
 def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> list[Mark]:
@@ -118,7 +123,7 @@ def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> lis
     for (name, side), (code, words) in MARKS.items():
         if name not in reference:
             continue
-        low, high = (float(reference[name][quantile]) for quantile in RANGE)
+        low, high = (_kept(float(reference[name][quantile])) for quantile in RANGE)
         value = measures[name]
         if value < low if side == "low" else value > high:
             digits = DIGITS.get(name, 3)
@@ -137,6 +142,10 @@ def nucleated(capture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     The exported graph of a network with two inputs computes the same (trainer.stain).
     """
     return np.asarray(cv2.blur((_stained(capture) > 0).astype(np.float32), (5, 5)) > 0.5)
+
+
+def _kept(value: float) -> float:
+    return float(f"{value:.{KEPT}g}")
 
 
 def _stained(capture: NDArray[np.uint8]) -> NDArray[np.uint8]:

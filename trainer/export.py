@@ -2,7 +2,8 @@
 
 weights rounded to half (if the recipe stores them so) -> temperature on validation -> graph -> golden captures:
 torch and ONNX Runtime must agree -> validation and test scored through the graph -> case thresholds on validation
--> robustness audit, reference statistics, figures, report -> bundle.json, last -> renamed into place
+-> robustness audit, reference statistics, figures, report -> what engines must reproduce (trainer/proof.py), the half
+graph first of all -> bundle.json, last -> renamed into place
 """
 
 import copy
@@ -23,7 +24,6 @@ from safetensors.torch import save_file
 from contract.bundle import (
     EXPECTED,
     GOLDEN,
-    GOLDEN_TOLERANCE,
     HALF_MODEL,
     MODEL,
     Bundle,
@@ -35,7 +35,7 @@ from contract.bundle import (
     write_manifest,
 )
 from contract.errors import ExportError
-from contract.imaging import ImageSpec, decode
+from contract.imaging import decode
 from trainer import assess, figures, metrics, pictures, reference, report, shortcuts, splits
 from trainer.cache import DecodedCaptures
 from trainer.config import Config, to_toml
@@ -46,6 +46,7 @@ from trainer.fold import folded
 from trainer.graph import GraphRunner, export_graph, graph_outputs
 from trainer.model import Exportable, HalfBackbone, Network, multiply_adds, parameter_count, round_to_half
 from trainer.progress import bar
+from trainer.proof import HIDDEN_CAPTURES, half_failures, spread, write_expectations
 from trainer.splits import Split
 from trainer.thresholds import fit_case_policy
 from trainer.traits import Traits
@@ -111,9 +112,7 @@ def _write_files(trained: Trained, folder: Path) -> None:
     exportable = calibrated(trained, network)
     export_graph(exportable, config.image.size, folder / MODEL, half=half)
     runner = GraphRunner(folder / MODEL, graph_outputs(exportable))
-    write_golden(trained, exportable, runner, folder)
-    if config.export.half_graph:
-        write_half_graph(exportable, config.image, folder)
+    copy_golden(trained, exportable, runner, folder)
     if config.export.weights:
         state = {name: value.contiguous() for name, value in trained.fitted.network.state_dict().items()}
         save_file(state, folder / WEIGHTS)
@@ -123,6 +122,9 @@ def _write_files(trained: Trained, folder: Path) -> None:
     manifest, drawn = _measured(trained, exportable, runner, folder)
     report.write_figures(folder, drawn)
     report.render("report.html", folder / "report.html", drawn, m=manifest)
+    write_expectations(folder, manifest, trained.decoded.pixels[spread_rows(trained, "validation", HIDDEN_CAPTURES)])
+    if config.export.half_graph:
+        write_half_graph(exportable, manifest, folder)
     write_manifest(folder, manifest)
 
 
@@ -142,27 +144,19 @@ def calibrated(trained: Trained, network: Network) -> Exportable:
     return Exportable(network, temperature, config.export.test_time_flips).eval()
 
 
-def golden_rows(trained: Trained) -> list[int]:
-    """Test captures, spread over the labels in turn, and within a label over patients as far as there are any."""
-    rng = np.random.default_rng(trained.config.training.seed)
-    queues = []
-    for label in trained.config.data.labels:
-        rows = [int(i) for i in rng.permutation(trained.rows("test")) if trained.data.captures[i].label == label]
-        seen: dict[str, int] = {}
-        rank = {}
-        for row in rows:  # the first capture of every patient comes before the second of any
-            patient = trained.data.captures[row].patient
-            rank[row] = seen[patient] = seen.get(patient, -1) + 1
-        queues.append(sorted(rows, key=rank.__getitem__))
-    turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
-    return turns[: trained.config.export.golden]
+def spread_rows(trained: Trained, split: str, count: int) -> list[int]:
+    """Captures of a split, spread over the labels in turn, and within a label over patients as far as there are any."""
+    rows = trained.rows(split)
+    labels = [trained.data.captures[i].label for i in rows]
+    groups = trained.patients(rows) if trained.data.patients_known else trained.split.groups[rows].tolist()
+    return spread(rows, labels, groups, count, trained.config.training.seed)
 
 
-def write_golden(trained: Trained, exportable: Exportable, runner: GraphRunner, folder: Path) -> None:
-    """Copy the golden captures and write what the graph answers. Raises ExportError if torch answers otherwise."""
+def copy_golden(trained: Trained, exportable: Exportable, runner: GraphRunner, folder: Path) -> None:
+    """Copy the golden captures, of the test split. Raises ExportError if torch and the graph answer otherwise."""
     (folder / GOLDEN).mkdir()
     golden, captures = [], []
-    for number, row in enumerate(golden_rows(trained)):
+    for number, row in enumerate(spread_rows(trained, "test", trained.config.export.golden)):
         source = trained.data.root / trained.data.captures[row].path
         content = source.read_bytes()
         pixels = decode(content, trained.config.image).pixels
@@ -174,26 +168,19 @@ def write_golden(trained: Trained, exportable: Exportable, runner: GraphRunner, 
     (folder / EXPECTED).write_text(GoldenSet(captures=golden).model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def write_half_graph(exportable: Exportable, image: ImageSpec, folder: Path) -> None:
+def write_half_graph(exportable: Exportable, manifest: Manifest, folder: Path) -> None:
     """Write model.half.onnx: the backbone's arithmetic in half precision, for engines that take types from the graph.
 
-    Raises ExportError if a golden capture gets another label by it, or a probability that is further off than a bundle
-    tolerates in half precision: a value that half precision cannot hold, most likely.
+    Raises ExportError if it does not decide about golden and hidden captures as the float32 graph does: a value that
+    half precision cannot hold, most likely.
     """
     halved = copy.deepcopy(exportable)
     halved.network.backbone = HalfBackbone(halved.network.backbone)
-    export_graph(halved, image.size, folder / HALF_MODEL, half=False)
-    golden = GoldenSet.model_validate_json((folder / EXPECTED).read_bytes()).captures
-    pixels = np.stack([decode((folder / GOLDEN / one.file).read_bytes(), image).pixels for one in golden])
-    expected = np.array([one.probabilities for one in golden])
-    found = GraphRunner(folder / HALF_MODEL, graph_outputs(exportable)).probabilities(pixels)
-    difference = float(np.abs(found - expected).max())
-    tolerance = GOLDEN_TOLERANCE["float16"]
-    if not difference <= tolerance or (found.argmax(1) != expected.argmax(1)).any():
+    export_graph(halved, manifest.image.size, folder / HALF_MODEL, half=False)
+    if failed := half_failures(folder, folder / HALF_MODEL, manifest):
         raise ExportError(
-            f"in half precision the golden captures' probabilities differ by {difference:.2g}, more than "
-            f"{tolerance:g}, or a label does; set export.half_graph = false and train on from the checkpoint: "
-            "TensorRT then runs the bundle in float32"
+            f"in half precision the network does not decide as in float32: {'; '.join(failed)}; set "
+            "export.half_graph = false and train on from the checkpoint: TensorRT then runs the bundle in float32"
         )
 
 

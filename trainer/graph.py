@@ -34,7 +34,7 @@ def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -
     been rounded to half before, so that nothing changes here. Raises ExportError.
     """
     names = graph_outputs(exportable)
-    outputs = [names.probabilities, names.embedding, *([names.cam] if names.cam else [])]
+    outputs = [name for name in (names.probabilities, names.embedding, names.first_stage, names.cam) if name]
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
     talkative = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in talkative]
@@ -92,7 +92,7 @@ def store_half(model: onnx.ModelProto) -> None:
 
 def graph_outputs(exportable: Exportable) -> Outputs:
     """Names of the graph's tensors; without an exact activation map there is no cam among them."""
-    return Outputs() if exportable.has_cam else Outputs(cam=None)
+    return Outputs(cam="cam" if exportable.has_cam else None, first_stage="first_stage")
 
 
 @dataclass(frozen=True)

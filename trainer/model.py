@@ -52,18 +52,46 @@ class LinearHead(nn.Module):
 
 
 class HalfBackbone(nn.Module):
-    """A backbone that computes in half precision between float32 ends: normalisation before it and head behind it."""
+    """A backbone that computes in half precision from the end of its first stage on, between float32 ends.
+
+    The first stage stays float32: its channels may lie near zero and differ little between captures, so that rounding
+    moves their means by as much (contract/novelty.py), and no network spends much on it. Which layers belong to it is
+    tried on a blank capture. Every other layer takes its inputs in half precision, whatever they come in.
+    """
 
     def __init__(self, backbone: Any) -> None:
         super().__init__()
-        self.backbone = backbone.half()
+        exact = _first_stage(backbone)
+        self.backbone = backbone
+        for layer in _layers(backbone):
+            if layer not in exact:
+                layer.half().register_forward_pre_hook(_halved)
 
     def forward_intermediates(self, x: Tensor, indices: list[int]) -> tuple[Tensor, list[Tensor]]:
-        last, stages = self.backbone.forward_intermediates(x.half(), indices=indices)
+        last, stages = self.backbone.forward_intermediates(x, indices=indices)
         return last.float(), [stage.float() for stage in stages]
 
     def forward_head(self, x: Tensor) -> Tensor:
-        return self.backbone.forward_head(x.half()).float()
+        return self.backbone.forward_head(x).float()
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    return [layer for layer in module.modules() if not list(layer.children())]
+
+
+def _halved(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(one.half() if isinstance(one, Tensor) and one.is_floating_point() else one for one in inputs)
+
+
+@torch.no_grad()
+def _first_stage(backbone: Any) -> set[nn.Module]:
+    """The layers that run up to the end of the first stage."""
+    ran: set[nn.Module] = set()
+    hooks = [layer.register_forward_pre_hook(lambda layer, _: ran.add(layer)) for layer in _layers(backbone)]
+    backbone.forward_intermediates(torch.zeros(1, 3, *PROBE), indices=[0], stop_early=True, intermediates_only=True)
+    for hook in hooks:
+        hook.remove()
+    return ran
 
 
 class Trunk(nn.Module):
@@ -175,13 +203,14 @@ class Network(nn.Module):
 
 
 class Exportable(nn.Module):
-    """What the bundle's graph computes. uint8 [N, S, S, 3] -> probabilities [N, L], embedding [N, D], cam [N, L, h, w].
+    """What the bundle's graph computes. uint8 [N, S, S, 3] -> probabilities [N, L], embedding [N, D], first stage
+    [N, G] and, where the head allows one, cam [N, L, h, w].
 
     probabilities = softmax(logits / temperature) (Guo et al. 2017). cam is the classifier applied at every place of
     the last feature map (Zhou et al. 2016), bias included: since pooling is a mean and the classifier linear, the mean
     of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding is
-    the first stage's pooled feature and behind it the last one's, for novelty (contract/novelty.py). With `flips`, all
-    are means over so many mirrored views, the maps mirrored back.
+    the first stage's pooled feature, which is an output by itself too, and behind it the last one's, for novelty
+    (contract/novelty.py). With `flips`, all are means over so many mirrored views, the maps mirrored back.
     """
 
     temperature: Tensor
@@ -197,7 +226,7 @@ class Exportable(nn.Module):
         return self.network.mapped
 
     def logits(self, x: Tensor) -> tuple[Tensor, ...]:
-        """float [N, 3, S, S] in 0..1 -> logits, embedding and, where the head allows one, cam."""
+        """float [N, 3, S, S] in 0..1 -> logits, embedding, first stage and, where the head allows one, cam."""
         views = [self._one(torch.flip(x, mirror) if mirror else x, mirror) for mirror in self.mirrors]
         return tuple(
             torch.stack(parts).mean(dim=0) if len(parts) > 1 else parts[0] for parts in zip(*views, strict=True)
@@ -207,10 +236,10 @@ class Exportable(nn.Module):
         shallow, deep, maps = self.network.staged(x)
         embedding = torch.cat([shallow, deep], dim=1)
         if maps is None:
-            return self.network.head(deep), embedding
+            return self.network.head(deep), embedding, shallow
         classifier = self.network.head.classifier
         cam = F.conv2d(maps, classifier.weight[:, :, None, None], classifier.bias)
-        return classifier(deep), embedding, torch.flip(cam, mirror) if mirror else cam
+        return classifier(deep), embedding, shallow, torch.flip(cam, mirror) if mirror else cam
 
     @torch.no_grad()
     def widths(self) -> tuple[int, int]:

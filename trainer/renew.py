@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.bundle import MODEL, Bundle, write_manifest
 from contract.errors import DataError, UsageError
 from trainer import assess, reference
 from trainer.config import DataTable
-from trainer.data import read_data
+from trainer.data import LabelledData, read_data
 from trainer.export import SPLIT_FILE
 from trainer.graph import GraphRunner
 from trainer.progress import bar
+from trainer.proof import HIDDEN_CAPTURES, spread, write_expectations
 from trainer.run import decode_all
 from trainer.splits import given_names
 
@@ -23,7 +25,8 @@ from trainer.splits import given_names
 def renew(
     bundle: Bundle, root: Path, out: Path, *, split: Path | None, cache: Path, widths: Sequence[int] | None = None
 ) -> Bundle:
-    """Write a copy of `bundle` to `out` whose reference is that of the labelled captures under `root`.
+    """Write a copy of `bundle` to `out` whose reference is that of the labelled captures under `root`, and with it what
+    engines must reproduce.
 
     `split` says which of them are the training captures that the classes are taken from, and which the validation
     captures that the threshold of novelty is fitted on; without it the bundle's own split does. `widths` are those of
@@ -63,9 +66,17 @@ def renew(
             "train": len(train), "validation": len(validation), "of_bundle": bundle.digest,
         }  # fmt: skip
         provenance = {**manifest.provenance, "reference": taken}
-        write_manifest(folder, manifest.model_copy(update={"reference": found, "provenance": provenance}))
+        renewed = manifest.model_copy(update={"reference": found, "provenance": provenance})
+        write_expectations(folder, renewed, decoded.pixels[_hidden(data, validation)])
+        write_manifest(folder, renewed)
         folder.chmod(0o755)  # mkdtemp is for the owner only; a bundle is read by the worker's user
         folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Bundle.open(out)
+
+
+def _hidden(data: LabelledData, validation: NDArray[np.int64]) -> list[int]:
+    labels = [data.captures[i].label for i in validation]
+    patients = [data.captures[i].patient for i in validation]
+    return spread(validation, labels, patients, HIDDEN_CAPTURES, seed=0)

@@ -1,37 +1,53 @@
-"""How far an engine's answers are from float32, over an archive: what `screen bundle verify --captures` reports."""
+"""How far an engine's answers are from float32, over an archive: what `screen bundle verify --captures` reports.
+
+Captures are decoded, measured, decided about and judged by the very functions that a worker uses.
+"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contract.bundle import Bundle, Manifest
 from contract.case_policy import CaseCounts, CaseResult, judge
+from contract.decisions import Decision, decide
 from contract.errors import CaptureRejected
 from contract.imaging import SUFFIXES, RGBImage, decode
-from worker.engines.base import Engine, infer
+from contract.novelty import Novelty, read_novelty
+from contract.quality import measure
+from contract.reproduction import MOST_CHANGED
+from worker.engines.base import Engine, Predictions, infer_all
 
 ENOUGH_EQUAL = 0.999
 """Share of captures that must keep their label for a precision to serve."""
 BATCH = 16
 
 
-@dataclass(frozen=True)
+@dataclass
 class Agreement:
-    """Two engines on the same captures; scores and verdicts by the bundle's case policy, patient by patient."""
+    """Two engines on the same captures: of captures how many differ in what, and of cases, which are the folders of
+    patients, judged by the bundle's case policy without what it excludes. `novel`, `excluded` and `verdicts` count what
+    this engine and float32 each came to; `rejected` are captures that cannot be decoded.
+    """
 
-    captures: int
-    rejected: int
-    equal: int
-    largest_difference: float
-    mean_difference: float
-    cases: int
-    largest_score_difference: float
-    verdicts_changed: int
+    captures: int = 0
+    rejected: int = 0
+    equal: int = 0
+    largest_difference: float = 0.0
+    mean_difference: float = 0.0
+    largest_novelty_difference: float = 0.0
+    novel_changed: int = 0
+    excluded_changed: int = 0
+    novel: tuple[int, int] = (0, 0)
+    excluded: tuple[int, int] = (0, 0)
+    cases: int = 0
+    largest_score_difference: float = 0.0
+    verdicts_changed: int = 0
+    verdicts: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
 
     @property
     def equal_share(self) -> float:
@@ -39,7 +55,27 @@ class Agreement:
 
     @property
     def good_enough(self) -> bool:
-        return self.equal_share >= ENOUGH_EQUAL and self.verdicts_changed == 0
+        return (
+            self.equal_share >= ENOUGH_EQUAL
+            and max(self.novel_changed, self.excluded_changed) <= MOST_CHANGED * self.captures
+            and self.verdicts_changed == 0
+        )
+
+
+@dataclass(frozen=True)
+class _Capture:
+    pixels: RGBImage
+    quality: dict[str, float]
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What one engine came to on the captures of a case."""
+
+    answers: Predictions
+    decisions: list[Decision]
+    result: CaseResult
 
 
 def find_captures(archive: Path) -> dict[str, list[Path]]:
@@ -58,50 +94,70 @@ def compare(
     files: Mapping[str, Sequence[Path]],
     advance: Callable[[int], object] = lambda _: None,
 ) -> Agreement:
-    """Run every capture through both; one that cannot be decoded is left out and counted."""
-    ours, theirs, changed, largest_score, rejected = [], [], 0, 0.0, 0
+    """Run every capture through both; one that cannot be decoded is rejected, and its case incomplete."""
+    agreement, known = Agreement(), read_novelty(bundle)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as decoders:
-        for some in files.values():
-            pixels = [one for one in decoders.map(lambda file: _decoded(file, bundle), some) if one is not None]
-            rejected += len(some) - len(pixels)
-            advance(len(some))
-            if not pixels:
-                continue
-            one, other = (_probabilities(runner, pixels) for runner in (engine, reference))
-            ours.append(one)
-            theirs.append(other)
-            mine, wanted = (_judged(bundle.manifest, p) for p in (one, other))
-            assert mine.score is not None
-            assert wanted.score is not None
-            largest_score = max(largest_score, abs(mine.score - wanted.score))
-            changed += (mine.verdict, mine.subtype) != (wanted.verdict, wanted.subtype)
-    labels = len(bundle.manifest.labels)
-    a, b = (np.concatenate(parts) if parts else np.empty((0, labels)) for parts in (ours, theirs))
-    apart = np.abs(a - b)
-    return Agreement(
-        captures=len(a),
-        rejected=rejected,
-        equal=int((a.argmax(1) == b.argmax(1)).sum()),
-        largest_difference=float(apart.max(initial=0.0)),
-        mean_difference=float(apart.mean()) if len(a) else 0.0,
-        cases=len(ours),
-        largest_score_difference=largest_score,
-        verdicts_changed=changed,
-    )
+        for paths in files.values():
+            read = list(decoders.map(lambda file: _read(file, bundle), paths))
+            captures = [capture for capture in read if capture is not None]
+            agreement.rejected += len(paths) - len(captures)
+            advance(len(paths))
+            if captures:
+                counts = CaseCounts(len(paths), len(captures), len(paths) - len(captures), 0)
+                ours, theirs = (_side(bundle.manifest, known, one, captures, counts) for one in (engine, reference))
+                _add(agreement, ours, theirs)
+    return agreement
 
 
-def _decoded(file: Path, bundle: Bundle) -> RGBImage | None:
+def _read(file: Path, bundle: Bundle) -> _Capture | None:
+    data = file.read_bytes()
     try:
-        return decode(file.read_bytes(), bundle.manifest.image).pixels
+        pixels = decode(data, bundle.manifest.image).pixels
     except CaptureRejected:
         return None
+    return _Capture(pixels, measure(pixels), sha256(data).hexdigest())
 
 
-def _probabilities(engine: Engine, pixels: Sequence[RGBImage]) -> NDArray[np.float64]:
-    parts = [infer(engine, np.stack(pixels[i : i + BATCH])).probabilities for i in range(0, len(pixels), BATCH)]
-    return np.concatenate(parts).astype(np.float64)
+def _side(
+    manifest: Manifest, known: Novelty | None, engine: Engine, captures: Sequence[_Capture], counts: CaseCounts
+) -> _Side:
+    answers = infer_all(engine, np.stack([capture.pixels for capture in captures]), BATCH)
+    qualities = [capture.quality for capture in captures]
+    decisions = decide(manifest, known, answers.probabilities, answers.embedding, qualities)
+    result = judge(
+        manifest.case_policy, manifest.labels, manifest.benign_label, answers.probabilities.astype(np.float64), counts,
+        digests=[capture.digest for capture in captures],
+        marks=[[mark.code for mark in decision.marks] for decision in decisions],
+    )  # fmt: skip
+    return _Side(answers, decisions, result)
 
 
-def _judged(manifest: Manifest, probabilities: NDArray[np.float64]) -> CaseResult:
-    n = len(probabilities)
-    return judge(manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, CaseCounts(n, n, 0, 0))
+def _add(agreement: Agreement, ours: _Side, theirs: _Side) -> None:
+    """What the engines came to on the captures of one case more."""
+    count = len(ours.decisions)
+    apart = np.abs(ours.answers.probabilities - theirs.answers.probabilities)
+    before = agreement.mean_difference * agreement.captures
+    agreement.mean_difference = (before + float(apart.mean()) * count) / (agreement.captures + count)
+    agreement.captures += count
+    agreement.largest_difference = max(agreement.largest_difference, float(apart.max()))
+    for mine, exact in zip(ours.decisions, theirs.decisions, strict=True):
+        agreement.equal += mine.label == exact.label
+        agreement.novel_changed += mine.novel != exact.novel
+        agreement.excluded_changed += mine.excluded != exact.excluded
+        if mine.novelty is not None and exact.novelty is not None:
+            difference = abs(mine.novelty - exact.novelty)
+            agreement.largest_novelty_difference = max(agreement.largest_novelty_difference, difference)
+    for name in ("novel", "excluded"):
+        sums = (sum(getattr(one, name) for one in side.decisions) for side in (ours, theirs))
+        setattr(agreement, name, tuple(a + b for a, b in zip(getattr(agreement, name), sums, strict=True)))
+    _add_case(agreement, ours.result, theirs.result)
+
+
+def _add_case(agreement: Agreement, ours: CaseResult, theirs: CaseResult) -> None:
+    agreement.cases += 1
+    if ours.score is not None and theirs.score is not None:
+        difference = abs(ours.score - theirs.score)
+        agreement.largest_score_difference = max(agreement.largest_score_difference, difference)
+    agreement.verdicts_changed += (ours.verdict, ours.subtype) != (theirs.verdict, theirs.subtype)
+    for verdicts, result in zip(agreement.verdicts, (ours, theirs), strict=True):
+        verdicts[result.verdict.value] = verdicts.get(result.verdict.value, 0) + 1

@@ -11,16 +11,19 @@ import click
 
 from contract.bundle import Bundle
 from contract.errors import ExitCode, UsageError
+from contract.reproduction import MOST_CHANGED
 from contract.settings import Settings, get_settings
-from worker.agreement import ENOUGH_EQUAL, Agreement, compare, find_captures
+from worker.agreement import Agreement, compare, find_captures
 from worker.cache import cache_folder
 from worker.engines import plans
 from worker.engines.base import Engine, EngineOptions, NotUsable, golden_batch
 from worker.engines.plan_cache import PlanKey, plan_folder
 from worker.engines.registry import ENGINES, load, open_engine
 from worker.tuning import best_batch
+from worker.verification import agreement_sentences, proof_sentences
 
 BUNDLE = click.Path(path_type=Path)
+TOLERANCES = ("golden", "novelty", "map")
 engine_option = click.option(
     "--engine", type=click.Choice(["auto", *ENGINES]), help="Engine; default SCREEN_ENGINE, or the first that works."
 )
@@ -54,20 +57,18 @@ def show(path: Path) -> None:
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="All figures as JSON on stdout, instead of the digest.")
 def verify(path: Path, engine: str | None, precision: str | None, captures: Path | None, as_json: bool) -> ExitCode:
-    """Check the files of the bundle PATH against their digests, and an engine against its golden captures.
+    """Check the files of the bundle PATH against their digests, and an engine against what the bundle says of its
+    captures: label, novelty, and whether they count.
 
-    Exit code 1 where an engine does not reproduce the bundle, or fewer than 99.9 % of the captures keep their label.
+    Exit code 1 where an engine does not reproduce the bundle; with --captures, also where fewer than 99.9 % of the
+    captures keep their label, more than 0.5 % count or are novel otherwise than in float32, or a verdict differs.
     """
     opened = Bundle.open(path)
     _say(f"{opened.manifest.name}: {len(opened.manifest.files)} files match their digests")
     options = _options(engine, precision)
     running, proof = open_engine(opened, options)
-    tolerance = opened.manifest.golden_tolerance[running.precision]
-    _say(
-        f"{running.name} in {running.precision} on {running.device}: {proof.captures} of {proof.captures} golden "
-        f"captures keep their label, largest difference in probability {proof.largest_difference:.2g} (at most "
-        f"{tolerance:g})"
-    )
+    for sentence in proof_sentences(opened.manifest, running, proof):
+        _say(sentence)
     batch, rate = best_batch(running, golden_batch(opened)[0])
     _say(f"{rate:.0f} captures/s, decoded ones, in batches of {batch}")
     found: dict[str, Any] = {
@@ -75,30 +76,31 @@ def verify(path: Path, engine: str | None, precision: str | None, captures: Path
         "engine": running.name,
         "precision": running.precision,
         "device": running.device,
-        "golden": {**asdict(proof), "tolerance": tolerance},
+        "tolerance": {name: getattr(opened.manifest, f"{name}_tolerance")[running.precision] for name in TOLERANCES},
+        "changed_at_most": MOST_CHANGED,
+        **asdict(proof),
         "batch_size": batch,
         "captures_per_s": round(rate, 1),
     }
     agreement = _agreement(opened, running, options, captures) if captures else None
     if agreement is not None:
-        found["agreement"] = {**asdict(agreement), "equal_share": agreement.equal_share}
+        found["agreement"] = {
+            **asdict(agreement), "equal_share": agreement.equal_share, "good_enough": agreement.good_enough
+        }  # fmt: skip
     click.echo(_dumped(found) if as_json else opened.digest)
     return ExitCode.SOME_ENDED_BADLY if agreement is not None and not agreement.good_enough else ExitCode.OK
 
 
 def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, archive: Path) -> Agreement:
-    reference, _ = open_engine(bundle, EngineOptions("auto", "float32", options.cache_dir))
     files = find_captures(archive)
     if not files:
         raise UsageError(f"{archive} has no captures; name a folder that holds one folder per patient")
+    reference, _ = open_engine(bundle, EngineOptions("auto", "float32", options.cache_dir))
     with click.progressbar(length=sum(map(len, files.values())), label="comparing", file=sys.stderr) as bar:
         agreement = compare(bundle, running, reference, files, bar.update)
-    _say(
-        f"{running.name}/{running.precision} against {reference.name}/float32, {agreement.captures} captures: "
-        f"{agreement.equal} keep their label ({agreement.equal_share:.2%}, at least {ENOUGH_EQUAL:.1%} wanted); "
-        f"largest difference in probability {agreement.largest_difference:.2g}, in the score of a case "
-        f"{agreement.largest_score_difference:.2g}; {agreement.verdicts_changed} of {agreement.cases} verdicts differ"
-    )
+    _say(f"{running.name} in {running.precision} against {reference.name} in float32:")
+    for sentence in agreement_sentences(agreement):
+        _say(sentence)
     return agreement
 
 

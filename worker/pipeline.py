@@ -4,6 +4,7 @@ Knows no Celery and no SQL. Chunks follow one another without a gap: while the e
 the next is read and decoded. How far decoding runs ahead is bounded, so memory does not grow with the archive.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,12 @@ import numpy as np
 import structlog
 
 from contract.bundle import Manifest
+from contract.decisions import decide
 from contract.errors import CaptureRejected, EngineError, OutOfMemory
 from contract.imaging import Decoded, RGBImage, decode
-from contract.novelty import Novelty, mark_of
-from contract.outcomes import CaptureRef, ChunkOutcome, Mark, Rejected, Screened
-from contract.quality import marks_of, measure
+from contract.novelty import Novelty
+from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
+from contract.quality import measure
 from worker.engines.base import DeviceMemoryFull, Engine, Pending, Predictions, infer_in_halves
 from worker.reading import check_archive, read_capture
 from worker.recorder import FlightRecorder
@@ -294,16 +296,15 @@ class Pipeline:
         probabilities = predictions.probabilities
         if probabilities.shape != (len(batch), len(self.manifest.labels)) or not np.isfinite(probabilities).all():
             raise EngineError(f"engine {self.engine.name} gave no probabilities for a batch of {len(batch)}")
-        novelty = None if self.novelty is None else self.novelty.of(predictions.embedding)
-        if novelty is not None and not np.isfinite(novelty).all():
+        qualities = [one.quality for one in batch]
+        decisions = decide(self.manifest, self.novelty, probabilities, predictions.embedding, qualities)
+        if not all(one.novelty is None or math.isfinite(one.novelty) for one in decisions):
             raise EngineError(f"engine {self.engine.name} gave an embedding that is no number")
         outcomes = []
-        for i, one in enumerate(batch):
+        for i, (one, decision) in enumerate(zip(batch, decisions, strict=True)):
             values = [float(p) for p in probabilities[i]]
-            top = int(np.argmax(probabilities[i]))
+            top = decision.label
             cam = None if predictions.cam is None else predictions.cam[i, top].astype(np.float16).tobytes()
-            strange = None if novelty is None else float(novelty[i])
-            marks = self._marks(one.quality, strange)
             outcomes.append(
                 Screened(
                     capture_id=one.capture.id,
@@ -315,16 +316,12 @@ class Pipeline:
                     cam=cam,
                     width=one.decoded.width,
                     height=one.decoded.height,
-                    quality={name: float(f"{value:.5g}") for name, value in one.quality.items()},
-                    marks=marks,
-                    novelty=strange,
-                    excluded=bool(self.manifest.case_policy.excludes(mark.code for mark in marks)),
+                    quality=one.quality,
+                    marks=decision.marks,
+                    novelty=decision.novelty,
+                    excluded=decision.excluded,
                     camera=one.decoded.origin.camera,
                     captured_at=one.decoded.origin.captured_at,
                 )
             )
         return outcomes
-
-    def _marks(self, quality: dict[str, float], novelty: float | None) -> list[Mark]:
-        novel = None if novelty is None else mark_of(novelty)
-        return [*([novel] if novel else []), *marks_of(quality, self.manifest.reference.get("quality", {}))]

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
@@ -250,7 +251,8 @@ class WorkerProcess:
                 engine, proof = open_inference_engine(bundle, options)
                 log.info(
                     "engine open", engine=engine.name, precision=engine.precision, device=engine.device,
-                    golden=proof.captures, largest_difference=round(proof.largest_difference, 6),
+                    golden=proof.golden.captures, largest_difference=round(proof.golden.probability, 6),
+                    hidden=proof.hidden and asdict(proof.hidden),
                 )  # fmt: skip
                 tuning = tune(engine, bundle, settings)
             except EngineError as error:

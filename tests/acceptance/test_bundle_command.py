@@ -33,6 +33,10 @@ def test_verify_compares_a_whole_archive_with_float32(screen: Environment, bundl
     agreement = done.json["agreement"]
     assert (agreement["captures"], agreement["rejected"], agreement["cases"]) == (10, 1, 2)
     assert (agreement["equal"], agreement["verdicts_changed"]) == (10, 0)
+    assert (agreement["novel_changed"], agreement["excluded_changed"], agreement["good_enough"]) == (0, 0, True)
+    assert agreement["verdicts"] == [{"all": 1, "benign": 1}] * 2
+    assert "verdicts here: 1 all, 1 benign; in float32: 1 all, 1 benign" in done.err
+    assert "0 of 2 verdicts differ" in done.err
     assert "10 keep their label (100.00%" in done.err
 
 

@@ -11,16 +11,20 @@ from click.testing import CliRunner
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from contract.bundle import HALF_MODEL, Bundle  # noqa: E402
+from contract.bundle import GOLDEN_TOLERANCE, HALF_MODEL, Bundle  # noqa: E402
 from contract.errors import ExportError, SettingsError, UsageError  # noqa: E402
 from contract.imaging import decode  # noqa: E402
+from contract.novelty import read_novelty  # noqa: E402
+from contract.proof import golden_expected, read_hidden  # noqa: E402
 from tests.support.discs import RECIPE, draw_discs  # noqa: E402
 from trainer import checkpoint, export, fit  # noqa: E402
 from trainer.commands.train import train  # noqa: E402
 from trainer.config import load_config  # noqa: E402
 from trainer.graph import GraphRunner  # noqa: E402
 from worker.engines import plans  # noqa: E402
-from worker.engines.base import golden_batch  # noqa: E402
+from worker.engines.base import EngineOptions, golden_batch  # noqa: E402
+from worker.engines.onnxruntime import ONNXRuntimeEngine  # noqa: E402
+from worker.engines.proving import prove  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def test_the_bundle_is_complete(bundle):
     figures = ("classes", "samples", "augmented", "finder", "curves", "roc", "confusion", "reliability", "cases",
                "predictions", "worst", "robustness")  # fmt: skip
     assert {f"figures/{name}.png" for name in figures} <= files
-    assert {"golden/expected.json", "golden/000.jpg", "golden/005.jpg"} <= files
+    assert {"golden/expected.json", "golden/expected.npz", "proof.npz", "golden/000.jpg", "golden/005.jpg"} <= files
     assert manifest.notice == "knows only discs"
     assert load_config(bundle.path / "config.toml").model_dump(mode="json") == manifest.provenance["config"]
     assert len(manifest.provenance["history"]) == 4
@@ -88,7 +92,8 @@ def test_the_graph_does_what_the_contract_says(bundle):
     names = bundle.manifest.outputs
     (entry,) = session.get_inputs()
     assert (entry.name, entry.type, entry.shape[1:]) == (names.input, "tensor(uint8)", [64, 64, 3])
-    assert {one.name for one in session.get_outputs()} == {names.probabilities, names.cam, names.embedding}
+    outputs = {names.probabilities, names.cam, names.embedding, names.first_stage}
+    assert {one.name for one in session.get_outputs()} == outputs
     golden = bundle.golden()
     assert len(golden) == 6
     batch = np.stack([decode(content, bundle.manifest.image).pixels for content, _ in golden])
@@ -115,18 +120,48 @@ def test_the_half_graph_computes_in_half_precision_and_answers_the_same(bundle, 
     difference = np.abs(found - expected).max()
     assert 0 < difference <= bundle.manifest.golden_tolerance["float16"]
     asked = plans.summary(bundle, "float16")
-    assert set(asked.layers["CONVOLUTION"]) == {"HALF", "FLOAT"}, "all but the activation map's, which is in the head"
-    assert asked.layers["CONVOLUTION"]["FLOAT"] == 1
+    exact = asked.layers["CONVOLUTION"]["FLOAT"]
+    assert exact == 1 + first_stage_convolutions(bundle), "all but the first stage's, and the head's activation map"
+    assert asked.layers["CONVOLUTION"]["HALF"] > exact
     assert asked.inputs == ["captures UINT8 [-1, 64, 64, 3]"]
-    assert [name.split()[1] for name in asked.outputs] == ["FLOAT"] * 3
+    assert [name.split()[1] for name in asked.outputs] == ["FLOAT"] * 4
     plan, _ = plans.obtain(bundle, plans.plan_key(bundle, "float16", "sm86", 4), tmp_path)
     assert len(plan) > (bundle.path / HALF_MODEL).stat().st_size / 2
+
+
+def first_stage_convolutions(bundle):
+    """Convolutions on the way to the graph's output `first_stage`."""
+    from onnx import load
+
+    graph = load(bundle.path / "model.onnx").graph
+    makers = {name: node for node in graph.node for name in node.output}
+    waiting, seen = [bundle.manifest.outputs.first_stage], set()
+    while waiting:
+        name = waiting.pop()
+        if name in makers and name not in seen:
+            seen.add(name)
+            waiting.extend(makers[name].input)
+    return sum(makers[name].op_type == "Conv" for name in seen)
+
+
+def test_what_engines_must_reproduce_is_what_the_float32_graph_decides(bundle):
+    hidden, known = read_hidden(bundle), read_novelty(bundle)
+    assert len(hidden.captures) == bundle.manifest.provenance["data"]["validation"]["captures"]
+    answers = GraphRunner(bundle.path / "model.onnx", bundle.manifest.outputs).predict(hidden.captures)
+    assert np.allclose(answers.probabilities, hidden.expected.probabilities, atol=1e-5)
+    assert np.allclose(known.of(answers.embedding), hidden.expected.novelty, rtol=1e-4)
+    golden = golden_expected(bundle)
+    assert golden.embedding.shape == (6, answers.embedding.shape[1])
+    assert golden.cam.shape == (6, *answers.cam.shape[1:])
+    proof = prove(ONNXRuntimeEngine(bundle, "float32", EngineOptions("onnxruntime", "float32", bundle.path)), bundle)
+    assert proof.golden.labels_changed == proof.hidden.excluded_changed == proof.hidden.novel_changed == 0
+    assert proof.hidden.novelty < 1e-3
 
 
 def test_a_network_that_half_precision_cannot_hold_is_not_exported_with_a_half_graph(
     bundle, discs, recipe, work, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(export.GOLDEN_TOLERANCE, "float16", -1.0)
+    monkeypatch.setitem(GOLDEN_TOLERANCE, "float16", -1.0)
     result = run(discs, tmp_path / "b.bundle", recipe, work, "--checkpoint", str(work / "whole"))
     assert result.exit_code == 1
     assert "half_graph = false" in str(result.exception)

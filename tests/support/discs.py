@@ -37,9 +37,9 @@ golden = 6
 """
 
 
-def draw_discs(root: Path, patients: int = 16, captures: int = 10) -> Path:
+def draw_discs(root: Path, patients: int = 16, captures: int = 10, *, seed: int = 0) -> Path:
     """`captures` of each of `patients` patients, whose labels take turns; returns `root`, which holds a labels.csv."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows = []
     for patient in range(patients):
         label = patient % 4

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from contract.errors import EngineError
 from contract.imaging import RGBImage
 from worker.engines.base import Pending, Predictions
-from worker.engines.close_calls import CloseCalls
+from worker.engines.close_calls import CloseCalls, Doubt
 
 MARGIN = 0.1
+DOUBT = Doubt(MARGIN)
 
 
 @dataclass
@@ -64,7 +65,7 @@ def test_each_capture_has_its_own_answer_from_the_engine_that_must_give_it(
 ) -> None:
     fast = Scripted("bfloat16", 0.25, with_cam=with_cam)
     exact = Scripted("float32", 0.5, depth=depth, with_cam=with_cam)
-    found = CloseCalls(fast, exact, MARGIN).start(captures(probabilities))()
+    found = CloseCalls(fast, exact, DOUBT).start(captures(probabilities))()
     check(probabilities, lambda: found)
     marks = found.embedding[:, 0].tolist()
     assert (found.cam is not None) == with_cam
@@ -80,7 +81,7 @@ def test_each_capture_has_its_own_answer_from_the_engine_that_must_give_it(
 def test_batches_under_way_at_once_keep_their_answers(
     batches: list[list[tuple[int, int, int]]], fast_depth: int, exact_depth: int
 ) -> None:
-    both = CloseCalls(Scripted("bfloat16", 0.25, fast_depth), Scripted("float32", 0.5, exact_depth), MARGIN)
+    both = CloseCalls(Scripted("bfloat16", 0.25, fast_depth), Scripted("float32", 0.5, exact_depth), DOUBT)
     flying: deque[tuple[list[tuple[int, int, int]], Pending]] = deque()
     for probabilities in batches:
         if len(flying) == both.depth:
@@ -103,7 +104,7 @@ def test_a_batch_that_failed_says_so_itself_and_no_other_does() -> None:
 
             return fetch
 
-    both = CloseCalls(Failing("bfloat16", 0.25, depth=1), Scripted("float32", 0.5), MARGIN)
+    both = CloseCalls(Failing("bfloat16", 0.25, depth=1), Scripted("float32", 0.5), DOUBT)
     bad, good = [(1, 0, 99)], [(50, 50, 0)]
     failed, fine = both.start(captures(bad)), both.start(captures(good))
     with pytest.raises(EngineError, match="out of order"):
@@ -127,13 +128,13 @@ def close(row: tuple[int, int, int]) -> bool:
 
 def test_no_close_call_costs_nothing() -> None:
     fast, exact = Scripted("bfloat16", 0.0), Scripted("float32", 0.0)
-    CloseCalls(fast, exact, MARGIN).start(captures([(90, 5, 5), (5, 15, 80)]))()
+    CloseCalls(fast, exact, DOUBT).start(captures([(90, 5, 5), (5, 15, 80)]))()
     assert (fast.asked, exact.asked) == ([2], [])
 
 
 def test_it_presents_the_fast_engine_with_room_for_one_batch_more_and_closes_both() -> None:
     fast, exact = Scripted("bfloat16", 0.0, depth=3), Scripted("float32", 0.0)
-    both = CloseCalls(fast, exact, MARGIN)
+    both = CloseCalls(fast, exact, DOUBT)
     assert (both.name, both.precision, both.depth) == ("scripted", "bfloat16", 4)
     both.close()
     assert fast.closed
@@ -152,5 +153,5 @@ def test_what_is_not_a_number_is_left_for_the_pipeline_to_refuse() -> None:
 
             return fetch
 
-    found = CloseCalls(Broken("bfloat16", 0.0), Scripted("float32", 0.0), MARGIN).start(captures([(90, 5, 5)]))()
+    found = CloseCalls(Broken("bfloat16", 0.0), Scripted("float32", 0.0), DOUBT).start(captures([(90, 5, 5)]))()
     assert np.isnan(found.probabilities).all()

@@ -25,7 +25,8 @@ from tests.support.archives import COLOURS, encode, write_archive
 from tests.support.bundles import LABELS, expected
 from tests.support.waiting import wait_until
 from worker import pipeline as pipeline_module
-from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, Pending, Predictions, infer, prove
+from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, Pending, Predictions, infer
+from worker.engines.proving import prove
 from worker.engines.registry import open_engine
 from worker.pipeline import LOOK_AHEAD_BATCHES, Pipeline, Work
 from worker.reading import read_capture
@@ -608,8 +609,8 @@ def test_the_real_engine_proves_itself_and_calls_every_capture_by_its_colour(
         for n, f in enumerate(files)
     ]
     engine, proof = open_engine(bundle, options)
-    assert proof.captures == len(LABELS)
-    assert proof.largest_difference < 1e-3
+    assert proof.golden.captures == len(LABELS)
+    assert proof.golden.probability < 1e-3
     with ThreadPoolExecutor(2) as pool:
         outcome = screen_chunk(Pipeline(bundle.manifest, engine, pool, 7), archive, captures)
     assert outcome.rejected == []
@@ -628,7 +629,7 @@ def test_the_precision_that_the_machine_chooses_is_within_the_bundles_tolerance(
 ) -> None:
     engine, _ = open_engine(bundle, dataclasses.replace(options, precision="auto"))
     assert engine.precision in bundle.manifest.golden_tolerance
-    assert prove(engine, bundle).largest_difference <= bundle.manifest.golden_tolerance[engine.precision]
+    assert prove(engine, bundle).golden.probability <= bundle.manifest.golden_tolerance[engine.precision]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 32])

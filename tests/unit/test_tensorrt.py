@@ -18,8 +18,9 @@ from tests.support.archives import COLOURS, write_archive
 from tests.support.bundles import LABELS, SIZE, expected
 from tests.support.fake_device import FakeCUDA, fake_tensorrt
 from worker.engines import cuda, plans
-from worker.engines.base import EngineOptions, NotUsable, infer, prove
+from worker.engines.base import EngineOptions, NotUsable, infer
 from worker.engines.plan_cache import PlanKey, read_plan, write_plan
+from worker.engines.proving import prove
 from worker.engines.registry import open_engine
 from worker.engines.tensorrt import GRAPH_AFTER, TensorRTEngine
 from worker.pipeline import Pipeline, Work
@@ -50,7 +51,7 @@ def test_a_plan_is_built_without_a_device_and_then_kept(
 @pytest.mark.parametrize(
     "other",
     [{"bundle": "b" * 64}, {"graph": "c" * 64}, {"library": "tensorrt"}, {"version": "0.0"}, {"target": "sm80"},
-     {"precision": "float16"}, {"max_batch": 16}],
+     {"precision": "float16"}, {"max_batch": 16}, {"settings": "TF32"}],
     ids=lambda other: next(iter(other)),
 )  # fmt: skip
 def test_whatever_a_plan_depends_on_is_in_its_key(key: PlanKey, tmp_path: Path, other: dict[str, Any]) -> None:
@@ -168,7 +169,7 @@ def assert_right(engine: TensorRTEngine, batch: np.ndarray) -> None:
 def test_it_proves_itself_on_a_fake_device(bundle: Bundle, tmp_path: Path, device: FakeCUDA) -> None:
     engine, proof = open_engine(bundle, EngineOptions("auto", "float32", tmp_path))
     assert (engine.name, engine.device, engine.shares_cores) == ("tensorrt", "Fake device", False)
-    assert proof.captures == len(LABELS)
+    assert proof.golden.captures == len(LABELS)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 20])
@@ -260,7 +261,7 @@ def test_without_a_device_the_engine_is_not_usable_and_auto_takes_the_next(bundl
 @pytest.mark.parametrize("rows", [1, 7, 8])
 def test_a_real_device_answers_as_the_bundle_says(bundle: Bundle, tmp_path: Path, rows: int) -> None:
     engine = opened(bundle, tmp_path)
-    assert prove(engine, bundle).largest_difference < 1e-3
+    assert prove(engine, bundle).golden.probability < 1e-3
     for seed in range(4):
         batch = colours(rows, seed)
         wanted = np.stack([expected(one) for one in batch])

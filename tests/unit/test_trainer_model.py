@@ -161,7 +161,7 @@ def test_every_head_exports_and_only_a_linear_one_has_a_map(change, mapped, flip
     exportable = model.Exportable(network, 2.0, flips).eval()
     captures = some_captures(3)
     with torch.no_grad():
-        probabilities, embedding, *cam = exportable(captures)
+        probabilities, embedding, first_stage, *cam = exportable(captures)
         x = to_unit(captures)
         views = [network(torch.flip(x, mirror) if mirror else x) for mirror in ([], [3], [2], [2, 3])[:flips]]
         logits = torch.stack(views).mean(dim=0)
@@ -170,6 +170,7 @@ def test_every_head_exports_and_only_a_linear_one_has_a_map(change, mapped, flip
     if mapped:
         assert torch.allclose(cam[0].mean(dim=(2, 3)), logits, atol=1e-4)
         assert embedding.shape[1] == sum(exportable.widths())
+    assert torch.equal(embedding[:, : first_stage.shape[1]], first_stage)
 
 
 def test_two_inputs_mean_the_same_in_training_and_after():

@@ -1,5 +1,6 @@
-"""What an inference engine is to the pipeline, and how one is proved before it serves; registry.py chooses one."""
+"""What an inference engine is to the pipeline; proving.py proves one before it serves, registry.py chooses one."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ class Predictions:
             np.concatenate(cams) if cams else None,
             np.concatenate([part.embedding for part in parts]),
         )
+
+    def with_first_stage(self, exact: NDArray[np.float32]) -> "Predictions":
+        """The same with `exact` float32 [N, G] in the place of the embedding's first columns, the first stage's."""
+        embedding = np.concatenate([exact, self.embedding[:, exact.shape[1] :]], axis=1)
+        return Predictions(self.probabilities, self.cam, embedding)
 
 
 Pending = Callable[[], Predictions]
@@ -96,44 +102,40 @@ def infer(engine: Engine, batch: RGBImage) -> Predictions:
         return infer_in_halves(engine, batch)
 
 
+def infer_all(engine: Engine, captures: RGBImage, batch: int) -> Predictions:
+    """Run any number of captures, as many batches at a time as the engine takes. Raises EngineError."""
+    size = min(batch, engine.max_batch or batch)
+    parts: list[Predictions] = []
+    flying: deque[tuple[RGBImage, Pending]] = deque()
+
+    def fetch() -> None:
+        pixels, pending = flying.popleft()
+        try:
+            parts.append(pending())
+        except DeviceMemoryFull:
+            parts.append(infer_in_halves(engine, pixels))
+
+    for start in range(0, len(captures), size):
+        if len(flying) == engine.depth:
+            fetch()
+        pixels = captures[start : start + size]
+        try:
+            flying.append((pixels, engine.start(pixels)))
+        except DeviceMemoryFull:
+            while flying:
+                fetch()
+            parts.append(infer_in_halves(engine, pixels))
+    while flying:
+        fetch()
+    return Predictions.joined(parts)
+
+
 def infer_in_halves(engine: Engine, batch: RGBImage) -> Predictions:
     """After DeviceMemoryFull: the same captures in two smaller batches. Raises EngineError where one is too many."""
     if len(batch) == 1:
         raise EngineError(f"engine {engine.name}: the memory of {engine.device} does not even hold one capture")
     middle = len(batch) // 2
     return Predictions.joined([infer(engine, batch[:middle]), infer(engine, batch[middle:])])
-
-
-@dataclass(frozen=True)
-class Proof:
-    """How an engine answers to a bundle's golden captures: how many, and its largest difference in probability."""
-
-    captures: int
-    largest_difference: float
-
-
-def prove(engine: Engine, bundle: Bundle) -> Proof:
-    """Warm the engine up and hold it against the golden captures.
-
-    Raises EngineError where a top label differs or the difference exceeds the bundle's tolerance for this precision.
-    """
-    batch, expected = golden_batch(bundle)
-    actual = infer(engine, batch).probabilities
-    if actual.shape != expected.shape:
-        raise EngineError(
-            f"engine {engine.name} gives probabilities {actual.shape}, the golden captures have {expected.shape}; "
-            f"export bundle {bundle.digest[:12]} again"
-        )
-    difference = float(np.abs(actual - expected).max())
-    tolerance = bundle.manifest.golden_tolerance[engine.precision]
-    flipped = int((actual.argmax(1) != expected.argmax(1)).sum())
-    if flipped or not difference <= tolerance:
-        raise EngineError(
-            f"engine {engine.name} ({engine.precision}) does not reproduce bundle {bundle.digest[:12]}: {flipped} of "
-            f"{len(batch)} golden captures have another label, largest difference in probability {difference:.4f}, "
-            f"tolerance {tolerance}; set SCREEN_PRECISION=float32, or export the bundle again"
-        )
-    return Proof(len(batch), difference)
 
 
 def golden_batch(bundle: Bundle) -> tuple[RGBImage, NDArray[np.float64]]:

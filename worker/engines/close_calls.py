@@ -4,42 +4,59 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contract.bundle import Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
+from contract.novelty import Novelty, read_novelty
 from worker.engines.base import Engine, Pending, Predictions
 
 
-def close_calls(probabilities: NDArray[np.float32], margin: float) -> list[int]:
-    """Rows of [N, L] whose two highest probabilities lie closer together than `margin`."""
-    second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
-    return [int(row) for row in np.flatnonzero(first - second < margin)]
+@dataclass(frozen=True)
+class Doubt:
+    """What is too close to call: the two highest probabilities less than `margin` apart, or a novelty less than
+    `tolerance` away from 1, where it is decided whether a capture counts.
 
+    Two probabilities that are each off by at most t cannot change places where they lie 2 t apart or more; and where
+    novelty is off by at most t, and above 1 by at most a share t of itself, it cannot cross 1 from further away.
+    """
 
-def margin_of(bundle: Bundle, precision: str) -> float:
-    """How close two probabilities may lie to be doubted in this precision: twice what the bundle tolerates of it."""
-    return 2 * bundle.manifest.golden_tolerance[precision]
+    margin: float
+    tolerance: float = 0.0
+    known: Novelty | None = None
+
+    @classmethod
+    def of(cls, bundle: Bundle, precision: str) -> "Doubt":
+        """What the bundle tolerates of this precision. Raises BundleError."""
+        manifest = bundle.manifest
+        tolerance = manifest.novelty_tolerance[precision]
+        return cls(2 * manifest.golden_tolerance[precision], tolerance, read_novelty(bundle))
+
+    def rows(self, answers: Predictions) -> list[int]:
+        """The captures of a batch that are too close to call."""
+        second, first = np.partition(answers.probabilities, -2, axis=1)[:, -2:].T
+        close = first - second < self.margin
+        if self.known is not None:
+            close |= np.abs(self.known.of(answers.embedding) - 1) < self.tolerance
+        return [int(row) for row in np.flatnonzero(close)]
 
 
 class CloseCalls:
     """A fast engine and an exact one as one engine. See `worker.engines.base.Engine`.
 
-    Where the two highest probabilities of a capture lie closer together than `margin`, all of its outputs are the exact
-    engine's. Two probabilities that are each off by at most t cannot change places where they lie 2 t apart or more.
+    Where a capture is too close to call, all of its outputs are the exact engine's.
 
     One batch more than the fast engine takes may be under way: while the exact one looks at the close calls of the
     oldest, the fast one has its hands full.
     """
 
-    def __init__(self, fast: Engine, exact: Engine, margin: float) -> None:
+    def __init__(self, fast: Engine, exact: Engine, doubt: Doubt) -> None:
         self.name, self.precision, self.device = fast.name, fast.precision, fast.device
         self.shares_cores, self.max_batch = fast.shares_cores, fast.max_batch
         self.depth = fast.depth + 1
         self._fast = fast
         self._exact = exact
-        self._margin = margin
+        self._doubt = doubt
         self._first_look: deque[_Batch] = deque()
 
     def start(self, batch: RGBImage) -> Pending:
@@ -58,7 +75,7 @@ class CloseCalls:
         batch = self._first_look.popleft()
         try:
             batch.found = batch.pending()
-            batch.rows.extend(close_calls(batch.found.probabilities, self._margin))
+            batch.rows.extend(self._doubt.rows(batch.found))
             self._begin_rows(batch)
         except EngineError as error:
             batch.error = error

@@ -2,6 +2,9 @@
 
 Each size of batch is compiled by itself, which is quicker than one model for all (docs/benchmarks.md). So that there
 are few, a batch is filled up to the next power of two.
+
+In bfloat16 the first stage's part of the embedding comes from a second model: the graph up to there, in float32. Where
+its channels lie near zero, bfloat16 moves their means by as much as captures differ (docs/architecture.md).
 """
 
 from collections import deque
@@ -51,7 +54,8 @@ class OpenVINOEngine:
         self._bundle = bundle
         self._cache_dir = options.cache_dir
         self.device = str(_core().get_property("CPU", "FULL_DEVICE_NAME"))
-        self._idle: dict[int, deque[Any]] = {}
+        self._first_stage = self._outputs.first_stage if precision != "float32" else None
+        self._idle: dict[int, deque[_Requests]] = {}
         self.depth = 1
         self.depth = int(self._compiled(1).get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
@@ -60,14 +64,18 @@ class OpenVINOEngine:
         capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ["bfloat16", "float32"] if "BF16" in capabilities else ["float32"]
 
-    def _compiled(self, size: int) -> Any:
-        """The model for batches of this size, from the cache where it was compiled before. Raises EngineError."""
+    def _compiled(self, size: int, output: str | None = None) -> Any:
+        """The model for batches of this size, from the cache where it was compiled before: in the engine's precision,
+        or as much of it as leads to one `output`, in float32. Raises EngineError.
+        """
+        precision = "float32" if output else self.precision
+        graph = self._bundle.manifest.files[MODEL]
         key = PlanKey(
-            self._bundle.digest, self._bundle.manifest.files[MODEL], "openvino", openvino.get_version(), self.device,
-            self.precision, size,
+            self._bundle.digest, f"{graph}/{output}" if output else graph, "openvino", openvino.get_version(),
+            self.device, precision, size,
         )  # fmt: skip
         config = {
-            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "PERFORMANCE_HINT": "THROUGHPUT",
             "ENABLE_CPU_PINNING": False,
         }
@@ -76,14 +84,14 @@ class OpenVINOEngine:
         try:
             if plan is not None:
                 return _core().import_model(plan, "CPU", config)
-            compiled = _core().compile_model(self._model(size), "CPU", config)
+            compiled = _core().compile_model(self._model(size, output), "CPU", config)
             write_plan(file, key, compiled.export_model().getvalue())
             return compiled
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {error}") from error
 
-    def _model(self, size: int) -> Any:
-        """The bundle's graph for batches of this size. Raises EngineError."""
+    def _model(self, size: int, output: str | None) -> Any:
+        """The bundle's graph for batches of this size, or the part of it that leads to `output`. Raises EngineError."""
         model = _core().read_model(self._bundle.path / MODEL)
         names = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
         if missing := {name for name in self._outputs.model_dump().values() if name} - names:
@@ -92,48 +100,79 @@ class OpenVINOEngine:
             )
         side = self._bundle.manifest.image.size
         model.reshape({self._outputs.input: [size, side, side, 3]})
-        return model
+        if output is None:
+            return model
+        return openvino.Model([model.output(output).get_node().input_value(0)], model.get_parameters(), output)
 
-    def _requests(self, size: int) -> deque[Any]:
+    def _requests(self, size: int) -> "deque[_Requests]":
         """Idle requests for batches of this size."""
         if size not in self._idle:
-            model = self._compiled(size)
-            self._idle[size] = deque(model.create_infer_request() for _ in range(self.depth))
+            models = [self._compiled(size)]
+            if self._first_stage:
+                models.append(self._compiled(size, self._first_stage))
+            self._idle[size] = deque(
+                _Requests([model.create_infer_request() for model in models]) for _ in range(self.depth)
+            )
         return self._idle[size]
 
     def start(self, batch: RGBImage) -> Pending:
         rows = len(batch)
         size = 1 << (rows - 1).bit_length()
         requests = self._requests(size)
-        request = requests.popleft()
+        taken = requests.popleft()
         filled = batch if size == rows else np.resize(batch, (size, *batch.shape[1:]))
         filled = np.require(filled, requirements=["C", "W"])  # OpenVINO shares no other
         tensor = openvino.Tensor(filled, shared_memory=True)
         try:
-            request.start_async({self._outputs.input: tensor})
+            taken.start({self._outputs.input: tensor})
         except RuntimeError as error:
-            requests.append(request)
+            requests.append(taken)
             raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
 
         def fetch(_read_meanwhile: object = (tensor, filled)) -> Predictions:  # else their memory might be reused
             try:
-                request.wait()
-                return self._read(request, rows)
+                taken.wait()
+                return self._read(taken, rows)
             except RuntimeError as error:
                 raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
             finally:
-                requests.append(request)
+                requests.append(taken)
 
         return fetch
 
     def close(self) -> None:
         self._idle.clear()
 
-    def _read(self, request: Any, rows: int) -> Predictions:
-        """Copies: the request's own tensors are overwritten by its next batch."""
-        outputs = self._outputs
-        return Predictions(
+    def _read(self, taken: "_Requests", rows: int) -> Predictions:
+        """Copies: the requests' own tensors are overwritten by their next batch."""
+        outputs, request = self._outputs, taken.requests[0]
+        answers = Predictions(
             probabilities=request.get_tensor(outputs.probabilities).data[:rows].copy(),
             cam=None if outputs.cam is None else request.get_tensor(outputs.cam).data[:rows].copy(),
             embedding=request.get_tensor(outputs.embedding).data[:rows].copy(),
         )
+        if self._first_stage is None:
+            return answers
+        return answers.with_first_stage(taken.requests[1].get_tensor(self._first_stage).data[:rows])
+
+
+class _Requests:
+    """What computes a batch: a request of the whole graph and, in bfloat16, one of its first stage in float32."""
+
+    def __init__(self, requests: list[Any]) -> None:
+        self.requests = requests
+
+    def start(self, inputs: dict[str, Any]) -> None:
+        started = []
+        try:
+            for request in self.requests:
+                request.start_async(inputs)
+                started.append(request)
+        except RuntimeError:
+            for request in started:  # they read memory that the caller is about to give back
+                request.wait()
+            raise
+
+    def wait(self) -> None:
+        for request in self.requests:
+            request.wait()

@@ -37,6 +37,8 @@ class PlanKey:
     target: str
     precision: str
     max_batch: int
+    settings: str = ""
+    """What else it was built with that changes its answers."""
 
     @property
     def file_name(self) -> str:

@@ -57,7 +57,7 @@ def plan_key(bundle: Bundle, precision: str, target: str, max_batch: int) -> Pla
             "or set SCREEN_PRECISION=float32"
         )
     trt = library()
-    return PlanKey(bundle.digest, digest, trt.__name__, trt.__version__, target, precision, max_batch)
+    return PlanKey(bundle.digest, digest, trt.__name__, trt.__version__, target, precision, max_batch, "no TF32")
 
 
 def obtain(bundle: Bundle, key: PlanKey, cache_dir: Path) -> tuple[bytes, bool]:
@@ -79,6 +79,8 @@ def build(bundle: Bundle, key: PlanKey, folder: Path) -> bytes:
     builder = trt.Builder(errors.logger)
     network, _parser = parsed(trt, errors, builder, bundle.path / GRAPHS[key.precision])
     config = builder.create_builder_config()
+    # By itself it would round the factors of float32 products to 10 bits of mantissa, as many as float16 has.
+    config.clear_flag(trt.BuilderFlag.TF32)
     profile = builder.create_optimization_profile()
     captures = network.get_input(0)
     least, most = ((n, *captures.shape[1:]) for n in (1, key.max_batch))

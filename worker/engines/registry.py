@@ -1,14 +1,16 @@
-"""Choosing the engine: the fastest that is installed, finds its device, and reproduces the bundle's golden captures."""
+"""Choosing the engine: the fastest that is installed, finds its device, and decides as the bundle says."""
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from contract.bundle import Bundle
 from contract.errors import EngineError
-from worker.engines.base import Engine, EngineOptions, NotUsable, Proof, prove
-from worker.engines.close_calls import CloseCalls, margin_of
+from worker.engines.base import Engine, EngineOptions, NotUsable
+from worker.engines.close_calls import CloseCalls, Doubt
+from worker.engines.proving import Proof, prove
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +44,7 @@ def open_engine(bundle: Bundle, options: EngineOptions) -> tuple[Engine, Proof]:
             continue
         for precision in precisions:
             try:
-                engine = _opened(cls, bundle, precision, options)
-                return engine, prove(engine, bundle)
+                return _opened(cls, bundle, precision, options)
             except EngineError as error:
                 refused.append(error)
                 if not isinstance(error, NotUsable):
@@ -53,13 +54,25 @@ def open_engine(bundle: Bundle, options: EngineOptions) -> tuple[Engine, Proof]:
     raise EngineError("no engine can run the bundle: " + "; ".join(map(str, refused)))
 
 
-def _opened(cls: Any, bundle: Bundle, precision: str, options: EngineOptions) -> Engine:
-    engine: Engine = cls(bundle, precision, options)
-    if precision != "bfloat16":
-        return engine
-    exact: Engine = cls(bundle, "float32", options)
-    prove(exact, bundle)
-    return CloseCalls(engine, exact, margin_of(bundle, precision))
+def _opened(cls: Any, bundle: Bundle, precision: str, options: EngineOptions) -> tuple[Engine, Proof]:
+    """An engine in this precision, proved; below float32 its close calls are taken by one in float32, one by one. What
+    was opened is closed again where it is refused.
+    """
+    opened: list[Engine] = []
+    try:
+        engine: Engine = cls(bundle, precision, options)
+        opened.append(engine)
+        if precision == "float32":
+            return engine, prove(engine, bundle)
+        exact: Engine = cls(bundle, "float32", replace(options, batch_size=1))
+        opened.append(exact)
+        prove(exact, bundle, with_hidden=False)
+        both = CloseCalls(engine, exact, Doubt.of(bundle, precision))
+        return both, prove(both, bundle, exact)
+    except BaseException:
+        for one in opened:
+            one.close()
+        raise
 
 
 def load(name: str) -> Any:
