@@ -142,6 +142,7 @@ def fit(
             order = order[fabric.global_rank :: fabric.world_size]
             started = time.monotonic()
             waited = 0.0
+            accuracy: float | None
             if phase.solver == "logistic":
                 finders += [{}] * (number + 1 - len(finders))
                 loss_of_epoch, accuracy, probabilities = _fit_head(config, data, network, augment, phase, fabric)
