@@ -1,8 +1,8 @@
 """What frozen features are worth on looks that they have not seen: by stage, normalisation, augmented copies, penalty.
 
 Labelled captures are cut into five folds by look, twice, and by chance. A head that was fitted without its fold calls
-each (trainer/probe.py); some are changed as a camera might. Minutes for each row, and no training: beside it stands what
-`screen train --cross-validate 5 --split-rule appearance` finds of other recipes (docs/model.md).
+each (trainer/probe.py); some are changed as a camera might. Minutes for each row, and no training. What other recipes
+reach by `screen train --cross-validate 5 --split-rule appearance` stands beside it in docs/model.md.
 """
 
 from collections.abc import Iterator, Sequence

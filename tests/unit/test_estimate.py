@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from contract.errors import UsageError  # noqa: E402
+from tests.support.recipes import STAGED_RECIPE  # noqa: E402
 from trainer import estimate, progress  # noqa: E402
 from trainer.config import Config, load_config  # noqa: E402
 from trainer.devices import Devices  # noqa: E402
@@ -13,7 +14,7 @@ from trainer.estimate import Amount, Pace  # noqa: E402
 from trainer.fit import TrainingSet, fit  # noqa: E402
 from trainer.schedule import epochs_of, stages_of  # noqa: E402
 
-FAST = load_config("fast")
+STAGED = load_config(STAGED_RECIPE)
 PACE = Pace({(True, 160): 0.01, (False, 160): 0.03, (False, 224): 0.06}, validation=0.02)
 AMOUNT = Amount(train=2300, validation=490, test=470)
 
@@ -24,7 +25,7 @@ def some_data(train: int = 2300, validation: int = 490) -> TrainingSet:
     return TrainingSet(np.zeros((1, 1, 1, 3), np.uint8), targets, rows[:train], rows[train:], identity="this training")
 
 
-def planned(folder, *, minutes=None, pace=PACE, runs=1, config=FAST, resume=True, data=None):
+def planned(folder, *, minutes=None, pace=PACE, runs=1, config=STAGED, resume=True, data=None):
     calls = []
 
     def measure(asked: Config, *_: object) -> Pace:
@@ -39,7 +40,7 @@ def planned(folder, *, minutes=None, pace=PACE, runs=1, config=FAST, resume=True
 def test_the_time_is_that_of_every_epoch_and_its_validation_counted_by_hand():
     seen = 71 * 32  # whole batches of 2,300 captures
     by_hand = seen * (1 * 0.01 + 5 * 0.03 + 5 * 0.06) + 11 * 490 * 0.02
-    assert estimate.training_seconds(FAST, PACE, AMOUNT) == pytest.approx(by_hand)
+    assert estimate.training_seconds(STAGED, PACE, AMOUNT) == pytest.approx(by_hand)
 
 
 def test_the_learning_rate_finder_takes_time_too():
@@ -68,10 +69,10 @@ def test_a_head_fitted_in_one_go_takes_the_features_of_the_captures():
 
 def test_the_time_is_said_before_training(tmp_path, capsys):
     made, _ = planned(tmp_path)
-    assert made.config == FAST
+    assert made.config == STAGED
     assert made.notes == []
     said = capsys.readouterr().err
-    minutes = (estimate.training_seconds(FAST, PACE, AMOUNT) + estimate.export_seconds(FAST, PACE, AMOUNT)) / 60
+    minutes = (estimate.training_seconds(STAGED, PACE, AMOUNT) + estimate.export_seconds(STAGED, PACE, AMOUNT)) / 60
     assert f"about {minutes:.0f} min on CPU" in said or f"about {minutes:.0f} min on " in said
     assert "11 epochs of 2300 captures" in said
 
@@ -87,13 +88,13 @@ def test_the_most_epochs_that_fit_are_taken(tmp_path, minutes):
         return estimate.training_seconds(config, PACE, AMOUNT) + estimate.export_seconds(config, PACE, AMOUNT)
 
     assert needed(made.config) <= minutes * 60
-    if epochs_of(made.config) < epochs_of(FAST):
-        assert needed(estimate.of_length(FAST, epochs_of(made.config) + 1)) > minutes * 60
+    if epochs_of(made.config) < epochs_of(STAGED):
+        assert needed(estimate.of_length(STAGED, epochs_of(made.config) + 1)) > minutes * 60
         assert made.notes == [
             f"To fit into {minutes} minutes, {epochs_of(made.config)} of the recipe's 11 epochs are trained."
         ]
     else:
-        assert made.config == FAST
+        assert made.config == STAGED
         assert made.notes == [f"The 11 epochs of the recipe fit into the {minutes} minutes that were given."]
 
 
@@ -101,7 +102,7 @@ def test_where_not_even_an_epoch_fits_what_would_is_said(tmp_path):
     with pytest.raises(UsageError) as caught:
         planned(tmp_path, minutes=5)
     told = str(caught.value)
-    assert "5 min are too few for recipe fast here" in told
+    assert "5 min are too few for recipe staged here" in told
     assert "--minutes 9" in told
     assert "--size 160" in told
     assert not (tmp_path / estimate.FILE).exists()
@@ -132,7 +133,7 @@ def test_bfloat16_is_taken_only_where_the_processor_has_it_and_it_is_faster(tmp_
 
         return measure
 
-    def precision(able: bool, half: float, config: Config = FAST) -> str:
+    def precision(able: bool, half: float, config: Config = STAGED) -> str:
         monkeypatch.setattr(estimate, "computes_in_bfloat16", lambda: able)
         made = estimate.plan(config, some_data(), 470, tmp_path, resume=False, measure=pace_of(half))
         return made.config.training.precision
@@ -140,14 +141,14 @@ def test_bfloat16_is_taken_only_where_the_processor_has_it_and_it_is_faster(tmp_
     assert precision(able=True, half=0.5) == "bf16-mixed"
     assert precision(able=True, half=1.2) == "auto"
     assert precision(able=False, half=0.5) == "auto"
-    assert precision(able=True, half=0.5, config=FAST.changed("training", precision="32-true")) == "32-true"
+    assert precision(able=True, half=0.5, config=STAGED.changed("training", precision="32-true")) == "32-true"
 
 
 def test_several_devices_are_not_timed(tmp_path):
     several = Devices(devices=2, accelerator="cpu")
-    assert estimate.plan(FAST, some_data(), 470, tmp_path, devices=several).config == FAST
+    assert estimate.plan(STAGED, some_data(), 470, tmp_path, devices=several).config == STAGED
     with pytest.raises(UsageError, match="--minutes times a trial on one device"):
-        estimate.plan(FAST, some_data(), 470, tmp_path, minutes=5, devices=several)
+        estimate.plan(STAGED, some_data(), 470, tmp_path, minutes=5, devices=several)
 
 
 def tiny() -> tuple[Config, TrainingSet]:
@@ -155,7 +156,7 @@ def tiny() -> tuple[Config, TrainingSet]:
         {"frozen": True, "stages": [{"size": 32, "epochs": 3}], "learning_rate": "find"},
         {"stages": [{"size": 32, "epochs": 2}, {"size": 64, "epochs": 4}]},
     ]
-    config = FAST.model_dump() | {"image": {"size": 64}}
+    config = STAGED.model_dump() | {"image": {"size": 64}}
     config["model"] |= {"architecture": "test_efficientnet", "initial_weights": "none", "drop_path": 0.0}
     config["training"] |= {"phases": phases, "batch_size": 4}
     pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import SettingsError, UsageError
+from tests.support.recipes import STAGED_RECIPE
 from trainer import options
 from trainer.config import Config, load_config, recipe_names
 from trainer.schedule import at_size, epochs_of, of_length, stages_of
@@ -46,9 +47,11 @@ def test_another_length_is_shared_among_all_stages(config, epochs, scratch):
     changed = of_length(config, epochs)
     assert epochs_of(changed) == epochs
     assert [stage.size for stage in stages_of(changed)] == [stage.size for stage in stages]
-    for old, new in zip(stages, stages_of(changed), strict=True):
+    fitted = sum(phase.solver == "logistic" for phase in config.resolved().training.phases)  # these stay one epoch
+    assert [stage.epochs for stage in stages_of(changed)[:fitted]] == [1] * fitted
+    for old, new in list(zip(stages, stages_of(changed), strict=True))[fitted:]:
         assert new.epochs >= 1
-        assert abs(new.epochs - epochs * old.epochs / total) < len(stages)
+        assert abs(new.epochs - (epochs - fitted) * old.epochs / (total - fitted)) < len(stages)
 
 
 @given(recipes)
@@ -58,11 +61,11 @@ def test_the_same_size_and_length_change_nothing(config):
 
 
 def test_the_command_line_changes_network_size_and_epochs():
-    config = options.configured("fast", architecture="tf_efficientnet_lite0", size=160, epochs=5)
+    config = options.configured(str(STAGED_RECIPE), architecture="tf_efficientnet_lite0", size=160, epochs=5)
     assert (config.model.architecture, config.image.size) == ("tf_efficientnet_lite0", 160)
     assert [(stage.size, stage.epochs) for stage in stages_of(config)] == [(128, 1), (128, 2), (160, 2)]
-    with pytest.raises(UsageError, match="fast has 3 stages"):
-        options.configured("fast", epochs=2)
+    with pytest.raises(UsageError, match="staged has 3 stages"):
+        options.configured(str(STAGED_RECIPE), epochs=2)
     scratch = options.configured("ours", initial_weights="none", epochs=3)
     assert [stage.epochs for stage in stages_of(scratch)] == [1, 1, 1]
 
@@ -70,7 +73,8 @@ def test_the_command_line_changes_network_size_and_epochs():
 def test_fast_begins_with_the_package_and_the_head():
     fast = load_config("fast")
     assert (fast.model.architecture, fast.model.initial_weights) == ("tf_efficientnet_lite2", "package")
-    assert fast.training.phases[0].frozen
+    assert [phase.solver for phase in fast.training.phases] == ["logistic", "gradient"]
+    assert fast.model.stages == load_config("probe").model.stages == 4
     assert fast.image.size == 224
 
 
