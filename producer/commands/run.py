@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from sqlalchemy import Engine
 
+from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode
 from contract.settings import get_settings
@@ -14,7 +15,6 @@ from db import schema
 from db.engine import open_engine
 from db.queries import progress
 from db.submission import submit as write_run
-from producer.archive import walk_archive
 from producer.commands.report import print_report, write_html
 from producer.commands.submit import name_skipped, required_bundle, submit_request
 from producer.output import say
