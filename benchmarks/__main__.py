@@ -17,6 +17,7 @@ COMMANDS = {
     "workers": "One to eight workers with an engine that sleeps.",
     "decode": "Ways to decode a capture: speed, and what they change.",
     "novelty": "What a bundle calls novel: held-out captures, real smears, photographs.",
+    "adaptation": "What `screen adapt` makes of another microscope: what it knows afterwards, and what it must not.",
     "document": "Make docs/benchmarks.md from the figures in benchmarks/results.",
 }
 

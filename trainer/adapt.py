@@ -75,9 +75,11 @@ def adapt(parent: Bundle, archive: Path, out: Path, wanted: Wanted) -> Bundle:
     try:
         shutil.copytree(parent.path, folder, dirs_exist_ok=True)
         looked, share = _with_batch_norms(rebuilt, parent, looked, own, folder)
-        after = _with_reference(before, looked, own, folder, wanted)
+        after, of_other_patients = _with_reference(before, looked, own, folder, wanted)
         figures = _figures(before, after, labels, looked.root) if labels is not None else None
-        provenance = _provenance(wanted, before, after, looked, own, share, figures)
+        provenance = _provenance(wanted, looked, own, share)
+        provenance |= {"share_known": of_other_patients, "share_that_counts": _counting(before, after, looked, share)}
+        provenance["accuracy"] = figures
         _finish(parent, after.manifest, folder, out.name.removesuffix(".bundle"), provenance)
         folder.chmod(0o755)  # mkdtemp is for the owner only; a bundle is read by the worker's user
         folder.rename(out)
@@ -122,13 +124,15 @@ def _with_batch_norms(
     return replace(looked, answers=answers), share
 
 
-def _with_reference(before: _Served, looked: Looked, own: Majority, folder: Path, wanted: Wanted) -> _Served:
-    """The bundle in `folder` with its new reference. An adapted network knows none of the parent's captures: what was
-    known of them was known in another space.
+def _with_reference(
+    before: _Served, looked: Looked, own: Majority, folder: Path, wanted: Wanted
+) -> tuple[_Served, float]:
+    """The bundle in `folder` with its new reference, and which share of the archive's own captures a reference of other
+    patients knows. An adapted network knows none of the parent's captures: they were known in another space.
     """
     rows, manifest = own.own, before.manifest
     forget = wanted.forget_parent or wanted.network == "batch-norm"
-    reference, known = adapt_reference.take(
+    taken = adapt_reference.take(
         folder,
         manifest,
         None if forget else before.known,
@@ -138,7 +142,8 @@ def _with_reference(before: _Served, looked: Looked, own: Majority, folder: Path
         looked.patient_numbers()[rows],
     )
     runner = GraphRunner(folder / MODEL, manifest.outputs)
-    return _Served(runner, known, manifest.model_copy(update={"reference": reference}))
+    served = _Served(runner, taken.known, manifest.model_copy(update={"reference": taken.manifest}))
+    return served, taken.of_other_patients
 
 
 def _figures(before: _Served, after: _Served, labels: Labels, root: bytes) -> dict[str, Any]:
@@ -163,24 +168,9 @@ def _draw(after: _Served, looked: Looked, own: Majority, count: int, to_label: P
     say("then call again with --labels and another --out for a figure")
 
 
-def _provenance(
-    wanted: Wanted,
-    before: _Served,
-    after: _Served,
-    looked: Looked,
-    own: Majority,
-    share: float,
-    figures: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """What the manifest says of the adaptation; counts alone, no names."""
+def _provenance(wanted: Wanted, looked: Looked, own: Majority, share: float) -> dict[str, Any]:
+    """What the manifest says of how it was adapted; counts alone, no names."""
     patients = looked.patient_numbers()
-    aside = np.zeros(len(own.own), bool)
-    aside[own.own] = adapt_reference.held_out(patients[own.own])
-    counting = {
-        name: float(served.counts(looked.answers, looked.measures)[aside].mean())
-        for name, served in (("parent", before), ("adapted", after))
-        if name == "adapted" or not share  # of an adapted network's answers the parent can judge none
-    }
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "network": wanted.network,
@@ -195,10 +185,15 @@ def _provenance(
             "apart_from_the_majority": own.apart,
             "empty_or_out_of_focus": own.poor,
         },
-        "threshold_on": {"captures": int(aside.sum()), "patients": len(np.unique(patients[aside]))},
-        "share_that_counts": counting,
-        "accuracy": figures,
     }
+
+
+def _counting(before: _Served, after: _Served, looked: Looked, share: float) -> dict[str, float]:
+    """Shares of all readable captures that were looked at that count, by the parent and by the new bundle; of an
+    adapted network's answers the parent can judge none.
+    """
+    served = {"adapted": after} if share else {"parent": before, "adapted": after}
+    return {name: float(one.counts(looked.answers, looked.measures).mean()) for name, one in served.items()}
 
 
 def _finish(parent: Bundle, manifest: Manifest, folder: Path, name: str, adaptation: dict[str, Any]) -> None:
@@ -237,16 +232,16 @@ def _sentences(parent: Bundle, adaptation: dict[str, Any]) -> list[str]:
         first = (
             f"{head}: of {drawn['of']} captures there, drawn at random and labelled, {report.rate(drawn)} are right."
         )
-    count = adaptation["share_that_counts"]["adapted"]
+    counting = adaptation["share_that_counts"]
+    by_parent = f" ({counting['parent']:.1%} by the parent)" if "parent" in counting else ""
     found = [
         first,
         f"Its reference is that of {used['captures']} captures of {used['patients']} patients; left out were "
         + ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in left_out.items())
         + ".",
-        f"Of the held-out patients' captures among them {count:.1%} count now"
-        + (f", {adaptation['share_that_counts']['parent']:.1%} by the parent's reference"
-           if "parent" in adaptation["share_that_counts"] else "") + ".",
-    ]  # fmt: skip
+        f"Of all readable captures {counting['adapted']:.1%} count now{by_parent}; of the reference's own "
+        f"{adaptation['share_known']:.1%} are known by one taken of other patients.",
+    ]
     if adaptation["batch_norm_share"]:
         found.append(
             f"Its batch norms hold {adaptation['batch_norm_share']:.0%} of this archive's statistics; case thresholds "

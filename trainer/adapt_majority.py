@@ -1,7 +1,7 @@
 """Which captures of an archive are the microscope's own, without a label: those of its consistent majority, as far as
 they look like a blood smear at all.
 
-A capture belongs to the majority if a chain of close neighbours in the embedding's space joins it with most others
+A capture belongs to the majority if a chain of close neighbours in the first stage's features joins it with most others
 (DBSCAN, Ester et al. 1996): photographs lie scattered, captures of another kind of slide make a smaller cluster of
 their own. A covariance fitted robustly (Rousseeuw's MCD) was tried first and does not do: patients differ in stain, so
 a microscope's captures are several clouds, of which it keeps the densest alone.
@@ -20,8 +20,8 @@ from contract.quality import EMPTY
 from trainer.adapt_archive import Looked
 
 FEWEST_CAPTURES, FEWEST_PATIENTS = 100, 5
-"""A third of the patients fit the threshold of novelty: two at least, with 30 captures, of which the threshold lets
-through all or all but one. Two thirds are the reference itself."""
+"""Readable captures and patients that are asked for. A third of the patients, two at least, fit the threshold of
+novelty, three at least are the reference; and with fewer captures the largest cluster is a matter of chance."""
 MAJORITY = 0.6
 """Share of the smear-like captures that must belong together, or nobody can tell which are the microscope's."""
 SMEAR_LIKE = 0.5
@@ -62,7 +62,7 @@ def majority(looked: Looked, widths: list[int]) -> Majority:
     smears, or where they do not belong together.
     """
     patients = looked.patient_numbers()
-    _refuse_few(len(patients), len(np.unique(patients)), "readable captures")
+    _refuse_few(len(patients), len(np.unique(patients)), FEWEST_CAPTURES, "readable captures")
     measures = looked.measures
     smear = measures["cells"] <= COVERED
     typical = smear & (measures["nucleated"] >= NUCLEATED)
@@ -72,7 +72,7 @@ def majority(looked: Looked, widths: list[int]) -> Majority:
             f"at least {SMEAR_LIKE:.0%} are needed): nothing was adapted. Name an archive of smears; of a microscope "
             "whose smears look otherwise, label some captures and train"
         )
-    space = compared(looked.answers.embedding, widths)
+    space = compared(looked.answers.embedding[:, : widths[0]])
     together = _largest(space, patients)
     poor = _poor(measures, smear & together)
     own = smear & together & ~poor
@@ -82,7 +82,7 @@ def majority(looked: Looked, widths: list[int]) -> Majority:
             f"{MAJORITY:.0%}: which are the microscope's cannot be told. Adapt to captures of one microscope and one "
             "stain at a time"
         )
-    _refuse_few(int(own.sum()), len(np.unique(patients[own])), "usable captures")
+    _refuse_few(int(own.sum()), len(np.unique(patients[own])), int(MAJORITY * FEWEST_CAPTURES), "captures to go by")
     return Majority(
         own=own,
         space=space,
@@ -92,19 +92,18 @@ def majority(looked: Looked, widths: list[int]) -> Majority:
     )
 
 
-def compared(embeddings: NDArray[np.float32], widths: list[int]) -> NDArray[np.float64]:
-    """Embeddings [N, D] as points [N, d] in which distances mean something: of each block the first principal
-    components of its features, centred and scaled by median and median deviation; all blocks of one weight.
+def compared(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Features [N, G] of the network's first stage as points [N, d] in which distances mean something: their first
+    principal components, once each feature is centred and scaled by median and median deviation.
+
+    The last stage is left out: it parts captures by their labels, and of an archive with four of them a
+    third hung together.
     """
-    parts = []
-    for end, width in zip(np.cumsum(widths).tolist(), widths, strict=True):
-        features = embeddings[:, end - width : end].astype(np.float64)
-        apart = features - np.median(features, axis=0)
-        scale = np.maximum(1.4826 * np.median(np.abs(apart), axis=0), 1e-6 + 0.05 * features.std(axis=0))
-        scaled = np.clip(apart / scale, -CLIPPED, CLIPPED)
-        reduced = PCA(min(COMPONENTS, *scaled.shape), random_state=0).fit_transform(scaled)
-        parts.append(reduced / np.sqrt(np.median(np.square(reduced).sum(axis=1))))
-    return np.hstack(parts)
+    own = features.astype(np.float64)
+    apart = own - np.median(own, axis=0)
+    scale = np.maximum(1.4826 * np.median(np.abs(apart), axis=0), 1e-6 + 0.05 * own.std(axis=0))
+    scaled = np.clip(apart / scale, -CLIPPED, CLIPPED)
+    return np.asarray(PCA(min(COMPONENTS, *scaled.shape), random_state=0).fit_transform(scaled), np.float64)
 
 
 def _largest(space: NDArray[np.float64], patients: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -131,9 +130,9 @@ def _poor(measures: dict[str, NDArray[np.float64]], among: NDArray[np.bool_]) ->
     return np.asarray(empty | (sharpness < middle - BLURRED * max(spread, 0.1)))
 
 
-def _refuse_few(captures: int, patients: int, what: str) -> None:
-    if captures < FEWEST_CAPTURES or patients < FEWEST_PATIENTS:
+def _refuse_few(captures: int, patients: int, fewest: int, what: str) -> None:
+    if captures < fewest or patients < FEWEST_PATIENTS:
         raise DataError(
-            f"{captures} {what} of {patients} patients; a reference needs at least {FEWEST_CAPTURES} of "
+            f"{captures} {what} of {patients} patients; a reference needs at least {fewest} of "
             f"{FEWEST_PATIENTS} patients: add captures of the same microscope"
         )

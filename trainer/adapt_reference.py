@@ -1,8 +1,9 @@
 """The reference that an adapted bundle compares captures with: the archive's own, beside what its parent knew."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,26 @@ from contract.novelty import FILE, Novelty, mark_of, open_reference
 from contract.quality import MEASURES, marks_of
 from trainer.reference import statistics, write_embeddings
 
-HELD_OUT = 1 / 3
-"""Share of the patients, at least two, on whose captures the threshold of novelty is fitted."""
+FOLDS = 5
+"""Parts that the patients are cut into; each part once is what the reference has not seen."""
 SEED = 20162
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What the manifest says, what the bundle knows from now on, and the share of the microscope's own captures that
+    are known by a reference that was taken of other patients.
+    """
+
+    manifest: dict[str, Any]
+    known: Novelty
+    of_other_patients: float
 
 
 def blocks_of(manifest: Manifest, width: int) -> list[int]:
     """Widths of the blocks of the bundle's embedding, which is `width` wide."""
     blocks = manifest.reference["novelty"].get("blocks", [{"begin": 0, "end": width}])
     return [one["end"] - one["begin"] for one in blocks]
-
-
-def held_out(patients: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which captures are of patients that the threshold is fitted on, [N]; whole patients, the same at every call."""
-    known = np.random.default_rng(SEED).permutation(np.unique(patients))
-    return np.isin(patients, known[: max(2, round(HELD_OUT * len(known)))])
 
 
 def take(
@@ -40,38 +46,68 @@ def take(
     p_all: NDArray[np.float64],
     measures: Mapping[str, NDArray[np.float64]],
     patients: NDArray[np.int64],
-) -> tuple[dict[str, Any], Novelty]:
-    """Write the reference of N captures of the microscope into `folder`, a copy of the parent's; returns what the
-    manifest says, and what the bundle knows from now on.
+) -> Taken:
+    """Write the reference of N captures of the microscope into `folder`, a copy of the parent's.
 
-    `embeddings` [N, D], `p_all` [N], `measures` name -> [N], `patients` [N]. `known` is what the parent knew, and the
-    bundle shall go on knowing: captures novel to both are novel, quality may lie within either's range. None: the
-    archive's alone. What a run may drift from is always the archive's alone.
-
-    The captures are grouped as the labels would group them, by k-means: their labels are unknown.
+    `embeddings` [N, D], `p_all` [N], `measures` name -> [N], `patients` [N], at least FOLDS of them. `known` is what
+    the parent knew, and the bundle shall go on knowing: a capture is novel if it is to both, and quality may lie within
+    either's range. None: the archive's alone. What a run may drift from is always the archive's alone.
     """
-    aside = held_out(patients)
     widths = blocks_of(parent, embeddings.shape[1])
-    groups = KMeans(len(parent.labels), n_init=4, random_state=0).fit_predict(embeddings[~aside, -widths[-1] :])
-    others = parent.reference["novelty"].get("others", [])
+    groups = _groups(embeddings[:, -widths[-1] :], len(parent.labels))
+    others = parent.reference["novelty"].get("others", []) if known is not None else []
     file = f"reference.{len(others) + 2}.npz" if known is not None else FILE
     if known is None:
-        for one in others:
+        for one in parent.reference["novelty"].get("others", []):
             (folder / one["file"]).unlink()
-    blocks = write_embeddings(folder, widths, embeddings[~aside], groups, embeddings[aside], file=file)
-    own = open_reference(folder / file, blocks)
+    blocks = write_embeddings(folder, widths, embeddings, groups, embeddings, file=file)
+    own, novelty = _calibrated(folder / file, blocks, widths, embeddings, groups, patients)
     both = own if known is None else replace(known, others=(*known.others, own))
-    found = statistics(blocks, measures, both.of(embeddings[aside]), p_all)
-    if known is None:
-        return found, both
-    of_parent = parent.reference["novelty"]
-    reference = {
-        "novelty": {**of_parent, "others": [*others, {"file": file, "blocks": blocks}],
-                    "validation": found["novelty"]["validation"]},
-        "quality": envelope(parent.reference["quality"], found["quality"]),
-        "drift": found["drift"],
-    }  # fmt: skip
-    return reference, both
+    found = statistics(blocks, measures, novelty, p_all)
+    if known is not None:
+        of_parent = parent.reference["novelty"]
+        found["novelty"] = {**found["novelty"], "blocks": of_parent["blocks"],
+                            "others": [*others, {"file": file, "blocks": blocks}]}  # fmt: skip
+        found["quality"] = envelope(parent.reference["quality"], found["quality"])
+    return Taken(found, both, float((novelty <= 1).mean()))
+
+
+def _groups(features: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Groups of captures that take the place of labels, which are unknown, [N]: by k-means."""
+    return np.asarray(KMeans(count, n_init=4, random_state=0).fit_predict(features), np.int64)
+
+
+def _calibrated(
+    file: Path,
+    blocks: list[dict[str, Any]],
+    widths: list[int],
+    embeddings: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    patients: NDArray[np.int64],
+) -> tuple[Novelty, NDArray[np.float64]]:
+    """The reference in `file` with thresholds for patients that it has not seen, also put into `blocks`; and how novel
+    each capture is to a reference of other patients, [N].
+
+    Patients of one microscope differ more than captures of one patient, and there are few: the threshold is the
+    second largest that any fifth of them needs to be known to the others. The largest would be that of the oddest
+    patient, and of drawings that differ much in stain it made a fifth of real smears known.
+    """
+    order = np.random.default_rng(SEED).permutation(np.unique(patients))
+    novelty = np.zeros(len(embeddings))
+    with TemporaryDirectory() as scratch:
+        folds = []
+        for number, part in enumerate(np.array_split(order, FOLDS)):
+            aside = np.isin(patients, part)
+            name = f"fold-{number}.npz"
+            fitted = write_embeddings(
+                Path(scratch), widths, embeddings[~aside], groups[~aside], embeddings[aside], file=name
+            )
+            folds.append((aside, Path(scratch) / name, fitted))
+        for place, block in enumerate(blocks):
+            block["threshold"] = sorted(fitted[place]["threshold"] for _, _, fitted in folds)[-2]
+        for aside, fold, _ in folds:
+            novelty[aside] = open_reference(fold, blocks).of(embeddings[aside])
+    return open_reference(file, blocks), novelty
 
 
 def envelope(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
