@@ -19,6 +19,9 @@ from trainer.reference import statistics, write_embeddings
 FOLDS = 5
 """Parts that the patients are cut into; each part once is what the reference has not seen."""
 SEED = 20162
+ODDEST = 1.5
+"""How far the oddest part of the patients may raise a threshold: without a bound, one patient of another stain made a
+fifth of real smears known to a reference of drawings."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,7 @@ def _calibrated(
     each capture is to a reference of other patients, [N].
 
     Patients of one microscope differ more than captures of one patient, and there are few: the threshold is the
-    second largest that any fifth of them needs to be known to the others. The largest would be that of the oddest
-    patient, and of drawings that differ much in stain it made a fifth of real smears known.
+    largest that any fifth of them needs to be known to the others, and no more than ODDEST times the next.
     """
     order = np.random.default_rng(SEED).permutation(np.unique(patients))
     novelty = np.zeros(len(embeddings))
@@ -104,7 +106,8 @@ def _calibrated(
             )
             folds.append((aside, Path(scratch) / name, fitted))
         for place, block in enumerate(blocks):
-            block["threshold"] = sorted(fitted[place]["threshold"] for _, _, fitted in folds)[-2]
+            *_, second, largest = sorted(fitted[place]["threshold"] for _, _, fitted in folds)
+            block["threshold"] = min(largest, ODDEST * second)
         for aside, fold, _ in folds:
             novelty[aside] = open_reference(fold, blocks).of(embeddings[aside])
     return open_reference(file, blocks), novelty

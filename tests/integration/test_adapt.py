@@ -1,4 +1,4 @@
-"""`screen adapt` with the demo bundle on drawings of a second laboratory, photographs among them; a third is strange."""
+"""`screen adapt` with the demo bundle on drawings of a second laboratory, photographs among them, and of a third."""
 
 import csv
 from pathlib import Path
