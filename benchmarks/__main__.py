@@ -18,6 +18,7 @@ COMMANDS = {
     "decode": "Ways to decode a capture: speed, and what they change.",
     "novelty": "What a bundle calls novel: held-out captures, real smears, photographs.",
     "looks": "What frozen features are worth on looks that they have not seen.",
+    "adaptation": "What `screen adapt` makes of another microscope: what it knows afterwards, and what it must not.",
     "document": "Make docs/benchmarks.md from the figures in benchmarks/results.",
 }
 

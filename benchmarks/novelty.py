@@ -51,7 +51,7 @@ def command(bundle: Path, captures: int, smears: tuple[Path, ...], work: Path | 
             sets[f"real smears: {one.name}"] = _decoded(
                 [file for file in sorted(one.rglob("*")) if file.suffix.lower() in SUFFIXES], spec
             )
-        sets["photographs, whole and in parts"] = _photographs(spec.size)
+        sets["photographs, whole and in parts"] = photographs(spec.size)
         figures: dict[str, Any] = {
             "bundle": opened.manifest.name, "engine": f"{engine.name}/{engine.precision}",
             "sets": {name: _of(pixels, opened, engine, known) for name, pixels in sets.items()},
@@ -65,7 +65,7 @@ def _decoded(files: Sequence[Path], spec: ImageSpec) -> list[RGBImage]:
     return [decode(file.read_bytes(), spec).pixels for file in files]
 
 
-def _photographs(side: int) -> list[RGBImage]:
+def photographs(side: int) -> list[RGBImage]:
     """The photographs that matplotlib and scikit-learn bring along, whole and cut into 4, 9 and 16 parts."""
     images = [Image.open(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))).convert("RGB")]
     images += [Image.fromarray(pixels) for pixels in load_sample_images().images]

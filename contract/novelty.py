@@ -10,9 +10,14 @@ to a network trained on drawings, while by its first stage all were (docs/benchm
 z = (e - mean) components' brings a block e to d dimensions; its distance to a class is
 sqrt((z - class_mean)' precision (z - class_mean)), and its novelty that distance divided by the block's threshold. The
 novelty of a capture is that of the block that finds it the strangest. The trainer fits all (trainer/reference.py).
+
+A bundle may know captures of several microscopes (trainer/adapt.py): then there is a file of such arrays for each, and
+a capture is as novel as it is to the one that finds it the most familiar.
+
+    manifest.reference["novelty"]["others"]   for each further microscope: file, blocks
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -52,14 +57,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Novelty:
-    """What a bundle knows, block by block."""
+    """What a bundle knows, block by block; `others` are the captures of further microscopes, each known for itself."""
 
     blocks: tuple[Block, ...]
+    others: "tuple[Novelty, ...]" = ()
 
     def of(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         """Novelty of each embedding, [N, D] -> [N]: above 1 it is unlike the training captures."""
         each = np.stack([block.distances(embeddings) / block.threshold for block in self.blocks])
-        return np.asarray(each.max(axis=0), np.float64)
+        known = [each.max(axis=0), *(other.of(embeddings) for other in self.others)]
+        return np.asarray(np.min(known, axis=0), np.float64)
 
 
 def mark_of(novelty: float) -> Mark | None:
@@ -78,7 +85,8 @@ def read_novelty(bundle: Bundle) -> Novelty | None:
     if known is None:
         return None
     try:
-        return open_reference(bundle.path / FILE, known["blocks"])
+        others = tuple(open_reference(bundle.path / one["file"], one["blocks"]) for one in known.get("others", ()))
+        return replace(open_reference(bundle.path / FILE, known["blocks"]), others=others)
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise BundleError(f"bundle {bundle.path}: {FILE} cannot be read ({error}); export the bundle again") from error
 

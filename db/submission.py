@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from contract.archive import FoundCapture
 from contract.bundle import Bundle
 from contract.names import display_name
 from contract.states import PASSING, CaptureState
@@ -27,16 +28,6 @@ _COPIED = (
     "probability", "p_all", "probabilities", "cam", "quality", "marks", "novelty", "excluded", "camera",
     "captured_at", "width", "height", "engine", "ended_at",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class FoundCapture:
-    """A file of the archive: `path` is relative to its root, `patient` is the folder right below the root."""
-
-    path: bytes
-    patient: bytes
-    size_bytes: int
-    modified_ns: int
 
 
 @dataclass(frozen=True)

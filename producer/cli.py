@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate": ("trainer.commands.evaluate:evaluate", "Score a bundle on other labelled captures."),
     "compare": ("trainer.commands.compare:compare", "Train several recipes on one split and compare them."),
     "reference": ("trainer.commands.reference:reference", "Take a bundle's reference for quality and novelty anew."),
+    "adapt": ("trainer.commands.adapt:adapt", "Make a bundle for another microscope, from captures without labels."),
     "data": ("trainer.commands.data:data", "Fetch or audit labelled captures."),
 }
 """name -> (module:attribute, help). Packages that must not be imported here are named by a string."""

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import click
 
+from contract.archive import FoundCapture, FoundCaptures
 from contract.pseudonyms import PseudonymKey
-from db.submission import FoundCapture
-from producer.archive import FoundCaptures
 
 pseudonymize_option = click.option(
     "--pseudonymize", is_flag=True,

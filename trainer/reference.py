@@ -7,7 +7,7 @@ for drift.
     manifest.reference["drift"]     measure, novelty, p_all -> bins (contract/drift.py)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +55,38 @@ def take_reference(
     novelty = open_reference(folder / FILE, blocks).of(validation)
     measures = in_threads(lambda row: measure(np.asarray(pixels[row])), rows.tolist())
     by_name = {name: np.asarray([one[name] for one in measures]) for name in MEASURES}
-    bins = {name: Bins.of(values) for name, values in (*by_name.items(), ("novelty", novelty))}
-    bins["p_all"] = Bins.of(validation_p_all, P_ALL_EDGES)
+    return statistics(blocks, by_name, novelty, validation_p_all)
+
+
+def statistics(
+    blocks: list[dict[str, Any]],
+    measures: Mapping[str, NDArray[np.float64]],
+    novelty: NDArray[np.float64],
+    p_all: NDArray[np.float64],
+) -> dict[str, Any]:
+    """What the manifest says: `blocks` of `write_embeddings`, quality `measures` of the reference's captures, novelty
+    and P(ALL) of those that the threshold was fitted on.
+    """
+    bins = {name: Bins.of(values) for name, values in (*measures.items(), ("novelty", novelty))}
+    bins["p_all"] = Bins.of(p_all, P_ALL_EDGES)
     return {
         "novelty": {"blocks": blocks, "validation": quantiles(novelty)},
-        "quality": {name: quantiles(values) for name, values in by_name.items()},
+        "quality": {name: quantiles(values) for name, values in measures.items()},
         "drift": {name: one.model_dump(mode="json") for name, one in bins.items()},
     }
 
 
 def write_embeddings(
-    folder: Path, widths: Sequence[int], train: Array, targets: NDArray[np.int64], validation: Array
+    folder: Path,
+    widths: Sequence[int],
+    train: Array,
+    targets: NDArray[np.int64],
+    validation: Array,
+    *,
+    file: str = FILE,
 ) -> list[dict[str, Any]]:
-    """Fit each block on training embeddings [R, D] and targets [R], and its threshold on validation [V, D].
+    """Fit each block on training embeddings [R, D] and targets [R], and its threshold on validation [V, D]; write them
+    to `file` in the folder.
 
     The thresholds together let through at least KNOWN of the validation captures. Raises ValueError where the
     widths of the blocks do not add up to D.
@@ -83,7 +102,7 @@ def write_embeddings(
         threshold = float(np.quantile(distances, 1 - (1 - KNOWN) / len(widths), method="higher"))
         blocks.append({"begin": end - width, "end": end, "threshold": threshold})
         arrays |= {f"{name}_{number}": getattr(fitted, name) for name in ARRAYS}
-    np.savez(folder / FILE, allow_pickle=False, **arrays)
+    np.savez(folder / file, allow_pickle=False, **arrays)
     return blocks
 
 

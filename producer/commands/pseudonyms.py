@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
+from contract.archive import walk_archive
 from contract.errors import ExitCode
 from contract.names import display_name
 from contract.pseudonyms import read_key
 from contract.settings import get_settings
-from producer.archive import walk_archive
 from producer.output import csv_out, json_out, output_options, plain, stdout, table
 
 COLUMNS = ("pseudonym", "patient")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from sqlalchemy import Engine
 
+from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode
 from contract.settings import get_settings
@@ -16,7 +17,6 @@ from db.plausibility import implausibility
 from db.queries import progress
 from db.submission import submit as write_run
 from producer.alarm import say_alarm
-from producer.archive import walk_archive
 from producer.commands.report import print_report, write_html
 from producer.commands.submit import name_skipped, required_bundle, submit_request
 from producer.output import say

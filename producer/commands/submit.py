@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from contract.archive import Archive, walk_archive
 from contract.bundle import Bundle
 from contract.errors import BrokerUnavailable, ExitCode, UsageError
 from contract.pseudonyms import read_key
@@ -13,7 +14,6 @@ from db import schema
 from db.engine import open_engine
 from db.submission import Submission, SubmitPlan, SubmitRequest, plan_submit
 from db.submission import submit as write_run
-from producer.archive import Archive, walk_archive
 from producer.output import json_out, say
 from producer.pseudonymous import Pseudonymous, pseudonymize_option, pseudonymous_names
 from producer.publish import publish_chunks

@@ -163,10 +163,10 @@ def refuses_writes(redis: RedisServer, disk: SmallDisk) -> bool:
 
 
 SUBMIT_WITH_A_SMALL_SPOOL = """
-import producer.archive
+import contract.archive
 from producer.cli import main
 
-producer.archive.IN_MEMORY_BYTES = 1000
+contract.archive.IN_MEMORY_BYTES = 1000
 main()
 """
 

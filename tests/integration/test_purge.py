@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select, update
 
+from contract.archive import FoundCapture
 from contract.bundle import Bundle
 from contract.errors import UsageError
 from contract.states import ReviewAction
@@ -17,7 +18,7 @@ from db.purge import age_in_days, old_runs, purge, tidy
 from db.report_queue import acknowledge, take
 from db.results import finish_chunk
 from db.review import Reviewer, act
-from db.submission import FoundCapture, submit
+from db.submission import submit
 from tests.support.commands import Environment
 from tests.support.runs import claimed, found, outcome, request
 

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, select
 
 pytest.importorskip("torch")
 
+from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import BundleError, DataError, UsageError
 from contract.novelty import FILE, read_novelty
@@ -21,7 +22,6 @@ from db.fsck import fsck
 from db.models import Capture
 from db.queries import case_results
 from db.submission import submit
-from producer.archive import walk_archive
 from producer.drifting import drift_warning
 from tests.support.archives import COLOURS, encode, jpeg, picture, write_archive
 from tests.support.bundles import colour_bundle

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select, update
 
+from contract.archive import FoundCapture
 from contract.bundle import Bundle
 from contract.states import ReviewAction, Verdict
 from db.engine import reading, writing
 from db.models import Capture, Case, Patient
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act
-from db.submission import FoundCapture, submit
+from db.submission import submit
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
 from tests.support.runs import claimed, digest, found, outcome, request

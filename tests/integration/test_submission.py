@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy import Engine, func, select, update
 
+from contract.archive import FoundCapture
 from contract.bundle import Bundle
 from contract.states import CaptureState, RejectCode
 from db.chunks import sweep
@@ -13,7 +14,7 @@ from db.fsck import fsck
 from db.models import Capture, Case, Chunk, Event, Patient, ReportQueue, Run
 from db.queries import case_results, identity_conflicts, progress
 from db.results import finish_chunk
-from db.submission import FoundCapture, plan_submit, submit
+from db.submission import plan_submit, submit
 from tests.support.runs import claimed, found, outcome, request, submitted
 
 

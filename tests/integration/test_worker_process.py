@@ -9,6 +9,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine, func, select
 
+from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import StorageFault
 from contract.settings import Settings
@@ -17,7 +18,6 @@ from db.engine import reading
 from db.models import Capture, Chunk
 from db.queries import case_results, ended_badly, progress
 from db.submission import submit
-from producer.archive import walk_archive
 from tests.support.archives import write_archive
 from tests.support.bundles import colour_bundle
 from tests.support.runs import request

@@ -5,6 +5,7 @@ from hashlib import sha256
 
 from sqlalchemy import Engine, select
 
+from contract.archive import FoundCapture
 from contract.bundle import Bundle
 from contract.outcomes import ChunkOutcome, Rejected, Screened
 from contract.states import RejectCode
@@ -12,7 +13,7 @@ from db.chunks import claim
 from db.engine import reading
 from db.lease import Lease
 from db.models import Case, Chunk
-from db.submission import FoundCapture, Submission, SubmitRequest, submit
+from db.submission import Submission, SubmitRequest, submit
 
 
 def found(patient: str, *names: str, size: int = 100, modified: int = 1) -> list[FoundCapture]:

@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.archive import JUNK_FOLDERS, JUNK_NAMES, Archive, FoundCapture, walk_archive
 from contract.errors import ArchiveError, ArchiveUnavailable, ExitCode, UsageError
 from contract.imaging import SUFFIXES
 from contract.names import display_name
 from contract.states import SkipReason
-from db.submission import FoundCapture
-from producer.archive import JUNK_FOLDERS, JUNK_NAMES, Archive, walk_archive
 
 
 @pytest.fixture
@@ -465,7 +464,7 @@ def test_an_archive_too_large_for_memory_lies_on_the_disk_and_reads_the_same(
         for capture in range(20):
             put(root, f"P{patient:02d}/{capture:02d}.jpg")
     in_memory = walk_archive(root)
-    monkeypatch.setattr("producer.archive.IN_MEMORY_BYTES", 500)
+    monkeypatch.setattr("contract.archive.IN_MEMORY_BYTES", 500)
     on_disk = walk_archive(root)
     assert on_disk.captures._spool._rolled  # type: ignore[attr-defined]
     assert everything(on_disk) == everything(on_disk) == everything(in_memory)

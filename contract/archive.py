@@ -16,7 +16,6 @@ from contract.errors import ArchiveError, ArchiveUnavailable
 from contract.imaging import SUFFIXES
 from contract.names import display_name
 from contract.states import SkipReason
-from db.submission import FoundCapture
 
 JUNK_NAMES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b".ds_store", b"$recycle.bin", b".directory"})
 """In lower case. Names that begin with a dot, files and folders, are junk as well (`._*`: macOS resource forks)."""
@@ -25,6 +24,16 @@ IN_MEMORY_BYTES = 32 * 2**20
 _Found = tuple[bytes, int, int]
 """Path relative to the root, size in bytes, modification time in nanoseconds."""
 _SUFFIXES = frozenset(suffix.encode() for suffix in SUFFIXES)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCapture:
+    """A file of the archive: `path` is relative to its root, `patient` is the folder right below the root."""
+
+    path: bytes
+    patient: bytes
+    size_bytes: int
+    modified_ns: int
 
 
 class FoundCaptures:

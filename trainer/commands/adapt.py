@@ -1,0 +1,41 @@
+"""`screen adapt`: a bundle for another microscope, from captures without labels."""
+
+from pathlib import Path
+
+import click
+
+from contract.bundle import Bundle
+from trainer.options import require_train_extra
+
+
+@click.command("adapt")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
+@click.option(
+    "--network", type=click.Choice(["keep", "batch-norm"]), default="keep", show_default=True,
+    help="batch-norm: mix the archive's statistics into the network's batch norms, too.",
+)  # fmt: skip
+@click.option("--forget-parent", is_flag=True, help="Captures that only the parent knows become novel.")
+@click.option(
+    "--draw", default=48, show_default=True, type=click.IntRange(min=2), help="How many captures to draw for labelling."
+)
+@click.option(
+    "--labels", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="OUT.to-label.csv of an earlier call, filled: gives a figure of accuracy.",
+)  # fmt: skip
+def adapt(
+    bundle: Path, archive: Path, out: Path, network: str, forget_parent: bool, draw: int, labels: Path | None
+) -> None:
+    """Make of BUNDLE a bundle for the microscope that the unlabelled captures in ARCHIVE come from.
+
+    ARCHIVE is as for `screen submit`: a folder per patient. What a worker calls novel or out of focus is measured by
+    these captures from now on, as well as by those that BUNDLE knew. How accurate the new bundle is there cannot be
+    known without labels: OUT.to-label.csv names captures to label. Prints the new digest.
+    """
+    require_train_extra()
+    from trainer.adapt import Wanted
+    from trainer.adapt import adapt as adapted
+
+    wanted = Wanted("batch-norm" if network == "batch-norm" else "keep", forget_parent, draw, labels)
+    click.echo(adapted(Bundle.open(bundle), archive, out, wanted).digest)
