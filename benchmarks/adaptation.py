@@ -6,7 +6,6 @@ labels.csv, or the test captures of a split.csv, whose looks were held out of tr
 """
 
 import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +22,7 @@ from contract.bundle import MODEL, Bundle
 from contract.errors import DataError, UsageError
 from contract.novelty import Novelty, read_novelty
 from contract.quality import MEASURES
-from trainer import adapt_network, adapt_reference
+from trainer import adapt_reference
 from trainer.adapt_archive import Looked, measured, pixels_of
 from trainer.adapt_majority import majority
 from trainer.data import LABELS_FILE, read_csv
@@ -57,11 +56,6 @@ class Captures:
         columns = np.column_stack([measures[name] for name in MEASURES])
         return cls(pixels, patients, targets, columns, answers.probabilities, answers.embedding)
 
-    def again(self, runner: GraphRunner) -> "Captures":
-        """The same by another graph."""
-        answers = runner.predict(self.pixels)
-        return replace(self, probabilities=answers.probabilities, embedding=answers.embedding)
-
     def of(self, rows: NDArray[Any]) -> "Captures":
         return Captures(*(one[rows] for one in vars(self).values()))
 
@@ -84,9 +78,6 @@ class Captures:
 @click.option("--split", type=click.Path(path_type=Path, exists=True), help="The named split of the parent's training.")
 @click.option("--other", type=click.Path(path_type=Path, exists=True), multiple=True, help="Smears that stay novel.")
 @click.option("--parts", default=4, show_default=True, help="Parts that the patients are cut into.")
-@click.option(
-    "--network", type=click.Choice(["keep", "batch-norm"]), multiple=True, default=("keep",), show_default=True
-)
 @json_option
 def command(
     bundle: Path,
@@ -95,7 +86,6 @@ def command(
     split: Path | None,
     other: tuple[Path, ...],
     parts: int,
-    network: tuple[str, ...],
     json_file: Path | None,
 ) -> None:
     """Share of novel captures and accuracy before and after `screen adapt`, on patients that it did not see."""
@@ -111,11 +101,7 @@ def command(
     nobody = np.full(len(photos), "-"), np.full(len(photos), -1)
     strange = {"photographs": Captures.seen(runner, photos, *nobody)}
     strange |= {one.name: _of_archive(one, parent, runner) for one in other}
-    rows = [
-        {"network": how, "mixed in": mixed or "-", **_measured(parent, own, strange, how, mixed, parts)}
-        for how in network
-        for mixed in (None, *strange)
-    ]
+    rows = [{"mixed in": mixed or "-", **_measured(parent, own, strange, mixed, parts)} for mixed in (None, *strange)]
     shown = [[rounded(value) if isinstance(value, float) else value for value in row.values()] for row in rows]
     figures = {"bundle": parent.manifest.name, "captures": len(own.pixels), "parts": parts, "rows": rows}
     finish("adaptation", figures, [table("On patients that were not adapted to", [*rows[0]], shown)], json_file)
@@ -150,7 +136,7 @@ def _of_split(data: Path, split: Path, parent: Bundle, runner: GraphRunner) -> C
 
 
 def _measured(
-    parent: Bundle, own: Captures, strange: dict[str, Captures], how: str, mixed: str | None, parts: int
+    parent: Bundle, own: Captures, strange: dict[str, Captures], mixed: str | None, parts: int
 ) -> dict[str, Any]:
     """Means over the parts: each is left out of the archive that is adapted to, and measured."""
     rng = np.random.default_rng(SEED)
@@ -170,11 +156,8 @@ def _measured(
             continue
         figures = _shares(before, sets[""], "before")
         with TemporaryDirectory() as folder:
-            if how == "batch-norm":
-                runner = _with_batch_norms(parent, seen.pixels[is_own], Path(folder))
-                seen, sets = seen.again(runner), {name: one.again(runner) for name, one in sets.items()}
             known = adapt_reference.take(
-                Path(folder), parent.manifest, None if how == "batch-norm" else before,
+                Path(folder), parent.manifest, before,
                 seen.embedding[is_own], 1 - seen.probabilities[is_own, parent.manifest.benign_index],
                 {name: values[is_own] for name, values in looked.measures.items()}, looked.patient_numbers()[is_own],
             ).known  # fmt: skip
@@ -183,15 +166,6 @@ def _measured(
         found.append(figures)
     means = {name: _mean(np.asarray([one[name] for one in found])) for name in found[0]} if found else {}
     return {"refused": parts - len(found), **means}
-
-
-def _with_batch_norms(parent: Bundle, pixels: NDArray[np.uint8], folder: Path) -> GraphRunner:
-    shutil.copytree(parent.path, folder, dirs_exist_ok=True)
-    config, network = adapt_network.rebuilt(parent)
-    mixed = np.random.default_rng(SEED).permutation(pixels)
-    adapt_network.adapt_batch_norms(network, np.array_split(mixed, max(1, len(mixed) // 32)))
-    adapt_network.export_adapted(network, config, parent, folder)
-    return GraphRunner(folder / MODEL, parent.manifest.outputs)
 
 
 def _shares(known: Novelty, captures: Captures, when: str) -> dict[str, float | None]:

@@ -15,6 +15,8 @@ from contract.archive import walk_archive
 from contract.bundle import MODEL, Bundle
 from contract.errors import BundleError, DataError, UsageError
 from contract.novelty import read_novelty
+from contract.proof import FILE as PROOF
+from contract.proof import open_hidden
 from tests.support.bundles import colour_bundle
 from tests.support.commands import REPOSITORY
 from tests.support.laboratories import draw_laboratory
@@ -157,6 +159,20 @@ def test_a_name_that_is_taken_and_bundles_that_cannot_be_adapted_are_refused(wor
     result = called(plain.path, work / "archive", "--out", tmp_path / "other")
     assert isinstance(result.exception, BundleError)
     assert "no reference for novelty and quality" in str(result.exception)
-    result = called(PARENT, work / "archive", "--network", "batch-norm", "--out", tmp_path / "other")
-    assert isinstance(result.exception, BundleError)
-    assert "has no model.safetensors" in str(result.exception)
+
+
+def test_what_the_parent_knows_already_is_not_adapted_to(tmp_path: Path) -> None:
+    draw_laboratory(tmp_path / "own", "A", range(1, 26), 5)
+    result = called(PARENT, tmp_path / "own", "--out", tmp_path / "new")
+    assert isinstance(result.exception, UsageError)
+    assert "count by demo already" in str(result.exception)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["own"]
+
+
+def test_engines_must_reproduce_what_the_new_reference_decides(adapted: Bundle) -> None:
+    hidden = open_hidden(adapted.path / PROOF)
+    runner = GraphRunner(adapted.path / MODEL, adapted.manifest.outputs)
+    known = read_novelty(adapted)
+    assert known is not None
+    assert np.allclose(known.of(runner.predict(hidden.captures).embedding), hidden.expected.novelty, atol=1e-3)
+    assert (hidden.expected.novelty <= 1).mean() > 0.8

@@ -17,13 +17,11 @@ from contract.errors import DataError  # noqa: E402
 from contract.novelty import open_reference  # noqa: E402
 from contract.quality import MEASURES  # noqa: E402
 from tests.support.bundles import colour_bundle  # noqa: E402
-from trainer import adapt_labels, adapt_network, adapt_reference  # noqa: E402
+from trainer import adapt_labels, adapt_reference  # noqa: E402
 from trainer.adapt_archive import DOMINANCE, Looked, chosen  # noqa: E402
 from trainer.adapt_labels import BORDER, RANDOM, read_labels  # noqa: E402
 from trainer.adapt_majority import majority  # noqa: E402
-from trainer.config import ModelTable  # noqa: E402
 from trainer.graph import Predictions  # noqa: E402
-from trainer.model import build_network  # noqa: E402
 from trainer.reference import write_embeddings  # noqa: E402
 
 WIDTHS = [12, 6]
@@ -208,20 +206,3 @@ def test_accuracy_is_told_of_the_random_and_of_the_border_captures_apart(tmp_pat
     low, high = found[RANDOM]["accuracy"]["interval"]
     assert low < 22 / 24 < high
     assert (found[BORDER]["accuracy"]["hits"], found[BORDER]["accuracy"]["of"]) == (1, 4)
-
-
-def test_batch_norms_take_the_archives_statistics_by_how_many_captures_there_are() -> None:
-    network = build_network(ModelTable(architecture="test_efficientnet", initial_weights="none"), 4).eval()
-    norm = next(one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d))
-    before = norm.running_mean.clone()
-    weights = {name: value.clone() for name, value in network.named_parameters()}
-    captures = np.random.default_rng(0).integers(0, 90, (64, 48, 48, 3)).astype(np.uint8)
-    inputs: list[torch.Tensor] = []
-    hook = norm.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-    share = adapt_network.adapt_batch_norms(network, np.array_split(captures, 2))
-    hook.remove()
-    theirs = torch.stack([one.mean(dim=(0, 2, 3)) for one in inputs]).mean(dim=0)
-    assert share == pytest.approx(64 / (64 + adapt_network.PARENTS_WORTH))
-    assert torch.allclose(norm.running_mean, share * theirs + (1 - share) * before, atol=1e-5)
-    assert all(torch.equal(value, weights[name]) for name, value in network.named_parameters())
-    assert not any(one.training for one in network.modules())

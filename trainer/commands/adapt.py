@@ -12,10 +12,6 @@ from trainer.options import require_train_extra
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
-@click.option(
-    "--network", type=click.Choice(["keep", "batch-norm"]), default="keep", show_default=True,
-    help="batch-norm: mix the archive's statistics into the network's batch norms, too.",
-)  # fmt: skip
 @click.option("--forget-parent", is_flag=True, help="Captures that only the parent knows become novel.")
 @click.option(
     "--draw", default=48, show_default=True, type=click.IntRange(min=2), help="How many captures to draw for labelling."
@@ -24,9 +20,7 @@ from trainer.options import require_train_extra
     "--labels", type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="OUT.to-label.csv of an earlier call, filled: gives a figure of accuracy.",
 )  # fmt: skip
-def adapt(
-    bundle: Path, archive: Path, out: Path, network: str, forget_parent: bool, draw: int, labels: Path | None
-) -> None:
+def adapt(bundle: Path, archive: Path, out: Path, forget_parent: bool, draw: int, labels: Path | None) -> None:
     """Make of BUNDLE a bundle for the microscope that the unlabelled captures in ARCHIVE come from.
 
     ARCHIVE is as for `screen submit`: a folder per patient. What a worker calls novel or out of focus is measured by
@@ -37,5 +31,4 @@ def adapt(
     from trainer.adapt import Wanted
     from trainer.adapt import adapt as adapted
 
-    wanted = Wanted("batch-norm" if network == "batch-norm" else "keep", forget_parent, draw, labels)
-    click.echo(adapted(Bundle.open(bundle), archive, out, wanted).digest)
+    click.echo(adapted(Bundle.open(bundle), archive, out, Wanted(forget_parent, draw, labels)).digest)
