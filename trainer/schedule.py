@@ -37,15 +37,25 @@ def stages_of(config: Config) -> list[Stage]:
 
 
 def epochs_of(config: Config) -> int:
-    """Epochs that are trained, of all stages."""
-    return sum(stage.epochs for stage in stages_of(config))
+    """Epochs that are trained, of all stages: a head that is fitted in one go passes over the captures once, and once
+    for each augmented copy.
+    """
+    return sum(_epochs_by_stage(config))
+
+
+def _epochs_by_stage(config: Config) -> list[int]:
+    return [
+        1 + phase.copies if phase.solver == "logistic" else stage.epochs
+        for phase in config.resolved().training.phases
+        for stage in phase.stages
+    ]
 
 
 def of_length(config: Config, epochs: int) -> Config:
     """The recipe with so many epochs in all, shared among its stages in proportion, each at least one.
 
-    A head fitted by logistic regression stays one epoch. Raises UsageError when there are more stages than epochs, or
-    nothing is trained in epochs.
+    Of a head fitted by logistic regression the augmented copies change. Raises UsageError when there are more stages
+    than epochs.
     """
     stages = stages_of(config)
     if epochs < len(stages):
@@ -55,17 +65,12 @@ def of_length(config: Config, epochs: int) -> Config:
         )
     if epochs == epochs_of(config):
         return config
-    phases = config.resolved().training.phases
-    fixed = sum(phase.solver == "logistic" for phase in phases)
-    weights = [stage.epochs for phase in phases if phase.solver == "gradient" for stage in phase.stages]
-    if not weights:
-        raise UsageError(f"recipe {config.name} fits its head in one go and has no epochs to change")
-    shares = iter(_shared(epochs - fixed, weights))
+    shares = iter(_shared(epochs, _epochs_by_stage(config)))
     scratch = config.model.initial_weights == "none"
 
     def lengthened(phase: Phase) -> Phase:
         if phase.solver == "logistic":
-            return phase
+            return phase if scratch else phase.model_copy(update={"copies": next(shares) - 1})
         key = "scratch_stages" if scratch and phase.scratch_stages else "stages"
         changed = [stage.model_copy(update={"epochs": next(shares)}) for stage in getattr(phase, key)]
         return phase.model_copy(update={key: changed})

@@ -40,18 +40,20 @@ def test_another_length_is_shared_among_all_stages(config, epochs, scratch):
             of_length(config, epochs)
         return
     total = epochs_of(config)
-    if epochs != total and all(phase.solver == "logistic" for phase in config.resolved().training.phases):
-        with pytest.raises(UsageError, match="has no epochs to change"):
-            of_length(config, epochs)
-        return
     changed = of_length(config, epochs)
     assert epochs_of(changed) == epochs
     assert [stage.size for stage in stages_of(changed)] == [stage.size for stage in stages]
-    fitted = sum(phase.solver == "logistic" for phase in config.resolved().training.phases)  # these stay one epoch
-    assert [stage.epochs for stage in stages_of(changed)[:fitted]] == [1] * fitted
-    for old, new in list(zip(stages, stages_of(changed), strict=True))[fitted:]:
-        assert new.epochs >= 1
-        assert abs(new.epochs - (epochs - fitted) * old.epochs / (total - fitted)) < len(stages)
+    for old, new in zip(passes_of(config), passes_of(changed), strict=True):
+        assert new >= 1
+        assert abs(new - epochs * old / total) < len(stages)
+
+
+def passes_of(config: Config) -> list[int]:
+    """Passes over the training captures, of each stage."""
+    phases = config.resolved().training.phases
+    return [
+        phase.copies + 1 if phase.solver == "logistic" else stage.epochs for phase in phases for stage in phase.stages
+    ]
 
 
 @given(recipes)
@@ -73,7 +75,8 @@ def test_the_command_line_changes_network_size_and_epochs():
 def test_fast_begins_with_the_package_and_the_head():
     fast = load_config("fast")
     assert (fast.model.architecture, fast.model.initial_weights) == ("tf_efficientnet_lite2", "package")
-    assert [phase.solver for phase in fast.training.phases] == ["logistic", "gradient"]
+    assert [(phase.solver, phase.copies) for phase in fast.training.phases] == [("logistic", 3)]
+    assert options.configured("fast", epochs=2).training.phases[0].copies == 1
     assert fast.model.stages == load_config("probe").model.stages == 4
     assert fast.image.size == 224
 
