@@ -17,6 +17,7 @@ from contract.imaging import decode  # noqa: E402
 from contract.novelty import read_novelty  # noqa: E402
 from contract.proof import golden_expected, read_hidden  # noqa: E402
 from tests.support.discs import RECIPE, draw_discs  # noqa: E402
+from tests.support.pace import without_trial  # noqa: E402
 from trainer import checkpoint, export, fit  # noqa: E402
 from trainer.commands.train import train  # noqa: E402
 from trainer.config import load_config  # noqa: E402
@@ -186,6 +187,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(bundle, discs, recipe, work, m
         if state.epochs_done == 2:
             raise KeyboardInterrupt
 
+    without_trial(monkeypatch)
     checkpoint_save = checkpoint.save
     monkeypatch.setattr(fit.checkpoint, "save", save_and_die)
     arguments = (discs, work / "again" / "tiny.bundle", recipe, work, "--checkpoint", str(work / "killed"))
@@ -243,6 +245,7 @@ def test_a_graph_that_disagrees_is_not_exported(bundle, discs, recipe, work, tmp
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(bundle, discs, recipe, work, tmp_path, monkeypatch):
+    without_trial(monkeypatch)
     real = fit.F.cross_entropy
     calls = []
 

@@ -18,6 +18,7 @@ from contract.bundle import Bundle  # noqa: E402
 from contract.errors import DataError, Unavailable, UsageError  # noqa: E402
 from contract.imaging import decode  # noqa: E402
 from tests.support.discs import RECIPE, draw_discs  # noqa: E402
+from tests.support.pace import without_trial  # noqa: E402
 from trainer import devices, estimate, fit  # noqa: E402
 from trainer.commands.compare import compare  # noqa: E402
 from trainer.commands.data import data  # noqa: E402
@@ -347,6 +348,7 @@ def test_too_little_memory_on_a_fake_device_names_the_batch_that_fits(discs, wor
 def test_patience_ends_a_phase_that_gets_no_better(discs, work, tmp_path, monkeypatch):
     recipe = tmp_path / "patient.toml"
     recipe.write_text(SHORT.replace("epochs = 3", "epochs = 9").replace("ema_decay = 0.9", "patience = 2"))
+    without_trial(monkeypatch)
     scores = iter([0.5, 0.6, 0.7, 0.2, 0.2, 0.2, 0.2])
     monkeypatch.setattr(
         fit, "score",
