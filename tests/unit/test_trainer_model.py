@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from contract.errors import SettingsError  # noqa: E402
-from trainer import model  # noqa: E402
+from trainer import model, stain  # noqa: E402
 from trainer.augment import Augment, resize, to_unit  # noqa: E402
 from trainer.comparison import PAPER_BACKBONES  # noqa: E402
 from trainer.config import AugmentTable, ModelTable, load_config  # noqa: E402
@@ -148,6 +148,7 @@ def test_an_unknown_architecture_is_named(weights):
         ({"stain_normalisation": ("density",)}, True),
         ({"second_input": "hsv"}, True),
         ({"second_input": "hsv", "stain_normalisation": ("density",)}, True),
+        ({"stain_normalisation": ("density", "white", "grey"), "stages": 2}, True),
         ({"second_input": "hsv", "head": "dense"}, False),
         ({"architecture": "mobilenetv3_small_050"}, False),  # a convolution behind the pooling
         ({"architecture": "test_vit"}, False),
@@ -272,3 +273,33 @@ def test_rate_and_figure_in_the_report():
     assert rate(found) == "98.1% (52 of 53; 89.9% to 100.0%)"
     assert measured({"mean": 0.98765, "deviation": 0.001}, "accuracy") == "0.9877 ± 0.0010"
     assert measured({"mean": 10.7e6, "deviation": 0.0}, "parameters") == "10.7 M"
+
+
+def test_the_white_point_takes_the_light_away_and_grey_the_hue_too():
+    captures = to_unit(some_captures(3)) * 0.9
+    captures[:, :, :20] = 0.95  # empty glass
+    light = torch.tensor([0.9, 0.7, 0.5]).view(1, 3, 1, 1)
+    white, grey = stain.white_point, stain.colourless
+    assert torch.allclose(white(captures * light), white(captures), atol=1e-5)
+    assert torch.allclose(white(captures)[:, :, :20], torch.ones(1))
+    assert torch.equal(grey(captures)[:, 0], grey(captures)[:, 2])
+    dark = torch.full((1, 3, 64, 64), 0.01)
+    assert white(dark).max() < 0.25  # what holds no light is not made bright
+
+
+def test_a_cut_backbone_answers_as_the_whole_one_at_that_stage():
+    whole = model.build_network(TINY, 4).eval()
+    torch.manual_seed(0)
+    cut = model.build_network(TINY.model_copy(update={"stages": 2}), 4).eval()
+    names = cut.backbone.model.state_dict().keys() & whole.backbone.state_dict().keys()
+    cut.backbone.model.load_state_dict({name: whole.backbone.state_dict()[name] for name in names}, strict=False)
+    x = to_unit(some_captures(2))
+    with torch.no_grad():
+        maps = whole.backbone.forward_intermediates((x - whole.mean) / whole.std, indices=[1], intermediates_only=True)
+        assert torch.allclose(cut.pooled(x), maps[0].mean(dim=(2, 3)), atol=1e-5)
+    assert model.parameter_count(cut) < model.parameter_count(whole)
+
+
+def test_more_stages_than_there_are_are_refused():
+    with pytest.raises(SettingsError, match=r"model.stages: test_efficientnet has \d stages, not 9"):
+        model.build_network(TINY.model_copy(update={"stages": 9}), 4)
