@@ -109,11 +109,11 @@ def training_seconds(config: Config, pace: Pace, amount: Amount) -> float:
 def export_seconds(config: Config, pace: Pace, amount: Amount) -> float:
     """Of what follows training: calibration, scoring, robustness and reference statistics.
 
-    At validation's pace: the graph is faster, but changing the captures for the robustness table takes time too.
+    All of it goes through the exported graph.
     """
     audited = min(amount.test, config.export.audit_captures) * (len(CHANGES) + 1)
     captures = 2 * amount.validation + amount.test + audited + min(amount.train, REFERENCE_CAPTURES)
-    return captures * pace.validation * config.export.test_time_flips
+    return captures * pace.validation * GRAPH_SHARE * config.export.test_time_flips
 
 
 def plan(

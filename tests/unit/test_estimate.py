@@ -103,8 +103,8 @@ def test_where_not_even_an_epoch_fits_what_would_is_said(tmp_path):
         planned(tmp_path, minutes=5)
     told = str(caught.value)
     assert "5 min are too few for recipe staged here" in told
-    assert "--minutes 9" in told
-    assert "--size 160" in told
+    assert "--minutes 6" in told
+    assert "--size 192" in told
     assert not (tmp_path / estimate.FILE).exists()
 
 
