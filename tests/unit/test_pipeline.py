@@ -674,7 +674,7 @@ def test_an_engine_that_does_not_reproduce_the_golden_captures_is_refused(
     golden = GoldenSet.model_validate_json(file.read_bytes())
     rows = change([one.probabilities for one in golden.captures])
     made = [one.model_copy(update={"probabilities": row}) for one, row in zip(golden.captures, rows, strict=True)]
-    text = GoldenSet(captures=made).model_dump_json().replace("null", "NaN")
+    text = GoldenSet(captures=made).model_dump_json(exclude_defaults=True).replace("null", "NaN")
     file.write_text(text)
     with pytest.raises(EngineError):
         open_engine(write_manifest(copied.path, copied.manifest), options)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
 
 from contract.errors import SettingsError  # noqa: E402
 from trainer import model, stain  # noqa: E402
@@ -97,7 +98,7 @@ def test_smaller_stages_average_over_pixels():
 def test_the_mean_of_the_activation_map_is_the_logit(network):
     captures = some_captures()
     with torch.no_grad():
-        probabilities, embedding, cam = model.Exportable(network, 1.7)(captures)
+        probabilities, embedding, _, cam = model.Exportable(network, 1.7)(captures)
         logits = network(to_unit(captures))
     assert cam.shape[:2] == (6, 4)
     shallow, deep = model.Exportable(network, 1.7).widths()
@@ -194,8 +195,8 @@ def test_a_mirrored_map_is_mirrored_back(network):
     captures = some_captures(2)
     captures[:, :, 32:] = 255  # all that there is to see lies on the left
     with torch.no_grad():
-        _, _, plain = model.Exportable(network, 1.0, 1)(captures)
-        _, _, both = model.Exportable(network, 1.0, 2)(captures)
+        *_, plain = model.Exportable(network, 1.0, 1)(captures)
+        *_, both = model.Exportable(network, 1.0, 2)(captures)
     plain, both = (cam - cam.mean(dim=(2, 3), keepdim=True) for cam in (plain, both))
     assert torch.nn.functional.cosine_similarity(plain.flatten(1), both.flatten(1)).min() > 0.8
     assert torch.nn.functional.cosine_similarity(plain.flatten(1), both.flip(3).flatten(1)).max() < 0.8
@@ -222,7 +223,7 @@ def test_a_frozen_backbone_does_not_move_and_keeps_its_statistics():
 
 def test_the_backbones_that_the_paper_compares_are_timms():
     assert len(PAPER_BACKBONES) == 10
-    assert all(model.timm.is_model(name) for name in PAPER_BACKBONES)
+    assert all(timm.is_model(name) for name in PAPER_BACKBONES)
 
 
 def test_multiply_adds_of_a_layer_counted_by_hand():
