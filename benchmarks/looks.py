@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.record import console, finish, json_option, rounded, table, work_folder, work_option
-from trainer import metrics, probe, splits
+from trainer import probe, splits
 from trainer.augment import Augment, from_unit
 from trainer.config import Config, load_config
 from trainer.metrics import Labelled, capture_metrics
@@ -172,7 +172,7 @@ def _folds(
         "accuracy": pooled["accuracy"],
         "worst": min(by_fold),
         "macro_f1": pooled["macro_f1"],
-        "ece": metrics.calibration(probabilities, targets)["ece"],
+        "ece": pooled["calibration"]["ece"],
         "all_or_benign": float(((called == benign) == (targets == benign)).mean()),
     }
     return figures, {name: float(right.mean()) for name, right in altered.items()}

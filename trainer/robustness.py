@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, rotate
 
-from trainer.augment import Augment, background, grey, recompressed, to_unit
+from trainer.augment import Augment, background, from_unit, grey, recompressed, to_unit
 from trainer.config import AugmentTable
 from trainer.graph import BATCH, GraphRunner
 from trainer.metrics import Labelled, all_versus_benign, interval
@@ -117,8 +117,7 @@ CHANGES: dict[str, Change] = {
 
 def changed(captures: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
     """uint8 [N, S, S, 3] -> the same, changed."""
-    x = change(to_unit(torch.from_numpy(np.ascontiguousarray(captures)))).clamp(0, 1)
-    return np.asarray((x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())
+    return from_unit(change(to_unit(torch.from_numpy(np.ascontiguousarray(captures)))).clamp(0, 1))
 
 
 def audit(
