@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
-from contract.case_policy import CaseCounts
+from contract.case_rule import CaseCounts
 from contract.errors import NoSuchRun
 from contract.states import CaptureState, CaseState, ChunkState, ReviewState
 from db.clock import db_now

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, Engine, Select, bindparam, column, func, insert, select, table, text, update
 from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
-from contract.case_policy import IDENTITY_CONFLICT, CaseCounts, CasePolicy, CaseResult, judge
+from contract.case_policy import CasePolicy
+from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge
 from contract.errors import LeaseLost
 from contract.outcomes import ChunkOutcome
 from contract.states import CaptureState, CaseState, ChunkState
@@ -308,13 +308,14 @@ def judge_rows(
     rows: Sequence[Any], counts: CaseCounts, manifest: Manifest, *, identity_conflict: bool = False
 ) -> CaseResult:
     """Apply the manifest's case policy to the screened captures of one case, rows of JUDGED."""
-    probabilities = np.array([row.probabilities for row in rows], dtype=np.float64).reshape(-1, len(manifest.labels))
     return judge(
-        manifest.case_policy, manifest.labels, manifest.benign_label, probabilities, counts,
-        digests=[row.sha256 for row in rows],
-        marks=[[mark["code"] for mark in row.marks or ()] for row in rows],
+        [JudgedCapture(row.probabilities, row.sha256, [mark["code"] for mark in row.marks or ()]) for row in rows],
+        policy=manifest.case_policy,
+        labels=manifest.labels,
+        benign_label=manifest.benign_label,
+        counts=counts,
         identity_conflict=identity_conflict,
-    )  # fmt: skip
+    )
 
 
 def _is_in_conflict(connection: Connection, case_id: int, digests: Sequence[str | None]) -> bool:

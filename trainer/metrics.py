@@ -22,7 +22,8 @@ from sklearn.metrics import (
 )
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from contract.case_policy import CaseCounts, CasePolicy, judge
+from contract.case_policy import CasePolicy
+from contract.case_rule import CaseCounts, JudgedCapture, judge
 from contract.states import Verdict
 
 ECE_BINS = 15
@@ -209,17 +210,18 @@ def patient_metrics(policy: CasePolicy, of: Labelled) -> dict[str, Any]:
     is indeterminate or insufficient is read by a haematologist either way, and counted in `verdicts`.
     """
     labels, benign_label = of.labels, of.labels[of.benign]
-    counts: dict[str, dict[str, int]] = {label: {verdict.value: 0 for verdict in Verdict} for label in labels}
+    verdicts: dict[str, dict[str, int]] = {label: {verdict.value: 0 for verdict in Verdict} for label in labels}
     subtypes_right = 0
     groups = rows_of(of.groups)
     for rows in groups:
         truth = labels[int(of.targets[rows[0]])]
-        n = len(rows)
-        result = judge(policy, labels, benign_label, of.probabilities[rows], CaseCounts(n, n, 0, 0))
-        counts[truth][result.verdict.value] += 1
+        captures = [JudgedCapture(of.probabilities[row]) for row in rows]
+        counts = CaseCounts(len(rows), len(rows), 0, 0)
+        result = judge(captures, policy=policy, labels=labels, benign_label=benign_label, counts=counts)
+        verdicts[truth][result.verdict.value] += 1
         subtypes_right += truth != benign_label and result.verdict == Verdict.ALL and result.subtype == truth
-    benign = counts[benign_label]
-    with_all = [row for label, row in counts.items() if label != benign_label]
+    benign = verdicts[benign_label]
+    with_all = [row for label, row in verdicts.items() if label != benign_label]
     missed = sum(row[Verdict.BENIGN.value] for row in with_all)
     called = sum(row[Verdict.ALL.value] for row in with_all)
     of_all, of_benign = sum(sum(row.values()) for row in with_all), sum(benign.values())
@@ -230,5 +232,5 @@ def patient_metrics(policy: CasePolicy, of: Labelled) -> dict[str, Any]:
         "subtypes_of": called,
         "sensitivity": share(of_all - missed, of_all),
         "specificity": share(of_benign - benign[Verdict.ALL.value], of_benign),
-        "verdicts": counts,
+        "verdicts": verdicts,
     }

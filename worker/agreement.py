@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.bundle import Bundle, Manifest
-from contract.case_policy import CaseCounts, CaseResult, judge
+from contract.case_rule import CaseCounts, CaseResult, JudgedCapture, judge
 from contract.decisions import Decision, decide
 from contract.errors import CaptureRejected
 from contract.imaging import SUFFIXES, RGBImage, decode
@@ -125,10 +125,15 @@ def _side(
     qualities = [capture.quality for capture in captures]
     decisions = decide(manifest, known, answers.probabilities, answers.embedding, qualities)
     result = judge(
-        manifest.case_policy, manifest.labels, manifest.benign_label, answers.probabilities.astype(np.float64), counts,
-        digests=[capture.digest for capture in captures],
-        marks=[[mark.code for mark in decision.marks] for decision in decisions],
-    )  # fmt: skip
+        [
+            JudgedCapture(probabilities, capture.digest, [mark.code for mark in decision.marks])
+            for probabilities, capture, decision in zip(answers.probabilities, captures, decisions, strict=True)
+        ],
+        policy=manifest.case_policy,
+        labels=manifest.labels,
+        benign_label=manifest.benign_label,
+        counts=counts,
+    )
     return _Side(answers, decisions, result)
 
 

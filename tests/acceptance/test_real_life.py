@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from click.testing import CliRunner  # noqa: E402
 
 from contract.bundle import Bundle, Outputs  # noqa: E402
-from contract.case_policy import CaseCounts, judge  # noqa: E402
+from contract.case_rule import CaseCounts, JudgedCapture, judge  # noqa: E402
 from contract.errors import EngineError, ExitCode  # noqa: E402
 from contract.imaging import decode  # noqa: E402
 from contract.novelty import read_novelty  # noqa: E402
@@ -112,11 +112,12 @@ def assert_known_and_right(bundle: Bundle, found: list[tuple[str, Screened]]) ->
     for patient in sorted({patient for patient, _ in found}):
         captures = [capture for whose, capture in found if whose == patient]
         result = judge(
-            bundle.manifest.case_policy, bundle.manifest.labels, bundle.manifest.benign_label,
-            np.array([capture.probabilities for capture in captures]),
-            CaseCounts(len(captures), len(captures), 0, 0),
-            marks=[[mark.code for mark in capture.marks] for capture in captures],
-        )  # fmt: skip
+            [JudgedCapture(one.probabilities, None, [mark.code for mark in one.marks]) for one in captures],
+            policy=bundle.manifest.case_policy,
+            labels=bundle.manifest.labels,
+            benign_label=bundle.manifest.benign_label,
+            counts=CaseCounts(len(captures), len(captures), 0, 0),
+        )
         assert result.verdict == wanted(patient), f"{patient}: {result}"
 
 

@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from contract.case_policy import RULE_PARAMETERS, RULES, CaseCounts, CasePolicy, CaseResult, RuleName, judge
+from contract.case_policy import RULE_PARAMETERS, RULES, CasePolicy, RuleName
+from contract.case_rule import CaseCounts, CaseResult, JudgedCapture, judge
 from contract.states import Verdict
 from tests.support.commands import REPOSITORY
 
@@ -22,9 +24,24 @@ def counts(screened: int, *, rejected: int = 0, quarantined: int = 0) -> CaseCou
     return CaseCounts(screened + rejected + quarantined, screened, rejected, quarantined)
 
 
+def judged(
+    policy: CasePolicy, rows: NDArray[np.float64], how_ended: CaseCounts, *, labels: Sequence[str] = tuple(LABELS),
+    digests: Sequence[str] | None = None, marks: Sequence[Sequence[str]] | None = None, identity_conflict: bool = False,
+) -> CaseResult:  # fmt: skip
+    """The result of a case with these probabilities [captures, labels]."""
+    captures = [
+        JudgedCapture(row, digests[place] if digests else None, marks[place] if marks else ())
+        for place, row in enumerate(rows)
+    ]
+    return judge(
+        captures, policy=policy, labels=labels, benign_label="Benign", counts=how_ended,
+        identity_conflict=identity_conflict,
+    )  # fmt: skip
+
+
 def case(*rows: tuple[float, float, float, float], policy: CasePolicy = POLICY, rejected: int = 0) -> CaseResult:
     probabilities = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    return judge(policy, LABELS, "Benign", probabilities, counts(len(rows), rejected=rejected))
+    return judged(policy, probabilities, counts(len(rows), rejected=rejected))
 
 
 def scored(score: float, *, captures: int = 4, policy: CasePolicy = POLICY, rejected: int = 0) -> CaseResult:
@@ -80,17 +97,17 @@ def test_captures_that_agree_leave_no_doubt_about_the_score() -> None:
 def test_the_order_of_the_captures_changes_nothing(rows: NDArray[np.float64], dice: object) -> None:
     order = list(range(len(rows)))
     dice.shuffle(order)  # type: ignore[attr-defined]
-    first = judge(POLICY, LABELS, "Benign", rows, counts(len(rows)))
-    assert judge(POLICY, LABELS, "Benign", rows[order], counts(len(rows))) == first
+    first = judged(POLICY, rows, counts(len(rows)))
+    assert judged(POLICY, rows[order], counts(len(rows))) == first
 
 
 @settings(deadline=None)
 @given(probabilities())
 def test_a_result_can_be_computed_again_and_comes_out_the_same(rows: NDArray[np.float64]) -> None:
     np.random.seed(1)  # the rule must not depend on anybody's random state
-    first = judge(POLICY, LABELS, "Benign", rows, counts(len(rows)))
+    first = judged(POLICY, rows, counts(len(rows)))
     np.random.seed(2)
-    assert judge(POLICY, LABELS, "Benign", rows.copy(), counts(len(rows))) == first
+    assert judged(POLICY, rows.copy(), counts(len(rows))) == first
 
 
 @settings(deadline=None)
@@ -98,9 +115,9 @@ def test_a_result_can_be_computed_again_and_comes_out_the_same(rows: NDArray[np.
 def test_one_capture_more_benign_never_raises_the_score(rows: NDArray[np.float64], data: st.DataObject) -> None:
     which = data.draw(st.integers(0, len(rows) - 1))
     towards = data.draw(st.floats(0, 1))
-    before = judge(POLICY, LABELS, "Benign", rows, counts(len(rows))).score
+    before = judged(POLICY, rows, counts(len(rows))).score
     rows[which] = (1 - towards) * rows[which] + towards * np.array([1.0, 0, 0, 0])
-    after = judge(POLICY, LABELS, "Benign", rows, counts(len(rows))).score
+    after = judged(POLICY, rows, counts(len(rows))).score
     assert before is not None
     assert after is not None
     assert after <= before + 1e-12
@@ -109,9 +126,9 @@ def test_one_capture_more_benign_never_raises_the_score(rows: NDArray[np.float64
 @settings(deadline=None)
 @given(probabilities())
 def test_another_wholly_benign_capture_never_raises_the_score(rows: NDArray[np.float64]) -> None:
-    before = judge(POLICY, LABELS, "Benign", rows, counts(len(rows))).score
+    before = judged(POLICY, rows, counts(len(rows))).score
     more = np.vstack([rows, [[1.0, 0, 0, 0]]])
-    after = judge(POLICY, LABELS, "Benign", more, counts(len(more))).score
+    after = judged(POLICY, more, counts(len(more))).score
     assert before is not None
     assert after is not None
     assert after <= before + 1e-12
@@ -121,7 +138,7 @@ def test_another_wholly_benign_capture_never_raises_the_score(rows: NDArray[np.f
 @given(probabilities(min_size=3), st.floats(0, 1), st.floats(0, 1))
 def test_score_interval_and_margin_are_fractions(rows: NDArray[np.float64], one: float, other: float) -> None:
     policy = CasePolicy(benign_at_most=min(one, other), all_at_least=max(one, other))
-    result = judge(policy, LABELS, "Benign", rows, counts(len(rows)))
+    result = judged(policy, rows, counts(len(rows)))
     values = [result.score_low, result.score, result.score_high, result.subtype_margin]
     assert all(-1e-9 <= value <= 1 + 1e-9 for value in values if value is not None)
     assert (result.subtype is None) is (result.subtype_margin is None)
@@ -175,16 +192,14 @@ def test_without_a_usable_capture_there_is_no_score() -> None:
 
 @pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
 def test_a_case_with_captures_missing_says_how_many(score: float) -> None:
-    result = judge(
-        POLICY, LABELS, "Benign", np.array([[1 - score, score, 0, 0]] * 4), counts(4, rejected=2, quarantined=1)
-    )
+    result = judged(POLICY, np.array([[1 - score, score, 0, 0]] * 4), counts(4, rejected=2, quarantined=1))
     assert codes(result)[1:] == ["incomplete"]
     assert "3 of 7" in result.reasons[1].sentence
 
 
 def test_the_benign_label_need_not_be_the_first() -> None:
     rows = np.array([[0.7, 0.1, 0.2]] * 3)
-    result = judge(POLICY, ["Pro", "Benign", "Pre"], "Benign", rows, counts(3))
+    result = judged(POLICY, rows, counts(3), labels=["Pro", "Benign", "Pre"])
     assert result.score == pytest.approx(0.9)
     assert result.subtype == "Pro"
     assert result.subtype_margin == pytest.approx((0.7 - 0.2) / 0.9)
@@ -197,7 +212,7 @@ def test_equal_subtypes_have_no_margin_and_the_first_label_is_named() -> None:
 
 
 def test_the_only_other_label_is_the_subtype_without_doubt() -> None:
-    result = judge(POLICY, ["Benign", "ALL"], "Benign", np.array([[0.1, 0.9]] * 3), counts(3))
+    result = judged(POLICY, np.array([[0.1, 0.9]] * 3), counts(3), labels=["Benign", "ALL"])
     assert (result.subtype, result.subtype_margin) == ("ALL", 1.0)
 
 
@@ -250,9 +265,7 @@ def test_of_two_equal_cases_the_incomplete_one_is_never_after_the_complete_one(s
 @pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
 def test_patients_that_may_be_mixed_up_come_before_all_others_with_the_figures_unchanged(score: float) -> None:
     rows = np.array([[1 - score, score, 0, 0]] * 4)
-    plain, mixed_up = (
-        judge(POLICY, LABELS, "Benign", rows, counts(4), identity_conflict=conflict) for conflict in (False, True)
-    )
+    plain, mixed_up = (judged(POLICY, rows, counts(4), identity_conflict=conflict) for conflict in (False, True))
     assert codes(mixed_up) == ["identity_conflict", *codes(plain)]
     assert mixed_up.priority > scored(1.0).priority
     assert (mixed_up.verdict, mixed_up.score, mixed_up.subtype) == (plain.verdict, plain.score, plain.subtype)
@@ -276,7 +289,7 @@ BY_HAND = np.array([[0.1, 0.2, 0.6, 0.1], [0.7, 0.1, 0.1, 0.1], [0.2, 0.1, 0.5, 
 )
 def test_the_example_of_the_documentation(rule: RuleName, score: float, verdict: Verdict) -> None:
     policy = CasePolicy(rule=rule, benign_at_most=0.4, all_at_least=0.6)
-    result = judge(policy, LABELS, "Benign", BY_HAND, counts(4), digests=["a", "b", "c", "c"])
+    result = judged(policy, BY_HAND, counts(4), digests=["a", "b", "c", "c"])
     assert result.score == pytest.approx(score, abs=5e-5)
     assert result.verdict is verdict
     assert codes(result)[-1] == "duplicates"
@@ -288,7 +301,7 @@ def test_the_example_of_the_documentation(rule: RuleName, score: float, verdict:
 
 def test_every_rule_and_reason_is_documented() -> None:
     page = (REPOSITORY / "docs" / "case-rule.md").read_text()
-    source = (REPOSITORY / "contract" / "case_policy.py").read_text()
+    source = (REPOSITORY / "contract" / "case_rule.py").read_text()
     for code in [*RULES, *RULE_PARAMETERS, *re.findall(r'Reason\(\s*"(\w+)"', source)]:
         assert f"`{code}`" in page, code
 
@@ -309,10 +322,10 @@ def test_of_every_rule_the_order_changes_nothing_and_scores_are_fractions(
     order = list(range(len(rows)))
     dice.shuffle(order)
     names = [str(number // 2) for number in order]
-    first = judge(policy, LABELS, "Benign", rows[order], counts(len(rows)), digests=names)
+    first = judged(policy, rows[order], counts(len(rows)), digests=names)
     again = np.argsort(order)
     digests = [names[number] for number in again]
-    assert judge(policy, LABELS, "Benign", rows, counts(len(rows)), digests=digests) == first
+    assert judged(policy, rows, counts(len(rows)), digests=digests) == first
     assert first.score is not None
     assert -1e-9 <= first.score <= 1 + 1e-9
 
@@ -323,10 +336,10 @@ def test_of_every_rule_a_capture_more_like_all_never_lowers_the_score(
     rows: NDArray[np.float64], rule: RuleName, data: st.DataObject
 ) -> None:
     policy = POLICY.model_copy(update={"rule": rule})
-    before = judge(policy, LABELS, "Benign", rows, counts(len(rows))).score
+    before = judged(policy, rows, counts(len(rows))).score
     which, towards = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.floats(0, 1))
     rows[which] = (1 - towards) * rows[which] + towards * np.array([0.0, 0, 0, 1.0])
-    after = judge(policy, LABELS, "Benign", rows, counts(len(rows))).score
+    after = judged(policy, rows, counts(len(rows))).score
     assert before is not None
     assert after is not None
     assert after >= before - 1e-12
@@ -336,9 +349,9 @@ def test_of_every_rule_a_capture_more_like_all_never_lowers_the_score(
 @given(probabilities(), st.integers(1, 4))
 def test_copies_of_a_capture_count_once(rows: NDArray[np.float64], copies: int) -> None:
     digests = [str(number) for number in range(len(rows))]
-    once = judge(POLICY, LABELS, "Benign", rows, counts(len(rows)), digests=digests)
+    once = judged(POLICY, rows, counts(len(rows)), digests=digests)
     more, names = np.vstack([rows, *[rows[:1]] * copies]), [*digests, *["0"] * copies]
-    result = judge(POLICY, LABELS, "Benign", more, counts(len(more)), digests=names)
+    result = judged(POLICY, more, counts(len(more)), digests=names)
     assert (result.score, result.score_low, result.verdict) == (once.score, once.score_low, once.verdict)
     assert codes(result) == [*codes(once), "duplicates"]
 
@@ -348,7 +361,7 @@ def test_copies_of_a_capture_count_once(rows: NDArray[np.float64], copies: int) 
 
 def marked(*rows: tuple[tuple[float, float, float, float], list[str]]) -> CaseResult:
     probabilities = np.array([row for row, _ in rows], dtype=np.float64).reshape(-1, 4)
-    return judge(POLICY, LABELS, "Benign", probabilities, counts(len(rows)), marks=[marks for _, marks in rows])
+    return judged(POLICY, probabilities, counts(len(rows)), marks=[marks for _, marks in rows])
 
 
 BENIGN_ROW, PRE_ROW = (0.95, 0.02, 0.02, 0.01), (0.1, 0.1, 0.7, 0.1)
@@ -398,7 +411,7 @@ def test_no_exclusion_makes_a_case_benign(rows: NDArray[np.float64], data: st.Da
         st.lists(st.sampled_from([[], ["novel"], ["out_of_focus"]]), min_size=len(rows), max_size=len(rows))
     )
     policy = POLICY.model_copy(update={"benign_at_most": 0.7, "all_at_least": 0.8})
-    without = judge(policy, LABELS, "Benign", rows, counts(len(rows)))
-    result = judge(policy, LABELS, "Benign", rows, counts(len(rows)), marks=marks)
+    without = judged(policy, rows, counts(len(rows)))
+    result = judged(policy, rows, counts(len(rows)), marks=marks)
     assert result.verdict is not Verdict.BENIGN or without.verdict is Verdict.BENIGN
     assert result.excluded == sum(map(bool, marks))

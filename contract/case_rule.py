@@ -1,0 +1,291 @@
+"""From the screened captures of one case to its result: pure, versioned, and always the same for the same captures.
+
+`judge` is the whole rule. It reads as docs/case-rule.md does, and each of its steps is a function below it.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from contract.case_policy import CasePolicy, Scores
+from contract.states import MarkCode, Verdict
+
+BOOTSTRAP_DRAWS = 1000
+BOOTSTRAP_SEED = 20221
+"""Fixed, so that a result can be recomputed from its rows and comes out the same."""
+URGENCY = {Verdict.ALL: 6.0, Verdict.INDETERMINATE: 4.0, Verdict.INSUFFICIENT: 2.0, Verdict.BENIGN: 0.0}
+"""Priority before the score: the review queue is worked from ALL over what the system could not settle to benign."""
+MISSING = 1.0
+"""Added where captures are missing or most of them excluded, except for ALL: there the score decides alone."""
+MIXED_UP = 8.0
+"""Added for a case in conflict with another patient's, more than a verdict gives: the result may be somebody else's."""
+
+
+@dataclass(frozen=True)
+class JudgedCapture:
+    """What the rule looks at of a screened capture: its probabilities by label [L], the digest of its file, and the
+    codes of its marks. Captures with the same digest are copies of one file; without a digest it is no copy.
+    """
+
+    probabilities: ArrayLike
+    digest: str | None = None
+    marks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class CaseCounts:
+    """How the captures of a case ended; `submitted` was sealed at submit."""
+
+    submitted: int
+    screened: int
+    rejected: int
+    quarantined: int
+
+    @property
+    def missing(self) -> int:
+        """Captures that could not be screened."""
+        return self.submitted - self.screened
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a case came out as it did: a code for machines, a sentence for people."""
+
+    code: str
+    sentence: str
+
+
+IDENTITY_CONFLICT = Reason(
+    "identity_conflict",
+    "the same capture, byte for byte, lies under another patient too: patients may have been mixed up",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """The proposal that a haematologist reviews. `score` and its interval are None without a capture that counts,
+    `subtype` and its margin where the verdict has none; `excluded` and `novel` count screened captures.
+    """
+
+    verdict: Verdict
+    score: float | None = None
+    score_low: float | None = None
+    score_high: float | None = None
+    subtype: str | None = None
+    subtype_margin: float | None = None
+    priority: float
+    reasons: list[Reason] = field(default_factory=list)
+    excluded: int = 0
+    novel: int = 0
+
+
+def judge(
+    captures: Sequence[JudgedCapture],
+    *,
+    policy: CasePolicy,
+    labels: Sequence[str],
+    benign_label: str,
+    counts: CaseCounts,
+    identity_conflict: bool = False,
+) -> CaseResult:
+    """The result of one case, by the policy, from its screened captures, in whatever order.
+
+    With `identity_conflict`, one of the captures is also another patient's, byte for byte. Whose it is cannot be told
+    from here, so it counts; the result says so first, and the case comes before all others.
+    """
+    benign = list(labels).index(benign_label)
+    selection = select_captures(policy, captures)
+    selected = selection.counting
+    if not len(selected):
+        verdict, verdict_reasons = Verdict.INSUFFICIENT, selection.none_left()
+        score = low = high = subtype = margin = None
+    else:
+        p_all = 1.0 - selected[:, benign]
+        score = float(policy.scores(p_all))
+        low, high = bootstrap_interval(policy, p_all)
+        verdict, reason = verdict_of(policy, score, len(selected))
+        verdict, doubts = doubted(policy, verdict, selection, benign)
+        verdict_reasons = [*doubts, reason]
+        subtype, margin = subtype_of(verdict, selected, labels, benign)
+    reasons = [
+        *([IDENTITY_CONFLICT] if identity_conflict else []),
+        *selection.mostly_excluded_reasons(),
+        *verdict_reasons,
+        *missing_reasons(counts),
+        *selection.copies_reasons(),
+        *selection.excluded_reasons(),
+    ]
+    missing = counts.missing > 0 or selection.mostly_excluded
+    return CaseResult(
+        verdict=verdict,
+        score=score,
+        score_low=low,
+        score_high=high,
+        subtype=subtype,
+        subtype_margin=margin,
+        priority=priority_of(verdict, score, missing=missing, identity_conflict=identity_conflict),
+        reasons=reasons,
+        excluded=len(selection.excluded),
+        novel=selection.novel,
+    )
+
+
+# Which captures count
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which screened captures of a case count. `counting` and `screened_once` hold probabilities [captures, labels] of
+    those that count and of all that were screened, each file once; `excluded` the excluding marks of each that does
+    not count; `copies` how many did not count because they are copies.
+    """
+
+    screened: int
+    counting: NDArray[np.float64]
+    screened_once: NDArray[np.float64]
+    excluded: Sequence[Sequence[MarkCode]]
+    copies: int
+    novel: int
+
+    @property
+    def mostly_excluded(self) -> bool:
+        return len(self.excluded) > self.screened / 2
+
+    def none_left(self) -> list[Reason]:
+        """Why there is no score, unless the exclusions say it."""
+        if self.mostly_excluded:
+            return []
+        return [Reason("no_usable_capture", "no capture of this case could be screened")]
+
+    def mostly_excluded_reasons(self) -> list[Reason]:
+        return [Reason("mostly_excluded", self._exclusions())] if self.mostly_excluded else []
+
+    def excluded_reasons(self) -> list[Reason]:
+        few = self.excluded and not self.mostly_excluded
+        return [Reason("excluded", self._exclusions())] if few else []
+
+    def copies_reasons(self) -> list[Reason]:
+        if not self.copies:
+            return []
+        sentence = f"{self.copies} captures are copies of others of this case, byte for byte, and do not count"
+        return [Reason("duplicates", sentence)]
+
+    def _exclusions(self) -> str:
+        by_mark = Counter(mark for marks in self.excluded for mark in marks)
+        marks = ", ".join(f"{count} {mark.replace('_', ' ')}" for mark, count in sorted(by_mark.items()))
+        return f"{len(self.excluded)} of {self.screened} screened captures do not count: {marks}"
+
+
+def select_captures(policy: CasePolicy, captures: Sequence[JudgedCapture]) -> Selection:
+    """Captures with a mark that the policy excludes do not count, and of copies of one file only one does."""
+    excluding = [policy.excludes(capture.marks) for capture in captures]
+    counting = [capture for capture, marks in zip(captures, excluding, strict=True) if not marks]
+    once = _once_each(counting)
+    return Selection(
+        screened=len(captures),
+        counting=once,
+        screened_once=_once_each(captures),
+        excluded=[marks for marks in excluding if marks],
+        copies=len(counting) - len(once),
+        novel=sum(MarkCode.NOVEL in marks for marks in excluding),
+    )
+
+
+def _once_each(captures: Sequence[JudgedCapture]) -> NDArray[np.float64]:
+    """Probabilities [files, labels], one row for each digest, sorted: floating-point sums and bootstrap draws depend on
+    the order of the rows, and the captures come in any.
+    """
+    if not captures:
+        return np.empty((0, 0))
+    probabilities = np.array([capture.probabilities for capture in captures], np.float64)
+    rows: dict[str | int, int] = {}
+    for row in np.lexsort(probabilities.T[::-1]).tolist():
+        digest = captures[row].digest
+        rows.setdefault(row if digest is None else digest, row)
+    return probabilities[list(rows.values())]
+
+
+# Score and interval
+
+
+def bootstrap_interval(policy: CasePolicy, p_all: Scores) -> tuple[float, float]:
+    """The 2.5 and 97.5 percentile of the score over bootstrap draws of the captures (Efron 1979), for P(ALL) [n].
+
+    It says how far the score depends on which captures were taken; it knows nothing of how well the network knows this
+    patient.
+    """
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    scores = policy.scores(p_all[rng.integers(0, len(p_all), (BOOTSTRAP_DRAWS, len(p_all)))])
+    low, high = np.percentile(scores, [2.5, 97.5])
+    return float(low), float(high)
+
+
+# Verdict and doubts
+
+
+def verdict_of(policy: CasePolicy, score: float, usable: int) -> tuple[Verdict, Reason]:
+    """The verdict of so many usable captures with this score, and why."""
+    if usable < policy.min_captures:
+        return Verdict.INSUFFICIENT, Reason(
+            "too_few_captures", f"{usable} usable captures; the rule wants at least {policy.min_captures}"
+        )
+    if score >= policy.all_at_least:
+        return Verdict.ALL, Reason("score_high", f"score {score:.3f}, ALL from {policy.all_at_least:.3f}")
+    if score <= policy.benign_at_most:
+        return Verdict.BENIGN, Reason("score_low", f"score {score:.3f}, benign up to {policy.benign_at_most:.3f}")
+    return Verdict.INDETERMINATE, Reason(
+        "score_between",
+        f"score {score:.3f}, between benign (up to {policy.benign_at_most:.3f}) and ALL (from "
+        f"{policy.all_at_least:.3f})",
+    )
+
+
+def doubted(policy: CasePolicy, verdict: Verdict, selection: Selection, benign: int) -> tuple[Verdict, list[Reason]]:
+    """An exclusion never makes a case benign: what a benign verdict becomes if captures were excluded, and why."""
+    if verdict is not Verdict.BENIGN or not selection.excluded:
+        return verdict, []
+    if selection.mostly_excluded:
+        return Verdict.INSUFFICIENT, [Reason("benign_on_few", "what is left is too little to call the case benign")]
+    score_with_all = float(policy.scores(1.0 - selection.screened_once[:, benign]))
+    if score_with_all > policy.benign_at_most:
+        sentence = f"benign only without the excluded captures: with them the score would be {score_with_all:.3f}"
+        return Verdict.INDETERMINATE, [Reason("exclusions_decide", sentence)]
+    return verdict, []
+
+
+# Subtype
+
+
+def subtype_of(
+    verdict: Verdict, probabilities: NDArray[np.float64], labels: Sequence[str], benign: int
+) -> tuple[str | None, float | None]:
+    """The label, other than the benign one, with the largest share of the mean probabilities [captures, labels], and
+    its lead over the next; None for a verdict that has no subtype.
+    """
+    if verdict not in (Verdict.ALL, Verdict.INDETERMINATE):
+        return None, None
+    others = [place for place in range(len(labels)) if place != benign]
+    shares = probabilities[:, others].mean(axis=0)
+    shares = shares / shares.sum() if shares.sum() > 0 else np.full(len(others), 1 / len(others))
+    order = np.argsort(-shares, kind="stable")
+    margin = float(shares[order[0]] - shares[order[1]]) if len(others) > 1 else 1.0
+    return labels[others[order[0]]], margin
+
+
+# Priority, and captures that are missing
+
+
+def priority_of(verdict: Verdict, score: float | None, *, missing: bool, identity_conflict: bool) -> float:
+    """The place in the review queue, worked from high to low. Within a verdict the score decides."""
+    for_missing = MISSING if missing and verdict is not Verdict.ALL else 0.0
+    return URGENCY[verdict] + for_missing + (score or 0.0) + (MIXED_UP if identity_conflict else 0.0)
+
+
+def missing_reasons(counts: CaseCounts) -> list[Reason]:
+    if not counts.missing:
+        return []
+    sentence = f"{counts.missing} of {counts.submitted} captures could not be screened"
+    return [Reason("incomplete", sentence)]
