@@ -323,6 +323,6 @@ def _stop_unless_finite(total: float, epoch: int, step: int, folder: Path, has_c
         return
     kept = f"the checkpoint of epoch {epoch} is kept in {folder}" if has_checkpoint else "no epoch was completed"
     raise TrainingStopped(
-        f"the loss is not a number in epoch {epoch + 1}, by step {step}; {kept}; lower training.max_learning_rate, "
-        'or set training.precision to "32-true"'
+        f"the loss is not a number in epoch {epoch + 1}, by step {step}; {kept}; lower learning_rate in "
+        '[[training.phases]], or set training.precision to "32-true"'
     )

@@ -4,6 +4,7 @@ import csv
 import getpass
 import os
 from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,11 @@ from contract.states import ReviewAction, ReviewState, Verdict
 from db import review as actions
 from db import schema
 from db.engine import open_engine
+from db.plausibility import implausibility
 from db.review import Opinion, Reviewer
 from db.review_queries import case_details, review_list
 from db.reviewed_labels import labelled_cases, reviewed_captures
+from producer.alarm import say_alarm
 from producer.output import csv_out, json_out, output_options, say
 from producer.review_output import agreement, print_case, print_list, result
 
@@ -62,6 +65,12 @@ def _database() -> Engine:
     return database
 
 
+def _say_alarms(database: Engine, runs: Iterable[int]) -> None:
+    """On stderr, before a reviewer looks at their cases: which of these runs cannot be believed."""
+    for run in sorted(set(runs)):
+        say_alarm(implausibility(database, run))
+
+
 @review.command("list")
 @click.option("--run", type=int, help="Of this run alone.")
 @click.option("--state", type=click.Choice(list(ReviewState)), help="In this state; otherwise all that is not closed.")
@@ -73,10 +82,12 @@ def list_(
     run: int | None, state: str | None, mine: bool, limit: int | None, reviewer: Reviewer, output: str
 ) -> ExitCode:
     """List what waits for review, the most urgent first, deferred cases last."""
+    database = _database()
     rows, total = review_list(
-        _database(), run_id=run, state=ReviewState(state) if state else None, mine=reviewer.name if mine else None,
+        database, run_id=run, state=ReviewState(state) if state else None, mine=reviewer.name if mine else None,
         limit=limit or (SHOWN if output == "table" else None),
     )  # fmt: skip
+    _say_alarms(database, (row["run_id"] for row in rows))
     if output == "json":
         json_out(rows)
     elif output == "csv":
@@ -111,6 +122,7 @@ def next_(run: int | None, hold: int | None, captures: int, as_json: bool, revie
         say("nothing is left for you to review; `screen review list` shows what others have in hand")
         return ExitCode.OK
     case = case_details(database, case_id, captures=captures)
+    _say_alarms(database, (case["run_id"],))
     if as_json:
         json_out(case)
     else:
@@ -128,7 +140,9 @@ def next_(run: int | None, hold: int | None, captures: int, as_json: bool, revie
 @json_option
 def show(case: int, captures: int, as_json: bool) -> ExitCode:
     """Show CASE: the proposal and why, the captures that speak most for it, and what reviewers did."""
-    details = case_details(_database(), case, captures=captures)
+    database = _database()
+    details = case_details(database, case, captures=captures)
+    _say_alarms(database, (details["run_id"],))
     if as_json:
         json_out(details)
     else:

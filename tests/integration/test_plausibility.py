@@ -235,6 +235,18 @@ def test_status_watch_and_report_say_it_first_and_end_with_1(
     assert WARNING not in (tmp_path / "other.html").read_text()
 
 
+def test_a_reviewer_is_told_before_she_looks_at_a_case(environment: Environment, two_runs: tuple[str, str]) -> None:
+    implausible, plausible = two_runs
+    for number, warned in ((implausible, True), (plausible, False)):
+        case = environment.screen("review", "list", "--run", number, "--json").json[0]["case_id"]
+        for command in (("list", "--run", number), ("next", "--run", number, "--reviewer", "anna"), ("show", case)):
+            done = environment.screen("review", *command)
+            assert done.code == 0, command
+            assert done.err.startswith(f"{WARNING} {number}") is warned, command
+    of_both = environment.screen("review", "list", "--json")
+    assert (of_both.err.count(WARNING), WARNING in of_both.out) == (1, False)
+
+
 def test_submit_with_watch_ends_with_1_too(environment: Environment, bundle: Bundle, tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "archive", {"P1": "Pro"}, captures=3)
     assert environment.screen("db", "upgrade").code == 0

@@ -257,7 +257,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(bundle, discs, 
     result = run(discs, tmp_path / "nan.bundle", recipe, work, "--checkpoint", str(tmp_path / "nan"))
     assert isinstance(result.exception, fit.TrainingStopped)
     assert "epoch 2" in str(result.exception)
-    assert "max_learning_rate" in str(result.exception)
+    assert "lower learning_rate in [[training.phases]]" in str(result.exception)
     saved = torch.load(tmp_path / "nan" / "last.pt", weights_only=True)
     assert saved["epochs_done"] == 1
     assert all(torch.isfinite(value).all() for value in saved["best"].values())

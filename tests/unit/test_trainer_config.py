@@ -1,5 +1,7 @@
 """The recipe files: what they may hold, and how they fail."""
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,10 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import trainer
 from contract.errors import SettingsError, UsageError
 from trainer import options
 from trainer.commands.train import train
 from trainer.config import Config, load_config, recipe_names, to_toml
+from trainer.keys import TABLES
 
 MINIMAL = """name = "x"
 [image]
@@ -72,6 +76,27 @@ def test_what_is_wrong_is_named(tmp_path, text, named):
 def test_no_such_recipe_lists_those_there_are():
     with pytest.raises(SettingsError, match=r"b3-hsv, demo, fast, ours, probe, reference, thesis"):
         load_config("no-such-recipe")
+
+
+KEYS = {name.strip("`[]"): set(model.model_fields) for name, model in TABLES.items()}
+NAMED_KEY = re.compile(r"\b(model|image|data|training|augment|case|export)\.([a-z_]+)\b(?!\.)")
+NO_KEYS = {"onnx", "safetensors", "md", "state_dict"}
+
+
+def _messages():
+    """Of the trainer's sources, every text that is no docstring, and the place where it stands."""
+    for file in sorted(Path(trainer.__file__).parent.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                yield f"{file.name}:{node.lineno}", node.value
+
+
+def test_messages_name_keys_that_exist():
+    named = [(place, *key) for place, text in _messages() for key in NAMED_KEY.findall(text) if key[1] not in NO_KEYS]
+    assert len(named) > 15
+    assert [found for found in named if found[2] not in KEYS[found[1]]] == []
 
 
 def test_help_needs_no_torch():
