@@ -86,19 +86,29 @@ def walk_archive(folder: Path) -> Archive:
 
     Raises ArchiveError (no such folder, empty, no patients) and ArchiveUnavailable (its storage does not answer).
     """
-    root = os.path.realpath(os.fsencode(folder))
-    shown = display_name(os.fsencode(folder))
-    _check_root(shown, root)
-    archive = Archive(root)
-    for entry in _listed(root, b""):
-        if _is_folder(entry, entry.name) and not _is_junk(entry.name):
-            found = [one for below in _below(root, entry.name) if (one := _sorted_in(archive, *below))]
-            if found:
-                archive.captures.add(entry.name, found)
-        else:
-            _sorted_in(archive, entry.name, entry)
+    archive = walk(folder)
     if not archive.captures:
-        _refuse_empty(shown, archive)
+        _refuse_empty(display_name(os.fsencode(folder)), archive)
+    return archive
+
+
+def walk(folder: Path, *, follow_links: bool = False) -> Archive:
+    """The same for any tree of folders with captures; what is right below `folder` names a patient or a label.
+
+    An archive's links are not followed: they could lead to other patients. `follow_links` is for a tree that somebody
+    has laid out for training. Raises ArchiveError where there is no such folder, and ArchiveUnavailable.
+    """
+    root = os.path.realpath(os.fsencode(folder))
+    _check_root(display_name(os.fsencode(folder)), root)
+    archive = Archive(root)
+    walker = _Walker(root, archive, follow_links)
+    for entry in walker.listed(b""):
+        if walker.is_folder(entry, entry.name):
+            captures = walker.captures_below(entry.name)
+            if captures:
+                archive.captures.add(entry.name, captures)
+        else:
+            walker.sort_in(entry.name, entry)
     return archive
 
 
@@ -109,59 +119,74 @@ def _check_root(folder: str, root: bytes) -> None:
         raise ArchiveError(f"{folder} is a file; name the folder that holds one folder per patient")
 
 
-def _listed(root: bytes, folder: bytes) -> list[os.DirEntry[bytes]]:
-    try:
-        with os.scandir(os.path.join(root, folder)) as listing:  # noqa: PTH118 - bytes
-            return sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        raise _cannot_list(folder, error) from None
+@dataclass
+class _Walker:
+    root: bytes
+    archive: Archive
+    follow_links: bool
+    entered: set[tuple[int, int]] = field(default_factory=set)
+    """Device and inode of each folder, where links are followed: links in a circle end, and nothing is found twice."""
 
+    def listed(self, folder: bytes) -> list[os.DirEntry[bytes]]:
+        try:
+            with os.scandir(os.path.join(self.root, folder)) as listing:  # noqa: PTH118 - bytes
+                return sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise _cannot_list(folder, error) from None
 
-def _below(root: bytes, folder: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-    """Every entry below `root/folder` that is no real folder, with its path relative to `root`."""
-    folders = [folder]
-    while folders:
-        folder = folders.pop()
-        for entry in _listed(root, folder):
-            path = os.path.join(folder, entry.name)  # noqa: PTH118 - bytes
-            if _is_folder(entry, path) and not _is_junk(entry.name):
-                folders.append(path)
-            else:
-                yield path, entry
+    def is_folder(self, entry: os.DirEntry[bytes], path: bytes) -> bool:
+        """Whether the entry is a folder to be entered."""
+        try:
+            if _is_junk(entry.name) or not entry.is_dir(follow_symlinks=self.follow_links):
+                return False
+            if not self.follow_links:
+                return True
+            status = entry.stat()
+        except OSError as error:
+            raise _cannot_list(path, error) from None
+        place = (status.st_dev, status.st_ino)
+        is_new = place not in self.entered
+        self.entered.add(place)
+        return is_new
 
+    def captures_below(self, folder: bytes) -> list[_Found]:
+        """Every capture below `root/folder`; all other entries are noted with the reason."""
+        captures, folders = [], [folder]
+        while folders:
+            folder = folders.pop()
+            for entry in self.listed(folder):
+                path = os.path.join(folder, entry.name)  # noqa: PTH118 - bytes
+                if self.is_folder(entry, path):
+                    folders.append(path)
+                elif (capture := self.sort_in(path, entry)) is not None:
+                    captures.append(capture)
+        return captures
 
-def _is_folder(entry: os.DirEntry[bytes], path: bytes) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError as error:
-        raise _cannot_list(path, error) from None
+    def sort_in(self, path: bytes, entry: os.DirEntry[bytes]) -> _Found | None:
+        """The entry if it is a capture; else it is noted with the reason why it was passed over."""
+        try:
+            reason = _why_skipped(path, entry, follow_links=self.follow_links)
+            if reason is not None:
+                self.archive.skip(reason, path)
+                return None
+            status = entry.stat(follow_symlinks=self.follow_links)
+        except FileNotFoundError:  # removed while we were walking: it is not in the archive
+            return None
+        except OSError as error:
+            raise _cannot_list(path, error) from None
+        return path, status.st_size, status.st_mtime_ns
 
 
 def _is_junk(name: bytes) -> bool:
     return name.startswith(b".") or name.lower() in JUNK_NAMES | JUNK_FOLDERS
 
 
-def _sorted_in(archive: Archive, path: bytes, entry: os.DirEntry[bytes]) -> _Found | None:
-    """The entry if it is a capture; else it is noted with the reason why it was passed over."""
-    try:
-        reason = _why_skipped(path, entry)
-        if reason is not None:
-            archive.skip(reason, path)
-            return None
-        status = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:  # removed while we were walking: it is not in the archive
-        return None
-    except OSError as error:
-        raise _cannot_list(path, error) from None
-    return path, status.st_size, status.st_mtime_ns
-
-
-def _why_skipped(path: bytes, entry: os.DirEntry[bytes]) -> SkipReason | None:
-    if entry.is_symlink():
+def _why_skipped(path: bytes, entry: os.DirEntry[bytes], *, follow_links: bool) -> SkipReason | None:
+    if entry.is_symlink() and not follow_links:
         return SkipReason.LINK
     if _is_junk(entry.name):
         return SkipReason.JUNK
-    if not entry.is_file(follow_symlinks=False):
+    if not entry.is_file(follow_symlinks=follow_links):
         return SkipReason.NOT_A_FILE
     if os.path.splitext(entry.name.lower())[1] not in _SUFFIXES:  # noqa: PTH122 - bytes
         return SkipReason.NOT_A_CAPTURE

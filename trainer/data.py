@@ -5,6 +5,7 @@ Raises DataError, whose message names the thing at fault and the next step.
 
 import csv
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.archive import walk
 from contract.errors import DataError
-from contract.imaging import SUFFIXES
 from trainer.config import DataTable
 
 LABELS_FILE = "labels.csv"
@@ -92,16 +93,16 @@ def find_captures(root: Path) -> tuple[list[LabelledCapture], bool]:
 def _from_folders(root: Path) -> list[LabelledCapture]:
     """The Kaggle set has Segmented/ beside Original/: the same captures again, which the graph segments itself."""
     base = root / "Original" if (root / "Original").is_dir() else root
-    folders = sorted(entry for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise DataError(f"{base}: neither {LABELS_FILE} nor a folder per class; name the folder that holds them")
-    files = [
-        (folder.name, file.relative_to(root).as_posix())
-        for folder in folders
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    below = base.relative_to(root)
+    captures = [
+        ((below / os.fsdecode(found.path)).as_posix(), os.fsdecode(found.patient))
+        for found in walk(base, follow_links=True).captures
     ]
-    return [LabelledCapture(path, label, patient=path) for label, path in files]
+    if not captures:
+        raise DataError(
+            f"{base}: neither {LABELS_FILE} nor a folder per class with captures; name the folder above them"
+        )
+    return [LabelledCapture(path, label, patient=path) for path, label in captures]
 
 
 def _from_csv(root: Path) -> tuple[list[LabelledCapture], bool]:

@@ -4,19 +4,21 @@ Captures are decoded, measured, decided about and judged by the very functions t
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
+from contract.archive import Archive
 from contract.bundle import Bundle, Manifest
 from contract.case_rule import CaseCounts, CaseResult, JudgedCapture, judge
 from contract.decisions import Decision, decide
 from contract.errors import CaptureRejected
-from contract.imaging import SUFFIXES, RGBImage, decode
+from contract.imaging import RGBImage, decode
 from contract.novelty import Novelty, read_novelty
 from contract.quality import measure
 from contract.reproduction import MOST_CHANGED
@@ -78,39 +80,31 @@ class _Side:
     result: CaseResult
 
 
-def find_captures(archive: Path) -> dict[str, list[Path]]:
-    """The captures of each patient's folder."""
-    found: dict[str, list[Path]] = {}
-    for file in sorted(archive.rglob("*")):
-        if file.suffix.lower() in SUFFIXES and file.is_file():
-            found.setdefault(file.relative_to(archive).parts[0], []).append(file)
-    return found
-
-
 def compare(
     bundle: Bundle,
     engine: Engine,
     reference: Engine,
-    files: Mapping[str, Sequence[Path]],
+    archive: Archive,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Agreement:
-    """Run every capture through both; one that cannot be decoded is rejected, and its case incomplete."""
+    """Run all captures of the archive through both; one that cannot be decoded is rejected, and its case incomplete."""
     agreement, known = Agreement(), read_novelty(bundle)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as decoders:
-        for paths in files.values():
-            read = list(decoders.map(lambda file: _read(file, bundle), paths))
+        for _, of_patient in groupby(archive.captures, key=lambda capture: capture.patient):
+            read = list(decoders.map(lambda capture: _read(archive.root, capture.path, bundle), of_patient))
             captures = [capture for capture in read if capture is not None]
-            agreement.rejected += len(paths) - len(captures)
-            advance(len(paths))
+            rejected = len(read) - len(captures)
+            agreement.rejected += rejected
+            advance(len(read))
             if captures:
-                counts = CaseCounts(len(paths), len(captures), len(paths) - len(captures), 0)
+                counts = CaseCounts(len(read), len(captures), rejected, 0)
                 ours, theirs = (_side(bundle.manifest, known, one, captures, counts) for one in (engine, reference))
                 _add(agreement, ours, theirs)
     return agreement
 
 
-def _read(file: Path, bundle: Bundle) -> _Capture | None:
-    data = file.read_bytes()
+def _read(root: bytes, path: bytes, bundle: Bundle) -> _Capture | None:
+    data = Path(os.fsdecode(os.path.join(root, path))).read_bytes()  # noqa: PTH118 - bytes
     try:
         pixels = decode(data, bundle.manifest.image).pixels
     except CaptureRejected:

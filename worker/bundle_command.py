@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
+from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode, UsageError
 from contract.reproduction import MOST_CHANGED
 from contract.settings import Settings, get_settings
-from worker.agreement import Agreement, compare, find_captures
+from worker.agreement import Agreement, compare
 from worker.cache import cache_folder
 from worker.engines import plans
 from worker.engines.base import Engine, EngineOptions, NotUsable, golden_batch
@@ -92,12 +93,10 @@ def verify(path: Path, engine: str | None, precision: str | None, captures: Path
 
 
 def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, archive: Path) -> Agreement:
-    files = find_captures(archive)
-    if not files:
-        raise UsageError(f"{archive} has no captures; name a folder that holds one folder per patient")
+    found = walk_archive(archive)
     reference, _ = open_engine(bundle, EngineOptions("auto", "float32", options.cache_dir))
-    with click.progressbar(length=sum(map(len, files.values())), label="comparing", file=sys.stderr) as bar:
-        agreement = compare(bundle, running, reference, files, bar.update)
+    with click.progressbar(length=len(found.captures), label="comparing", file=sys.stderr) as bar:
+        agreement = compare(bundle, running, reference, found, bar.update)
     _say(f"{running.name} in {running.precision} against {reference.name} in float32:")
     for sentence in agreement_sentences(agreement):
         _say(sentence)

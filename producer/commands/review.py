@@ -73,7 +73,11 @@ def _say_alarms(database: Engine, runs: Iterable[int]) -> None:
 
 @review.command("list")
 @click.option("--run", type=int, help="Of this run alone.")
-@click.option("--state", type=click.Choice(list(ReviewState)), help="In this state; otherwise all that is not closed.")
+@click.option(
+    "--state",
+    type=click.Choice([state.value for state in ReviewState]),
+    help="In this state; otherwise all that is not closed.",
+)
 @click.option("--mine", is_flag=True, help="What you have in hand or have acted on, closed cases too.")
 @click.option("--limit", type=click.IntRange(1), help=f"At most so many; a table has {SHOWN} otherwise.")
 @reviewer_option
@@ -163,7 +167,10 @@ def confirm(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -
 @review.command()
 @case_argument
 @click.option(
-    "--verdict", type=click.Choice(list(Verdict), case_sensitive=False), required=True, help="What you say it is."
+    "--verdict",
+    type=click.Choice([verdict.value for verdict in Verdict], case_sensitive=False),
+    required=True,
+    help="What you say it is.",
 )
 @click.option("--subtype", help="For ALL, where it is known: one of the bundle's.")
 @click.option("--comment", required=True, help="Why, in a sentence; kept for good.")

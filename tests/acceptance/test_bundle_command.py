@@ -28,6 +28,9 @@ def test_verify_says_how_an_engine_answers(screen: Environment, bundle: Bundle, 
 def test_verify_compares_a_whole_archive_with_float32(screen: Environment, bundle: Bundle, tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "archive", {"P1": "Pro", "P2": "Benign"}, 5)
     (archive / "P1" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    for junk in ("P1/._0.jpg", "@eaDir/0.jpg", "P2/.ipynb_checkpoints/0.jpg"):
+        (archive / junk).parent.mkdir(exist_ok=True)
+        (archive / junk).write_bytes(b"no capture, as a submit knows")
     done = screen.screen("bundle", "verify", bundle.path, "--captures", archive, "--json")
     assert done.code == ExitCode.OK
     agreement = done.json["agreement"]

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage, decode
 from contract.settings import Settings
 from tests.support.commands import REPOSITORY
-from worker.agreement import compare, find_captures
+from worker.agreement import compare
 from worker.engines import plan_cache, registry
 from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, NotUsable, Pending, Predictions, infer
 from worker.engines.onnxruntime import ONNXRuntimeEngine
@@ -89,11 +90,11 @@ def test_the_demo_bundle_agrees_in_the_machines_precision_over_real_captures(dem
     folder = os.environ.get("SCREEN_REAL_CAPTURES")
     if folder is None:
         pytest.skip("SCREEN_REAL_CAPTURES names no folder")
-    files = find_captures(Path(folder) / "chula")
+    archive = walk_archive(Path(folder) / "chula")
     engine, _ = open_engine(demo, EngineOptions("auto", "auto", cache))
     reference = ONNXRuntimeEngine(demo, "float32", EngineOptions("onnxruntime", "float32", cache))
-    found = compare(demo, engine, reference, files)
-    assert found.captures == sum(map(len, files.values()))
+    found = compare(demo, engine, reference, archive)
+    assert found.captures == len(archive.captures)
     assert found.equal_share >= 0.95, "these are no drawings: some are close calls"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from contract.archive import walk_archive  # noqa: E402
 from contract.bundle import EXPECTED, Bundle, write_manifest  # noqa: E402
 from contract.errors import BundleError, EngineError  # noqa: E402
 from contract.novelty import read_novelty  # noqa: E402
@@ -19,7 +20,7 @@ from tests.support.archives import encode  # noqa: E402
 from tests.support.bfloat16 import EmulatedBfloat16Engine, rounded  # noqa: E402
 from tests.support.sensitive import sensitive_bundle, shaded  # noqa: E402
 from trainer import proof as trainer_proof  # noqa: E402
-from worker.agreement import compare, find_captures  # noqa: E402
+from worker.agreement import compare  # noqa: E402
 from worker.engines import registry  # noqa: E402
 from worker.engines.base import EngineOptions, infer, infer_all  # noqa: E402
 from worker.engines.close_calls import CloseCalls  # noqa: E402
@@ -252,8 +253,9 @@ def test_with_emulated_bfloat16_an_archive_is_compared_with_its_exclusions(
         (folder / f"{number}.png").write_bytes(encode(Image.fromarray(pixels), "PNG"))
     (tmp_path / "archive" / "P0" / "cut.png").write_bytes(b"\x89PNG")
     fast, exact = (EmulatedBfloat16Engine(unnamed, one, options) for one in ("bfloat16", "float32"))
-    files = find_captures(tmp_path / "archive")
-    found = compare(unnamed, fast, exact, files)
+    (tmp_path / "archive" / "P0" / "._0.png").write_bytes(b"a resource fork")
+    archive = walk_archive(tmp_path / "archive")
+    found = compare(unnamed, fast, exact, archive)
     assert (found.captures, found.rejected, found.equal, found.cases) == (48, 1, 48, 4)
     assert found.novel[1] <= 3
     assert found.novel[0] > 24
@@ -261,6 +263,6 @@ def test_with_emulated_bfloat16_an_archive_is_compared_with_its_exclusions(
     assert found.verdicts_changed > 0
     assert not found.good_enough
     assert f"{found.verdicts_changed} of 4 verdicts differ" in " ".join(agreement_sentences(found))
-    same = compare(unnamed, exact, exact, files)
+    same = compare(unnamed, exact, exact, archive)
     assert same.good_enough
     assert "0 of 4 verdicts differ" in " ".join(agreement_sentences(same))

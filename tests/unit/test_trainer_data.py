@@ -13,7 +13,7 @@ from contract.errors import DataError, StorageFull
 from contract.imaging import ImageSpec
 from trainer import cache, splits
 from trainer.config import DataTable
-from trainer.data import read_data
+from trainer.data import find_captures, read_data
 from trainer.traits import traits_of
 
 TABLE = DataTable(min_images=3)
@@ -127,6 +127,26 @@ def test_no_such_folder_and_no_data(tmp_path):
     write(tmp_path / "Patient 1" / "0.png", 0)
     with pytest.raises(DataError, match="the label 'Patient 1', which is not in the set"):
         read_data(tmp_path, TABLE)
+
+
+@pytest.mark.parametrize("junk", ["._0.png", "@eaDir/0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png"])
+def test_what_is_junk_in_an_archive_is_junk_in_a_folder_of_a_label(tmp_path, junk):
+    for label in TABLE.labels:
+        write(tmp_path / label / "series" / "0.png", 0)
+    write(tmp_path / TABLE.labels[0] / junk, 0)
+    found, _ = find_captures(tmp_path)
+    assert [one.path for one in found] == sorted(f"{label}/series/0.png" for label in TABLE.labels)
+
+
+def test_links_to_captures_and_folders_are_followed_once(tmp_path):
+    write(tmp_path / "elsewhere" / "0.png", 0)
+    data = tmp_path / "data"
+    (data / "Pre").mkdir(parents=True)
+    (data / "Pre" / "1.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+    (data / "Pro").symlink_to(tmp_path / "elsewhere")
+    (data / "Pre" / "circle").symlink_to(data / "Pre")
+    found, _ = find_captures(data)
+    assert [(one.path, one.label) for one in found] == [("Pre/1.png", "Pre"), ("Pro/0.png", "Pro")]
 
 
 def test_the_cache_is_built_once_and_whole(tmp_path, monkeypatch):
