@@ -92,6 +92,31 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may rebuild tables, which is how SQLite alters a CHECK: copy, drop, rename.
+
+    With its foreign keys on, dropping the old table would act on every row that refers to it: SET NULL, or CASCADE. So
+    they are off, which SQLite allows before a transaction alone, and checked before the commit (sqlite.org,
+    lang_altertable.html, section 7). Raises AssertionError where a migration leaves a row that refers to nothing.
+    """
+    if engine.dialect.name != "sqlite":
+        with writing(engine) as connection:
+            yield connection
+        return
+    immediate = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+    with _translated(), immediate.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA foreign_keys=OFF")
+        try:
+            with connection.begin():
+                yield connection
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(3)
+                assert not broken, f"rows that refer to nothing, as (table, row, referred table, key): {broken}"
+        finally:
+            driver.execute("PRAGMA foreign_keys=ON")
+
+
+@contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads, and sees one moment: what is committed meanwhile does not show.
 

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from contract.errors import DatabaseVersionError
 from db import append_only
-from db.engine import reading, writing
+from db.engine import migrating, reading
 from db.views import VIEWS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -41,7 +41,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     from alembic import command
     from alembic.config import Config
 
-    with writing(engine) as connection:
+    with migrating(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL lock_timeout = '30s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})

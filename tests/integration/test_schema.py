@@ -1,5 +1,7 @@
 """The migrations build what the models say, on both databases; other schema versions are refused."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Connection, Engine, func, insert, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsError
 from db import schema
-from db.engine import open_engine, reading, writing
+from db.engine import migrating, open_engine, reading, writing
 from db.models import Base, Event, ReportQueue
 
 RUN_OF_0001 = (
@@ -32,11 +35,20 @@ def test_the_migrations_build_exactly_the_models(database: Engine) -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_the_check_constraints_of_the_models_are_in_the_database(database: Engine) -> None:
+def _values(rule: str) -> set[str]:
+    """The values that a CHECK names: PostgreSQL keeps its own wording of the rule."""
+    return set(re.findall(r"'(\w+)'", rule))
+
+
+def test_the_check_constraints_of_the_models_are_in_the_database_with_all_their_values(database: Engine) -> None:
     inspector = inspect(database)
     for table in Base.metadata.tables.values():
-        wanted = {str(c.name) for c in table.constraints if isinstance(c, CheckConstraint)}
-        assert {c["name"] for c in inspector.get_check_constraints(table.name)} == wanted, table.name
+        checks = [check for check in table.constraints if isinstance(check, CheckConstraint)]
+        wanted = {str(check.name): _values(str(check.sqltext)) for check in checks}
+        stored = {
+            str(check["name"]): _values(check["sqltext"]) for check in inspector.get_check_constraints(table.name)
+        }
+        assert stored == wanted, table.name
 
 
 def test_the_views_for_people_exist(database: Engine) -> None:
@@ -83,6 +95,56 @@ def test_corrections_in_the_reporting_queue_survive_its_new_rules(database_url: 
     assert [tuple(row) for row in rows] == [(1, None), (2, 1), (3, 2)]
     with writing(engine) as connection:
         connection.execute(insert(ReportQueue).values(id=4, run_id=1, case_id=1, cause="override", replaces_id=3))
+
+
+A_NEW_CODE = """
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "9000", "{head}", None, None
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("capture") as capture:
+        capture.drop_constraint(op.f("ck_capture_reject_code"), type_="check")
+        capture.create_check_constraint(op.f("ck_capture_reject_code"), "reject_code IN ('empty_file', 'too_blue')")
+"""
+
+
+def test_a_migration_that_rebuilds_a_table_keeps_what_refers_to_it(
+    database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a new reject code does: on SQLite, Alembic copies the table, drops the old one and renames the copy."""
+    row = (
+        "INSERT INTO capture (id, run_id, case_id, path, path_text, size_bytes, modified_ns, state, reused_from)"
+        " VALUES ({0}, 1, 1, '/a/{0}.jpg', '/a/{0}.jpg', 9, 9, 'pending', {1})"
+    )
+    with writing(database) as connection:
+        for statement in (*RUN_OF_0001, row.format(2, 1), row.format(3, 2)):
+            connection.execute(text(statement))
+    migrations = tmp_path / "migrations"
+    shutil.copytree(schema.MIGRATIONS, migrations)
+    (migrations / "versions" / "9000_a_new_code.py").write_text(A_NEW_CODE.format(head=schema.head_revision()))
+    monkeypatch.setattr(schema, "MIGRATIONS", migrations)
+    assert schema.upgrade(database)[1] == "9000"
+    with reading(database) as connection:
+        rows = connection.execute(text("SELECT id, reused_from FROM capture ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [(1, None), (2, 1), (3, 2)]
+    with writing(database) as connection:
+        connection.execute(text("UPDATE capture SET reject_code = 'too_blue', state = 'rejected' WHERE id = 3"))
+    with pytest.raises(IntegrityError), writing(database) as connection:  # foreign keys hold again
+        connection.execute(text("UPDATE capture SET reused_from = 99 WHERE id = 3"))
+
+
+def test_a_migration_that_leaves_rows_that_refer_to_nothing_is_undone(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path}/x.db")
+    schema.upgrade(engine)
+    with writing(engine) as connection:
+        for statement in RUN_OF_0001:
+            connection.execute(text(statement))
+    with pytest.raises(AssertionError, match="refer to nothing"), migrating(engine) as connection:
+        connection.execute(text("DELETE FROM run"))
+    with reading(engine) as connection:
+        assert connection.execute(text("SELECT count(*) FROM run")).scalar_one() == 1
 
 
 def test_a_database_without_tables_is_refused_with_the_next_step(database_url: str) -> None:
