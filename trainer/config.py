@@ -19,6 +19,10 @@ SplitRule = Literal["grouped", "blocked", "appearance", "random"]
 StainView = Literal["none", "density", "white", "grey"]
 
 
+VERSION: Literal[2] = 2
+"""Of the keys of a recipe. Version 1 had a single phase, without a table of its own, and no version."""
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -228,6 +232,7 @@ class ExportTable(_Table):
 class Config(_Table):
     """A whole training run."""
 
+    version: Literal[2] = Field(VERSION, description="of these keys; a file of an older one is read as it was meant")
     name: str = Field(min_length=1, description="of the recipe, and of the bundle")
     notice: str | None = Field(None, description="shown with every report made with the bundle")
     model: ModelTable = Field(ModelTable(), description="see `[model]`")
@@ -297,11 +302,32 @@ def recipe_names() -> list[str]:
 
 
 def _validated(tree: dict[str, Any], recipe: str) -> Config:
+    if isinstance(version := tree.get("version"), int) and version > VERSION:
+        raise SettingsError(
+            f"recipe {recipe}: version {version} of the keys is newer than this release knows ({VERSION}); install the "
+            "release that wrote it"
+        )
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_from_version_1(tree))
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {_sentence(e)}" for e in error.errors()]
         raise SettingsError(f"recipe {recipe}: {'; '.join(faults)}") from None
+
+
+def _from_version_1(tree: dict[str, Any]) -> dict[str, Any]:
+    """The keys of version 1 at their places in version 2; a tree of version 2 as it is."""
+    training, export = tree.get("training"), tree.get("export")
+    if not isinstance(training, dict) or "stages" not in training or "phases" in training:
+        return tree
+    moved = {"stages": "stages", "max_learning_rate": "learning_rate", "warm_up": "warm_up"}
+    phase = {name: training[old] for old, name in moved.items() if old in training}
+    tree = tree | {
+        "training": {key: value for key, value in training.items() if key not in moved} | {"phases": [phase]}
+    }
+    if isinstance(export, dict) and "min_captures" in export:
+        rest = {key: value for key, value in export.items() if key != "min_captures"}
+        tree |= {"export": rest, "case": {"min_captures": export["min_captures"]} | tree.get("case", {})}
+    return tree
 
 
 def _sentence(error: Any) -> str:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import trainer
 from contract.errors import SettingsError, UsageError
+from tests.support.commands import REPOSITORY
 from trainer import options
 from trainer.commands.train import train
 from trainer.config import Config, load_config, recipe_names, to_toml
@@ -71,6 +72,22 @@ def test_what_is_wrong_is_named(tmp_path, text, named):
     with pytest.raises(SettingsError) as caught:
         load_config(recipe(tmp_path, text))
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("bundle", sorted((REPOSITORY / "bundles").glob("*.bundle")), ids=lambda folder: folder.name)
+def test_the_configuration_in_a_bundle_can_be_trained_again(bundle):
+    """The demo bundle's is of version 1, as earlier releases wrote it."""
+    config = load_config(bundle / "config.toml")
+    recipe = load_config("demo")
+    assert config.training.phases == recipe.training.phases
+    assert config.training.batch_size == recipe.training.batch_size
+    assert (config.case.min_captures, config.image) == (recipe.case.min_captures, recipe.image)
+    assert tomllib.loads(to_toml(config))["version"] == 2
+
+
+def test_a_configuration_of_a_newer_release_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="version 3 of the keys is newer"):
+        load_config(recipe(tmp_path, f"version = 3\n{MINIMAL}"))
 
 
 def test_no_such_recipe_lists_those_there_are():
