@@ -28,7 +28,10 @@ from trainer.splits import Fold
 FOLDS = 5
 BATCH = 32
 VIEWS = ("none", "density", "white", "grey")
-CHANGED = ("JPEG quality 50", "defocus (sigma 0.7 % of the side)", "noise (deviation 0.04)", "brighter (x 1.15)")
+CHANGED = (
+    "JPEG quality 50", "defocus (sigma 0.7 % of the side)", "noise (deviation 0.04)", "brighter (x 1.15)",
+    "turned by 15 degrees", "all corners covered",
+)  # fmt: skip
 CHANGED_CAPTURES = 400
 """Captures that are changed, spread over all."""
 COPIES = 3
@@ -42,12 +45,15 @@ class Row:
     views: tuple[str, ...]
     copies: int = 0
     inverse_penalty: float = 0.3
+    copies_weight: float = 1.0
+    """As in a recipe (trainer/config.py)."""
 
     @property
     def name(self) -> str:
         where = "whole backbone" if self.stages is None else f"{self.stages} stages"
         fit = f", C {self.inverse_penalty:g}" if self.inverse_penalty != 0.3 else ""
-        return f"{where}, {' + '.join(self.views)}{f', {self.copies} augmented copies' if self.copies else ''}{fit}"
+        copies = f", {self.copies} augmented copies that count {self.copies_weight:g}" if self.copies else ""
+        return f"{where}, {' + '.join(self.views)}{copies}{fit}"
 
 
 THREE = ("density", "white", "grey")
@@ -58,8 +64,9 @@ ROWS = (
     Row(4, THREE),
     Row(4, THREE, inverse_penalty=0.03),
     Row(4, THREE, inverse_penalty=3.0),
-    Row(4, ("density",), COPIES),
-    Row(4, THREE, COPIES),
+    Row(4, THREE, COPIES, copies_weight=COPIES),
+    Row(4, THREE, COPIES, copies_weight=1.0),
+    Row(4, THREE, COPIES, 3.0, 0.3),
 )
 
 
@@ -74,7 +81,7 @@ class Features:
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--recipe", default="probe", show_default=True, help="Whose architecture, weights and augmentation.")
+@click.option("--recipe", default="fast", show_default=True, help="Whose architecture, weights and augmentation.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(2025, 2026), show_default=True, help="Of the folds.")
 @work_option
 @json_option
@@ -159,7 +166,8 @@ def _folds(
         fitted, test = np.union1d(split.rows("train"), split.rows("validation")), split.rows("test")
         counts = np.bincount(targets[fitted], minlength=len(data.labels))
         passes = [plain[fitted], *(_joined(copy, row)[fitted] for copy in features.copies[: row.copies])]
-        probe.fit_head(network, passes, targets[fitted], len(fitted) / (len(counts) * counts), row.inverse_penalty)
+        weights = len(fitted) / (len(counts) * counts)
+        probe.fit_head(network, passes, targets[fitted], weights, row.inverse_penalty, row.copies_weight)
         probabilities[test] = probe.probabilities(network, plain[test])
         by_fold.append(float((probabilities[test].argmax(axis=1) == targets[test]).mean()))
         own = np.isin(some, test)

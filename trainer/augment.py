@@ -25,6 +25,9 @@ STAINS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 BLUR = torch.tensor([1.0, 2.0, 1.0])
 SHARE_BLURRED = 0.25
 SHARE_NOISY = 0.25
+SHARE_DEFOCUSED = 0.35
+SHARP = 0.1
+"""Deviation in pixels below which a Gaussian leaves every pixel as it is."""
 MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
 """Of the Beta distributions of the papers: Zhang et al. 2018, Yun et al. 2019."""
 
@@ -57,6 +60,8 @@ class Augment:
             x = self._grey(x)
         if self.table.blur:
             x = self._blur(x)
+        if self.table.defocus:
+            x = self._defocus(x)
         if self.table.noise:
             x = self._noise(x)
         if self.table.jpeg:
@@ -172,6 +177,23 @@ class Augment:
             blurred = F.conv2d(F.pad(sharp, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
             amount = (self._uniform(len(chosen)).abs() * self.table.blur)[:, None, None, None]
             x[chosen] = torch.lerp(sharp, blurred, amount)
+        return x
+
+    def _defocus(self, x: Tensor) -> Tensor:
+        """A Gaussian of its own deviation along each axis: defocus where they are alike, else a stage that moved."""
+        chosen = self._some(len(x), SHARE_DEFOCUSED)
+        if len(chosen):
+            widest = self.table.defocus * x.shape[-1]
+            radius = math.ceil(3 * widest)
+            offsets = torch.arange(-radius, radius + 1, device=self.device)
+            deviations = self._uniform(len(chosen), 2, by=widest).abs().clamp_min(SHARP)
+            kernels = torch.exp(-0.5 * (offsets / deviations[:, :, None]) ** 2)
+            kernels /= kernels.sum(dim=2, keepdim=True)
+            planes = F.pad(x[chosen], (radius,) * 4, mode="reflect").flatten(0, 1)[None]
+            across, down = (kernels[:, axis].repeat_interleave(3, dim=0)[:, None, None] for axis in (0, 1))
+            planes = F.conv2d(planes, across, groups=planes.shape[1])
+            planes = F.conv2d(planes, down.transpose(2, 3), groups=planes.shape[1])
+            x[chosen] = planes.view_as(x[chosen])
         return x
 
     def _noise(self, x: Tensor) -> Tensor:

@@ -114,6 +114,12 @@ class Phase(_Table):
         0.3, gt=0, description="logistic: scikit-learn's C, of features that have been standardised"
     )
     copies: int = Field(0, ge=0, description="logistic: augmented copies of each capture that are fitted beside it")
+    copies_weight: float = Field(
+        1.0,
+        gt=0,
+        description="logistic: how much all copies of a capture count together, where the capture itself counts 1. "
+        "More buys robustness with accuracy on captures as they are",
+    )
     schedule: Literal["one-cycle", "cosine"] = Field(
         "one-cycle", description="one-cycle: the rate rises, then falls to almost 0; cosine: it falls to 0"
     )
@@ -190,6 +196,13 @@ class AugmentTable(_Table):
     white_balance: float = Field(0.05, ge=0, lt=1, description="factor on the light of each channel, 1 +- this")
     grey: Fraction = Field(0.0, description="share of captures that lose their colour")
     blur: Fraction = Field(0.5, description="a quarter of the captures is mixed with its blurred self, up to this")
+    defocus: float = Field(
+        0.0,
+        ge=0,
+        lt=0.1,
+        description="a third of the captures is blurred by a Gaussian whose deviation along each axis is up to this "
+        "share of the side: out of focus, or moved",
+    )
     noise: float = Field(0.02, ge=0, lt=1, description="a quarter of the captures gets noise of up to this deviation")
     jpeg: Fraction = Field(0.0, description="share of captures compressed again with quality 50 to 100")
     corner_mask: Fraction = Field(0.0, description="chance, for each corner, to be painted over with background")

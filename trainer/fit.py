@@ -252,7 +252,12 @@ def _fit_head(
     copies = [features(data.train, lambda captures: augment(captures, size)) for _ in range(phase.copies)]
     passes = [features(data.train, plain), *copies]
     loss, accuracy = probe.fit_head(
-        network, passes, data.targets[data.train], weights.double().numpy(), phase.inverse_penalty
+        network,
+        passes,
+        data.targets[data.train],
+        weights.double().numpy(),
+        phase.inverse_penalty,
+        phase.copies_weight,
     )
     network.load_state_dict(fabric.broadcast(network.state_dict()))
     return loss, accuracy, probe.probabilities(network, features(data.validation, plain))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from contract.evidence import framed
 from trainer.augment import Augment
 from trainer.config import AugmentTable
 from trainer.figures import colour, png
@@ -92,20 +93,10 @@ def worst(pixels: Pixels, rows: NDArray[np.int64], of: Labelled, found: Predicti
         titles.append(f"{of.labels[of.targets[i]]}, loss {loss[i]:.2f}\ncalled {of.labels[called[i]]}")
         frames.append(colour(2) if right else colour(1))
         if found.cam is not None:
-            pictures.append(overlay(capture, found.cam[i, called[i]]))
+            pictures.append(framed(capture, found.cam[i, called[i]]))
             titles.append(f"evidence for {of.labels[called[i]]}\n{of.probabilities[i, called[i]]:.0%}")
             frames.append("#bbbbbb")
     return grid(pictures, titles, frames)
-
-
-def overlay(capture: Pixels, activation: NDArray[np.float32]) -> Pixels:
-    """The capture greyed, with what speaks for the label in warm colours, by its share of the map's maximum."""
-    height, width = capture.shape[:2]
-    warm = cv2.resize(np.maximum(activation, 0), (width, height), interpolation=cv2.INTER_CUBIC)
-    warm = np.clip(warm / max(float(activation.max()), 1e-6), 0, 1)[:, :, None]
-    colours = cv2.cvtColor(cv2.applyColorMap((warm * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    quiet = np.repeat(cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
-    return np.asarray(np.clip(quiet * (1 - 0.45 * warm) + colours * 0.45 * warm, 0, 255), np.uint8)
 
 
 def _thumbnail(picture: Pixels) -> Pixels:

@@ -31,8 +31,10 @@ def fit_head(
     targets: NDArray[np.int64],
     weights: NDArray[np.float64],
     inverse_penalty: float,
+    copies_weight: float = 1.0,
 ) -> tuple[float, float]:
-    """Fit the network's linear head on pooled features [N, F], each of `passes` of the captures of `targets` [N].
+    """Fit the network's linear head on pooled features [N, F]: of the captures of `targets` [N] as they are, which are
+    the first of `passes`, and of augmented copies, all others, which together count `copies_weight` for a capture's 1.
 
     `weights` [L] says how much a capture of each label counts; `inverse_penalty` is scikit-learn's C. Features are
     standardised for the fit, and the head takes that into its weights. Returns the mean log loss and the accuracy on
@@ -41,11 +43,12 @@ def fit_head(
     if not isinstance(network.head, LinearHead):
         raise SettingsError('training.phases: solver "logistic" fits a linear head; set model.head = "linear"')
     labels = np.tile(targets, len(passes))
+    of_pass = np.array([1.0, *[copies_weight / max(len(passes) - 1, 1)] * (len(passes) - 1)])
     scaler = StandardScaler()
     features = scaler.fit_transform(np.concatenate(passes))
     fitted = LogisticRegression(
         C=inverse_penalty, class_weight=dict(enumerate(weights.tolist())), max_iter=ITERATIONS
-    ).fit(features, labels)
+    ).fit(features, labels, sample_weight=of_pass.repeat(len(targets)))
     coefficients, intercepts = fitted.coef_, fitted.intercept_
     if len(coefficients) == 1:  # of two labels scikit-learn keeps the second one's alone
         coefficients, intercepts = np.vstack([-coefficients, coefficients]) / 2, np.r_[-intercepts, intercepts] / 2

@@ -47,6 +47,18 @@ def test_the_head_answers_what_scikit_learn_does(labels):
     assert 0 < loss < np.log(labels)
 
 
+def test_augmented_copies_together_count_as_the_recipe_says():
+    network = model.build_network(TINY, 4).eval()
+    passes = [features_of(4, width=network.head.classifier.in_features)[0] + shift for shift in (0, 0.4, 0.8)]
+    targets = features_of(4)[1]
+    probe.fit_head(network, passes, targets, np.ones(4), 0.1, copies_weight=0.5)
+    expected = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(
+        np.concatenate(passes), np.tile(targets, 3),
+        logisticregression__sample_weight=np.repeat([1.0, 0.25, 0.25], len(targets)),
+    )  # fmt: skip
+    assert np.allclose(probe.probabilities(network, passes[0]), expected.predict_proba(passes[0]), atol=1e-4)
+
+
 def test_a_dense_head_is_refused_by_name():
     network = model.build_network(TINY.model_copy(update={"head": "dense"}), 4)
     with pytest.raises(SettingsError, match=r'model\.head = "linear"'):

@@ -8,6 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
+from torchvision.transforms.v2.functional import gaussian_blur  # noqa: E402
+
 from contract.errors import SettingsError  # noqa: E402
 from trainer import model, stain  # noqa: E402
 from trainer.augment import Augment, resize, to_unit  # noqa: E402
@@ -75,8 +77,8 @@ def test_stain_jitter_scales_a_pure_stain_in_density():
 
 
 @pytest.mark.parametrize(
-    "change", [{"brightness": 0.3}, {"contrast": 0.3}, {"white_balance": 0.3}, {"blur": 1.0}, {"noise": 0.2},
-               {"scale": 0.2}, {"translation": 0.2}, {"rotation": 20.0}, {"stain_shift": 0.2}],
+    "change", [{"brightness": 0.3}, {"contrast": 0.3}, {"white_balance": 0.3}, {"blur": 1.0}, {"defocus": 0.03},
+               {"noise": 0.2}, {"scale": 0.2}, {"translation": 0.2}, {"rotation": 20.0}, {"stain_shift": 0.2}],
 )  # fmt: skip
 def test_each_step_changes_something_stays_in_range_and_repeats(change):
     captures = some_captures(24)
@@ -85,6 +87,15 @@ def test_each_step_changes_something_stays_in_range_and_repeats(change):
     assert (first - to_unit(captures)).abs().max() > 0.05
     assert first.min() >= 0
     assert first.max() <= 1
+
+
+def test_defocus_is_a_gaussian_of_its_own_deviation_along_each_axis(monkeypatch):
+    captures = to_unit(some_captures(2))
+    monkeypatch.setattr(Augment, "_some", lambda self, count, share: torch.arange(count))
+    monkeypatch.setattr(Augment, "_uniform", lambda self, *shape, by: torch.tensor([[1.0, 2.0], [-2.0, 0.0]]))
+    blurred = augment(defocus=0.05)._defocus(captures.clone())
+    assert torch.allclose(blurred[0], gaussian_blur(captures[0], [21, 21], [1.0, 2.0]), atol=2e-3)
+    assert torch.allclose(blurred[1], gaussian_blur(captures[1], [21, 1], [2.0, 0.1]), atol=2e-3)
 
 
 def test_smaller_stages_average_over_pixels():

@@ -1,0 +1,90 @@
+"""Pictures of captures as evidence: the file, small, with the places framed that speak most for what it was called.
+
+There is one way to show an activation map, for reports, pages and model cards alike.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import isqrt
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from contract.errors import CaptureRejected, PseudonymKeyMissing
+from contract.imaging import decode_full
+from contract.pseudonyms import real_paths
+
+SIDE_PX = 320
+"""The longer side of a picture."""
+JPEG_QUALITY = 82
+FRAMES = ((0.25, (255, 196, 0), 1), (0.10, (220, 0, 60), 2))
+"""Share of an activation map's places that is framed, the frame's colour, and its width in pixels."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A capture as JPEG, or why there is none."""
+
+    jpeg: bytes | None
+    problem: str | None = None
+
+
+Pictures = Callable[[bytes, bytes | None], Picture]
+"""Path and activation map of a capture -> its picture."""
+
+
+def pictures_of(root: bytes, pseudonym_key: str | None, key_file: Path | None) -> Pictures:
+    """Pictures of captures of one archive, whose paths hold pseudonyms if `pseudonym_key` is a key's fingerprint.
+
+    Without that key in `key_file` there are none.
+    """
+    if pseudonym_key is None:
+        return partial(picture, root)
+    try:
+        real_path = real_paths(root, pseudonym_key, key_file)
+    except PseudonymKeyMissing:
+        return lambda _path, _cam: Picture(None, "the key of the patients' pseudonyms is not here")
+    return lambda path, cam: picture(root, real_path(path), cam)
+
+
+def picture(root: bytes, path: bytes, cam: bytes | None) -> Picture:
+    """The capture at `path` below `root`; with `cam` (float16 [h, w], h = w) its strongest places are framed."""
+    try:
+        with open(os.path.join(root, path), "rb") as stream:  # noqa: PTH118, PTH123 - bytes
+            image = decode_full(stream.read())
+    except OSError as error:
+        return Picture(None, f"the file cannot be read any more ({error.strerror})")
+    except CaptureRejected as error:
+        return Picture(None, f"the file has changed: {error}")
+    image.thumbnail((SIDE_PX, SIDE_PX))
+    pixels = np.asarray(image)
+    if cam is not None:
+        values = np.frombuffer(cam, dtype=np.float16)
+        pixels = framed(pixels, values.reshape(isqrt(values.size), -1))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return Picture(buffer.getvalue())
+
+
+def framed(pixels: NDArray[np.uint8], activation: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Frame on the capture, uint8 [H, W, 3], the places of an activation map [h, w] that speak most for its label.
+
+    Each place is a rectangle of the capture. The strongest tenth is framed in red, the strongest quarter in yellow.
+    Places are framed as they are: a smooth curve would promise a sharper eye than the network has, and a heat map would
+    hide the cell.
+    """
+    rank = np.argsort(np.argsort(-activation.ravel(), kind="stable"), kind="stable").reshape(activation.shape)
+    height, width = pixels.shape[:2]
+    drawn = pixels.copy()
+    for share, colour, thickness in FRAMES:
+        strongest = (rank < max(1, round(share * rank.size))).astype(np.uint8)
+        mask = cv2.resize(strongest, (width, height), interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(drawn, contours, -1, colour, thickness)
+    return drawn
