@@ -6,6 +6,7 @@
     │   ├── ArchiveError          the archive is not one (no such folder, no patients, ...)
     │   ├── BundleError           the bundle is damaged, incomplete or of another version
     │   ├── DatabaseVersionError  the database's schema is not the one this release works with
+    │   ├── DatabaseForbids       the database's role may not do this
     │   ├── NoSuchRun             no run of that number
     │   ├── NoSuchCase            no case of that number
     │   ├── CaseHeld              another reviewer has the case in hand; her hold ends by itself
@@ -43,6 +44,8 @@ class ExitCode(IntEnum):
     """The user can mend it: a wrong argument, setting, folder or bundle."""
     UNAVAILABLE = 3
     """Redis, the database, the archive's storage or disk space is out of reach; try again later."""
+    BROKEN = 70
+    """This program failed: a fault in it, or something that it does not know."""
     INTERRUPTED = 130
     """Ctrl-C."""
 
@@ -74,8 +77,13 @@ class DatabaseVersionError(UsageError):
     pass
 
 
-class NoSuchRun(UsageError):
+class DatabaseForbids(UsageError):
     pass
+
+
+class NoSuchRun(UsageError):
+    def __init__(self, run_id: int) -> None:
+        super().__init__(f"there is no run {run_id}; `screen status` lists the runs")
 
 
 class NoSuchCase(UsageError):

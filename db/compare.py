@@ -92,7 +92,7 @@ def _same_archive(connection: Connection, first: int, second: int) -> None:
     roots = dict(connection.execute(select(Run.id, Run.root_text).where(Run.id.in_((first, second)))).all())
     for run in (first, second):
         if run not in roots:
-            raise NoSuchRun(f"there is no run {run}; `screen status` lists the runs")
+            raise NoSuchRun(run)
     if roots[first] != roots[second]:
         raise UsageError(
             f"run {first} is of {roots[first]} and run {second} of {roots[second]}; only runs of one archive can be "

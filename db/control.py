@@ -122,7 +122,7 @@ def _existing(connection: Connection, run_id: int) -> Any:
     known = select(Run.id, Run.cancelled_at).where(Run.id == run_id).with_for_update(key_share=True)
     run = connection.execute(known).first()
     if run is None:
-        raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+        raise NoSuchRun(run_id)
     return run
 
 

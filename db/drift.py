@@ -1,20 +1,24 @@
 """A run's captures against the reference of its bundle: how far their distributions have drifted apart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, func, select
 
-from contract.bundle import Manifest
 from contract.drift import FEWEST, LIMIT, chance, reference_bins, stability_index
-from contract.errors import NoSuchRun
 from contract.states import CaptureState
-from db.engine import reading
-from db.models import BundleRow, Capture, Run
+from db.models import Capture
+from db.runs import named_run
 
 LOOKED_AT = 20_000
 """Captures, about, that are looked at: with so many, chance moves the index by less than 0.001."""
+NAMES = {
+    "p_all": "probability of ALL", "red_green": "red to green", "blue_green": "blue to green", "bar": "scale bar",
+    "nucleated": "area of nucleated cells", "cells": "area of cells", "clipped": "cut-off light",
+}  # fmt: skip
+"""Of measures, in words, where the name of the measure is not one."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +38,21 @@ class Drift:
         return self.index > self.limit and self.patients >= FEWEST
 
 
-def drift(engine: Engine, run_id: int) -> list[Drift]:
+def drift_of(connection: Connection, run_id: int) -> list[Drift]:
     """Of every measure that the bundle's reference knows, the farthest first; empty without a reference.
 
     Of a large run every so-manieth capture is looked at. Raises NoSuchRun.
     """
-    with reading(engine) as connection:
-        stored = connection.execute(
-            select(BundleRow.manifest).join(Run, Run.bundle_digest == BundleRow.digest).where(Run.id == run_id)
-        ).scalar()
-        if stored is None:
-            raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
-        bins = reference_bins(Manifest.model_validate(stored).reference)
-        if not bins:
-            return []
-        screened = (Capture.run_id == run_id) & (Capture.state == CaptureState.SCREENED)
-        every = 1 + connection.execute(select(func.count()).where(screened)).scalar_one() // LOOKED_AT
-        rows = connection.execute(
-            select(Capture.case_id, Capture.quality, Capture.novelty, Capture.p_all).where(
-                screened, Capture.id % every == 0
-            )
-        ).all()
+    bins = reference_bins(named_run(connection, run_id).manifest.reference)
+    if not bins:
+        return []
+    screened = (Capture.run_id == run_id) & (Capture.state == CaptureState.SCREENED)
+    every = 1 + connection.execute(select(func.count()).where(screened)).scalar_one() // LOOKED_AT
+    rows = connection.execute(
+        select(Capture.case_id, Capture.quality, Capture.novelty, Capture.p_all).where(
+            screened, Capture.id % every == 0
+        )
+    ).all()
     found = []
     for name, of_reference in bins.items():
         values = [(value, row.case_id) for row in rows if (value := _value(name, row)) is not None]
@@ -64,12 +62,21 @@ def drift(engine: Engine, run_id: int) -> list[Drift]:
             np.searchsorted(of_reference.edges, known, side="left"), minlength=len(of_reference.shares)
         )
         if len(known):
-            index, limit = (
-                stability_index(of_reference, counts.tolist(), patients),
-                max(LIMIT, chance(of_reference, patients)),
-            )
+            index = stability_index(of_reference, counts.tolist(), patients)
+            limit = max(LIMIT, chance(of_reference, patients))
             found.append(Drift(name, index, limit, len(known), patients))
-    return sorted(found, key=lambda one: -one.index)
+    return sorted(found, key=lambda drift: -drift.index)
+
+
+def drift_warning(drifts: Sequence[Drift]) -> str | None:
+    """A sentence, without its full stop, where some measure is beyond its limit; else None."""
+    far = [f"{NAMES.get(drift.measure, drift.measure)} {drift.index:.1f}" for drift in drifts if drift.far]
+    if not far:
+        return None
+    return (
+        f"the captures of this run differ from those that the bundle knows: {', '.join(far)} (population stability "
+        f"index, remarkable from {LIMIT}); read its results with care"
+    )
 
 
 def _value(name: str, row: Any) -> float | None:

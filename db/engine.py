@@ -13,12 +13,14 @@ from sqlalchemy import Connection, Engine, FromClause, create_engine, event, mak
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from contract.errors import DatabaseUnavailable, SettingsError, StorageFull
+from contract.errors import DatabaseForbids, DatabaseUnavailable, SettingsError, StorageFull
 
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
 FROZEN_S = 20
 """How long a writing transaction may wait for its own process: its statements follow one another in milliseconds."""
+FORBIDDEN = frozenset({"42501", "25006"})
+"""PostgreSQL's insufficient_privilege and read_only_sql_transaction, which a standby answers."""
 _BEGIN = "sqlite_begin"
 _T = TypeVar("_T")
 
@@ -141,6 +143,11 @@ def _translated() -> Iterator[None]:
         if _is_full(error):
             raise StorageFull(
                 f"no room left under the database ({reason}); make room, work goes on by itself"
+            ) from error
+        if getattr(error.orig, "sqlstate", None) in FORBIDDEN:
+            raise DatabaseForbids(
+                f"the database refuses this ({reason}); ask its administrator for the right, or name a role that has "
+                "it in SCREEN_DATABASE_URL"
             ) from error
         if isinstance(error, OperationalError | InterfaceError) or _was_let_go(error):
             raise DatabaseUnavailable(

@@ -12,15 +12,14 @@ import numpy as np
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.orm import aliased
 
-from contract.bundle import Manifest
 from contract.case_rule import CaseCounts
-from contract.errors import NoSuchRun
 from contract.states import CaptureState, CaseState, ChunkState, ReviewState
 from db.clock import db_now
 from db.engine import reading
-from db.models import BundleRow, Capture, Case, Chunk, ReportQueue, Review, Run
+from db.models import Capture, Case, Chunk, ReportQueue, Review
 from db.opinions import CASE_REVIEW
 from db.results import CONFLICTS, JUDGED, judge_rows, with_policy
+from db.runs import RunRow, named_run
 
 EXAMPLES = 5
 SAME = 1e-6
@@ -47,7 +46,7 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
     A lease may be over for `grace_s` seconds before somebody must have noticed. Raises NoSuchRun.
     """
     with reading(engine) as connection:
-        run = _run(connection, run_id)
+        run = named_run(connection, run_id)
         findings = [
             *_captures(connection, run),
             *_chunks(connection, run, grace_s),
@@ -56,30 +55,11 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
             _identity(connection, run),
         ]
         if against is not None:
-            findings += _comparison(connection, run, _run(connection, against))
+            findings += _comparison(connection, run, named_run(connection, against))
         return findings
 
 
-def _run(connection: Connection, run_id: int) -> Any:
-    run = connection.execute(
-        select(
-            Run.id,
-            Run.submitted,
-            Run.cases,
-            Run.cancelled_at,
-            Run.bundle_digest,
-            Run.report_at_sign_off,
-            BundleRow.manifest,
-        )
-        .join(BundleRow, BundleRow.digest == Run.bundle_digest)
-        .where(Run.id == run_id)
-    ).first()
-    if run is None:
-        raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
-    return run
-
-
-def _captures(connection: Connection, run: Any) -> Iterator[Finding]:
+def _captures(connection: Connection, run: RunRow) -> Iterator[Finding]:
     states: dict[str, int] = dict(
         connection.execute(
             select(Capture.state, func.count()).where(Capture.run_id == run.id).group_by(Capture.state)
@@ -104,7 +84,7 @@ def _captures(connection: Connection, run: Any) -> Iterator[Finding]:
     yield _finding(connection, "every capture belongs to a case of its run", run.submitted, astray, "capture")
 
 
-def _chunks(connection: Connection, run: Any, grace_s: float) -> Iterator[Finding]:
+def _chunks(connection: Connection, run: RunRow, grace_s: float) -> Iterator[Finding]:
     pending = connection.execute(
         select(func.count()).where(Capture.run_id == run.id, Capture.state == CaptureState.PENDING)
     ).scalar_one()
@@ -122,7 +102,7 @@ def _chunks(connection: Connection, run: Any, grace_s: float) -> Iterator[Findin
     yield _finding(connection, "no lease outlives its worker", chunks, stale, "chunk")
 
 
-def _cases(connection: Connection, run: Any) -> Iterator[Finding]:
+def _cases(connection: Connection, run: RunRow) -> Iterator[Finding]:
     of_run = Case.run_id == run.id
     found = connection.execute(select(func.count()).where(of_run)).scalar_one()
     yield Finding(f"{run.cases} cases were submitted and are there", run.cases, abs(run.cases - found), [])
@@ -146,7 +126,7 @@ def _cases(connection: Connection, run: Any) -> Iterator[Finding]:
     yield _queue(connection, run, found)
 
 
-def _queue(connection: Connection, run: Any, cases: int) -> Finding:
+def _queue(connection: Connection, run: RunRow, cases: int) -> Finding:
     """Rows that no other row replaces: exactly one for each case that has a result, or that reviewers have closed,
     where the run's results wait for the sign-off; then none without a review.
     """
@@ -170,9 +150,9 @@ def _queue(connection: Connection, run: Any, cases: int) -> Finding:
     return _finding(connection, "exactly one result and one queue row per case", cases, wrong, "case")
 
 
-def _results(connection: Connection, run: Any) -> Finding:
+def _results(connection: Connection, run: RunRow) -> Finding:
     """The case rule, applied to the rows again, says what is stored."""
-    manifest = Manifest.model_validate(run.manifest)
+    manifest = run.manifest
     cases = connection.execute(
         select(Case.id, Case.submitted, Case.screened, Case.rejected, Case.quarantined, Case.verdict, Case.subtype,
                Case.score, Case.case_policy)
@@ -196,7 +176,7 @@ def _results(connection: Connection, run: Any) -> Finding:
     )
 
 
-def _identity(connection: Connection, run: Any) -> Finding:
+def _identity(connection: Connection, run: RunRow) -> Finding:
     """Results of before schema 0002 were not looked through for conflicts, and say nothing of them."""
     looked_through = (Case.run_id == run.id) & Case.identity_conflict.is_not(None)
     cases = connection.execute(select(func.count()).where(looked_through)).scalar_one()
@@ -212,7 +192,7 @@ def _same(one: float | None, other: float | None) -> bool:
     return abs(one - other) <= SAME
 
 
-def _comparison(connection: Connection, run: Any, other: Any) -> Iterator[Finding]:
+def _comparison(connection: Connection, run: RunRow, other: Any) -> Iterator[Finding]:
     fields = (Capture.state, Capture.reject_code, Capture.sha256, Capture.label, Capture.probabilities)
 
     def rows_of(of: Any) -> dict[bytes, Any]:

@@ -7,11 +7,10 @@ from typing import Any
 
 from sqlalchemy import JSON, Connection, Engine, column, func, select, true
 
-from contract.bundle import Manifest
-from contract.errors import NoSuchRun
 from contract.states import MarkCode
 from db.engine import reading
-from db.models import BundleRow, Capture, Case, Run
+from db.models import Capture, Case
+from db.runs import named_run
 
 WORDS = {
     MarkCode.NOVEL: "unlike those that the network was trained on",
@@ -105,26 +104,25 @@ def implausibility(engine: Engine, run_id: int) -> Implausibility | None:
     Only of such a run captures are looked at, by the database. Raises NoSuchRun.
     """
     with reading(engine) as connection:
-        run = connection.execute(
-            select(Run.cases, BundleRow.manifest)
-            .join(BundleRow, BundleRow.digest == Run.bundle_digest)
-            .where(Run.id == run_id)
-        ).first()
-        if run is None:
-            raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
-        counts = connection.execute(
-            select(
-                func.count().label("finished"),
-                func.count().filter(Case.screened > 0).label("cases"),
-                func.count().filter(_MOSTLY_EXCLUDED).label("affected"),
-                func.sum(Case.screened).filter(_MOSTLY_EXCLUDED).label("screened"),
-                func.sum(Case.excluded).filter(_MOSTLY_EXCLUDED).label("excluded"),
-            ).where(Case.run_id == run_id, _FINISHED)
-        ).one()
-        if 2 * counts.affected <= counts.cases:
-            return None
-        excluding = Manifest.model_validate(run.manifest).case_policy.exclude
-        marks = _shares(connection, run_id, excluding)
+        return implausibility_of(connection, run_id)
+
+
+def implausibility_of(connection: Connection, run_id: int) -> Implausibility | None:
+    """The same, in the transaction of somebody who reads more. Raises NoSuchRun."""
+    run = named_run(connection, run_id)
+    counts = connection.execute(
+        select(
+            func.count().label("finished"),
+            func.count().filter(Case.screened > 0).label("cases"),
+            func.count().filter(_MOSTLY_EXCLUDED).label("affected"),
+            func.sum(Case.screened).filter(_MOSTLY_EXCLUDED).label("screened"),
+            func.sum(Case.excluded).filter(_MOSTLY_EXCLUDED).label("excluded"),
+        ).where(Case.run_id == run_id, _FINISHED)
+    ).one()
+    if 2 * counts.affected <= counts.cases:
+        return None
+    excluding = run.manifest.case_policy.exclude
+    marks = _shares(connection, run_id, excluding)
     return Implausibility(
         run_id, counts.cases, counts.affected, counts.screened, counts.excluded, marks, run.cases > counts.finished
     )

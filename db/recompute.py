@@ -5,16 +5,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
-from contract.errors import NoSuchRun
 from contract.states import CaseState
 from db.clock import db_now
 from db.engine import reading, writing
-from db.models import BundleRow, Case, Event, Patient, Run
+from db.models import Case, Event, Patient
 from db.opinions import signed
 from db.report_queue import queue_result
 from db.results import case_counts, one_at_a_time, result_columns
+from db.runs import named_run
 
 SAME = 1e-6
 """Scores nearer than this are the same."""
@@ -39,7 +38,7 @@ class Change:
 def bundle_policy(engine: Engine, run_id: int) -> CasePolicy:
     """The case rule of the run's bundle. Raises NoSuchRun."""
     with reading(engine) as connection:
-        return _manifest(connection, run_id).case_policy
+        return named_run(connection, run_id).manifest.case_policy
 
 
 def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, actor: str) -> list[Change]:
@@ -57,7 +56,7 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
     with writing(engine) as connection:
         one_at_a_time(connection)
         judged = _judged(connection, run_id, policy, lock=True)
-        own = None if policy == _manifest(connection, run_id).case_policy else policy.model_dump(mode="json")
+        own = None if policy == named_run(connection, run_id).manifest.case_policy else policy.model_dump(mode="json")
         for change, columns in judged:
             if not change.signed:
                 connection.execute(update(Case).where(Case.id == change.case_id).values(**columns, case_policy=own))
@@ -73,19 +72,10 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
         return [change for change, _ in judged if change.differs]
 
 
-def _manifest(connection: Connection, run_id: int) -> Manifest:
-    stored = connection.execute(
-        select(BundleRow.manifest).join(Run, Run.bundle_digest == BundleRow.digest).where(Run.id == run_id)
-    ).scalar()
-    if stored is None:
-        raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
-    return Manifest.model_validate(stored)
-
-
 def _judged(
     connection: Connection, run_id: int, policy: CasePolicy, *, lock: bool
 ) -> list[tuple[Change, dict[str, Any]]]:
-    manifest = _manifest(connection, run_id).model_copy(update={"case_policy": policy})
+    manifest = named_run(connection, run_id).manifest.model_copy(update={"case_policy": policy})
     finished = (
         select(
             Case.id, Case.submitted, Case.verdict, Case.subtype, Case.score, Case.priority,

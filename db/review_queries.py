@@ -4,12 +4,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, or_, select, text
 
-from contract.errors import NoSuchCase, NoSuchRun
+from contract.errors import NoSuchCase
 from contract.states import CaptureState, ReviewState
 from db.clock import db_now
 from db.engine import reading
 from db.models import BundleRow, Capture, Case, Review, Run
 from db.opinions import CASE_REVIEW
+from db.runs import require_run
 
 CONFLICTS_SHOWN = 5
 _RESULT = (
@@ -50,8 +51,8 @@ def review_list(
         .limit(limit)
     )
     with reading(engine) as connection:
-        if run_id is not None and not connection.execute(select(Run.id).where(Run.id == run_id)).first():
-            raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+        if run_id is not None:
+            require_run(connection, run_id)
         rows = [dict(row) for row in connection.execute(statement).mappings()]
     total = rows[0]["total"] if rows else 0
     for row in rows:

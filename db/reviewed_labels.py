@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, select, text
 
 from contract.bundle import Manifest
-from contract.errors import NoSuchRun
 from contract.states import CaptureState, ReviewState, Verdict
 from db.engine import reading, slices
 from db.models import BundleRow, Capture, Case, Run
 from db.opinions import CASE_REVIEW
+from db.runs import require_run
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
     )  # fmt: skip
     with reading(engine) as connection:
         if run_id is not None:
-            if not connection.execute(select(Run.id).where(Run.id == run_id)).first():
-                raise NoSuchRun(f"there is no run {run_id}; `screen status` lists the runs")
+            require_run(connection, run_id)
             statement = statement.where(Case.run_id == run_id)
         cases = connection.execute(statement).all()
         manifests = {

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from contract.errors import DatabaseVersionError
 from db import append_only
-from db.engine import migrating, reading
+from db.engine import migrating, open_engine, reading
 from db.views import VIEWS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -66,6 +66,16 @@ def _drop_views(connection: Connection) -> None:
     for name in reversed(VIEWS):
         if name in there:
             connection.execute(text(f"DROP VIEW {name}"))
+
+
+def open_database(url: str, *, pooled: bool = True) -> Engine:
+    """The database at this URL (db.engine.open_engine), once it is known to have this release's schema.
+
+    Raises SettingsError, DatabaseUnavailable, DatabaseVersionError.
+    """
+    engine = open_engine(url, pooled=pooled)
+    check(engine)
+    return engine
 
 
 def check(engine: Engine) -> str:

@@ -2,7 +2,10 @@
 
 import errno
 import importlib
+import io
+import os
 import sys
+import traceback
 from importlib.metadata import version
 from tempfile import gettempdir
 
@@ -40,6 +43,14 @@ COMMANDS = {
     "data": ("trainer.commands.data:data", "Fetch or audit labelled captures."),
 }
 """name -> (module:attribute, help). Packages that must not be imported here are named by a string."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+YOURS_TO_MEND = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+        errno.ENAMETOOLONG, errno.ELOOP,
+    }
+)  # fmt: skip
+"""What is wrong with a file that somebody named."""
 
 
 class LazyGroup(click.Group):
@@ -62,13 +73,14 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show where in the program an unexpected error arose.")
 @click.version_option(version("slide-screen"), prog_name="slide-screen")
-def screen() -> None:
+def screen(debug: bool) -> None:
     """Screen archives of blood-smear captures for acute lymphoblastic leukaemia, for review by a haematologist.
 
     \b
     Exit codes: 0 all captures screened, 1 some ended badly, 2 a mistake that you can mend,
-    3 Redis, database or archive out of reach.
+    3 Redis, database or archive out of reach, 70 this program failed.
 
     Settings are environment variables with the prefix SCREEN_, such as SCREEN_DATABASE_URL and SCREEN_REDIS_URL.
     """
@@ -77,30 +89,67 @@ def screen() -> None:
 
 
 def main() -> None:
-    """Entry point of `screen`: every error of our own is one line on stderr and its exit code."""
+    """Entry point of `screen`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 gets \\xe9 for what it cannot show
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_exit_code(sys.argv[1:]))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    """Run a command; every failure becomes a line on stderr and an exit code, here and nowhere else."""
+    debugging = False
     try:
-        sys.exit(screen(standalone_mode=False) or ExitCode.OK)
+        context = screen.make_context("screen", arguments)
+        debugging = context.params["debug"]
+        with context:
+            code = screen.invoke(context)
+        sys.stdout.flush()
+        return int(code or ExitCode.OK)
     except ScreeningError as error:
-        shown = str(error).encode("utf-8", "backslashreplace").decode()  # a path in it need not be UTF-8
-        click.secho(f"screen: {shown}", fg="red", err=True)
-        sys.exit(error.exit_code)
+        return _failed(str(error), error.exit_code)
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.secho("screen: interrupted", err=True)
-        sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # `screen report | head`
-        sys.stderr.close()
-        sys.exit(ExitCode.OK)
+        return _failed("interrupted", ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `screen report 1 | head`: nobody reads on, and what is left in the buffer has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        where = error.filename or f"a disk; the temporary folder is {gettempdir()}"
-        click.secho(f"screen: no room left on {where}; make room and call again", fg="red", err=True)
-        sys.exit(ExitCode.UNAVAILABLE)
+        if debugging:
+            traceback.print_exc()
+        return _failed(*_of_the_system(error))
+    except Exception as error:
+        if debugging:
+            traceback.print_exc()
+        reason = " ".join(str(error).split())[:300]
+        return _failed(
+            f"this program failed ({type(error).__name__}: {reason}); nothing that was written before is lost. "
+            "`screen --debug ...` shows where; please report it",
+            ExitCode.BROKEN,
+        )
+
+
+def _failed(sentence: str, code: ExitCode) -> ExitCode:
+    shown = sentence.encode("utf-8", "backslashreplace").decode()  # a path in it need not be UTF-8
+    click.secho(f"screen: {shown}", fg="red", err=True)
+    return code
+
+
+def _of_the_system(error: OSError) -> tuple[str, ExitCode]:
+    """What an error of the operating system means to who called."""
+    named = error.filename
+    file = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else None
+    if error.errno in NO_ROOM:
+        where = file or f"a disk; the temporary folder is {gettempdir()}"
+        return f"no room left on {where}; make room and call again", ExitCode.UNAVAILABLE
+    if file is not None and error.errno in YOURS_TO_MEND:
+        sentence = f"{file}: {error.strerror}; choose another place, or see to it that this user may use it"
+        return sentence, ExitCode.USAGE
+    return f"the system failed ({error.strerror or error}{f': {file}' if file else ''})", ExitCode.BROKEN
 
 
 if __name__ == "__main__":

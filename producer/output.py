@@ -1,9 +1,13 @@
 """How listings look: one decorator gives each the same `--json` and `--csv`; stdout is data, stderr is talk."""
 
 import csv
+import getpass
+import io
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -13,9 +17,14 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from contract.states import Verdict
+from contract.words import VERDICT_WORDS
+
 stdout = Console(emoji=False)
 stderr = Console(stderr=True, emoji=False)
 
+ID = click.IntRange(1, 2**63 - 1)
+"""A number that the database gave: of a run, a case, a row."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -26,21 +35,42 @@ def output_options(function: Function) -> Function:
     return click.option("--table", "output", flag_value="table", default="table", hidden=True)(function)
 
 
+def login_name() -> str:
+    """Who acts, for the audit; in a container the user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 def json_out(value: Any) -> None:
     """Print as JSON on stdout."""
-    click.echo(json.dumps(value, default=_jsonable, ensure_ascii=False, indent=2))
+    click.echo(as_json(value), nl=False)
 
 
-def csv_out(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """Print rows as CSV on stdout; lists and mappings become JSON in their cell."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+def as_json(value: Any) -> str:
+    """JSON with times in ISO 8601; ends with a newline. What stdout could not write is escaped."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    return json.dumps(value, default=_jsonable, ensure_ascii=not is_unicode, indent=2) + "\n"
+
+
+def csv_out(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as CSV on stdout."""
+    click.echo(as_csv(rows, columns), nl=False)
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as CSV below the names of `columns`; lists and mappings become JSON in their cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
         writer.writerow([_cell(row.get(column)) for column in columns])
+    return text.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, (list, dict)):
+    if isinstance(value, (list, tuple, dict)):
         return json.dumps(value, default=_jsonable, ensure_ascii=False)
     if isinstance(value, datetime):
         return value.isoformat()
@@ -67,6 +97,24 @@ def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), 
         narrow = column in fold
         made.add_column(column, justify=justify, no_wrap=not narrow, overflow="fold", min_width=7 if narrow else None)
     return made
+
+
+@contextmanager
+def captured() -> Iterator[Callable[[], str]]:
+    """What is printed on `stdout` meanwhile is kept back; yields the function that tells it afterwards."""
+    with stdout.capture() as capture:
+        yield capture.get
+
+
+def shown_verdict(verdict: str) -> Text:
+    """A verdict in its colour."""
+    style = {
+        Verdict.ALL: "bold red",
+        Verdict.INDETERMINATE: "yellow",
+        Verdict.INSUFFICIENT: "yellow",
+        Verdict.BENIGN: "green",
+    }[Verdict(verdict)]
+    return Text(VERDICT_WORDS[Verdict(verdict)], style)
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -5,16 +5,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from contract.states import ReviewAction, ReviewState, Verdict
-from producer.output import plain, stdout, table
+from contract.states import ReviewAction, ReviewState
+from contract.words import FOR_REVIEW
+from producer.output import plain, shown_verdict, stdout, table
 
-FOR_REVIEW = "For review by a haematologist; it supports a specialist and decides nothing by itself."
-SHOWN_VERDICT = {
-    Verdict.ALL: Text("ALL", "bold red"),
-    Verdict.INDETERMINATE: Text("indeterminate", "yellow"),
-    Verdict.INSUFFICIENT: Text("insufficient", "yellow"),
-    Verdict.BENIGN: Text("Benign", "green"),
-}
 _STATE = {
     ReviewState.WAITING: Text("waiting"),
     ReviewState.PARTLY_SIGNED: Text("partly signed", "cyan"),
@@ -35,7 +29,7 @@ _BAD_SHOWN = 5
 
 def result(verdict: str, subtype: str | None) -> Text:
     """A verdict with its subtype, coloured."""
-    shown = SHOWN_VERDICT[Verdict(verdict)].copy()
+    shown = shown_verdict(verdict)
     return shown.append(f", {subtype}") if subtype else shown
 
 

@@ -2,12 +2,12 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import click
 
 from contract.errors import UsageError
 from contract.states import Verdict
+from db.run_report import CaseRow
 
 truth_option = click.option(
     "--truth",
@@ -16,11 +16,11 @@ truth_option = click.option(
 )
 
 
-def is_right(case: dict[str, Any], label: str, benign_label: str) -> bool:
+def is_right(case: CaseRow, label: str, benign_label: str) -> bool:
     """Whether the proposal matches the true label: benign, or ALL with this very subtype."""
-    if case["verdict"] == Verdict.ALL:
-        return bool(case["subtype"] == label)
-    return bool(case["verdict"] == Verdict.BENIGN and label == benign_label)
+    if case.verdict is Verdict.ALL:
+        return case.subtype == label
+    return case.verdict is Verdict.BENIGN and label == benign_label
 
 
 def read_truth(path: Path) -> dict[str, str]:

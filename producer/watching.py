@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 
 from contract.errors import DatabaseUnavailable, ExitCode
 from db.plausibility import implausibility
-from db.queries import Progress as RunProgress
-from db.queries import progress
+from db.progress import Progress as RunProgress
+from db.progress import progress
 from producer.alarm import say_alarm
 from producer.output import say, stderr
 
@@ -25,7 +25,7 @@ def watch_run(database: Engine, run_id: int) -> ExitCode:
     now = follow_run(database, run_id)
     implausible = implausibility(database, run_id)
     say_alarm(implausible)
-    say(accounting_line(now))
+    say(now.accounting)
     bad = now.rejected or now.quarantined or now.cancelled or implausible
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
 
@@ -75,14 +75,3 @@ def _note(now: RunProgress) -> str:
     elif not now.finished and not now.chunks_leased:
         parts.append("waiting for a worker")
     return ", ".join(parts)
-
-
-def accounting_line(now: RunProgress) -> str:
-    """The sum that must hold for every finished run."""
-    total = (
-        f"submitted {now.submitted} = screened {now.screened} + rejected {now.rejected} + quarantined {now.quarantined}"
-    )
-    missing = now.submitted - now.ended
-    if not missing:
-        return total
-    return f"{total} + {missing} {'UNACCOUNTED FOR' if now.finished else 'pending'}"

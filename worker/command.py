@@ -6,8 +6,7 @@ import sys
 import click
 
 from contract.settings import get_settings
-from db import schema
-from db.engine import open_engine
+from db.schema import open_database
 
 
 @click.command()
@@ -19,8 +18,7 @@ def worker(name: str | None) -> None:
     worker left behind. The same as `celery -A worker.app worker`.
     """
     settings = get_settings()
-    engine = open_engine(settings.database_url, pooled=False)
-    schema.check(engine)
+    open_database(settings.database_url, pooled=False)
     name = name or f"screen-{os.getpid()}"
     arguments = ["-A", "worker.app", "worker", "--without-gossip", "--without-mingle", "--hostname", f"{name}@%h"]
     os.execv(  # noqa: S606 - our own interpreter, no shell wanted

@@ -8,11 +8,10 @@ import click
 from contract.errors import ExitCode
 from contract.settings import get_settings
 from contract.states import Verdict
-from db import schema
 from db.compare import ChangedCase, Comparison
 from db.compare import compare_runs as compare
-from db.engine import open_engine
-from producer.output import csv_out, json_out, output_options, plain, stdout, table
+from db.schema import open_database
+from producer.output import ID, csv_out, json_out, output_options, plain, stdout, table
 
 COLUMNS = (
     "patient",
@@ -26,8 +25,8 @@ COLUMNS = (
 
 
 @click.command("compare-runs")
-@click.argument("first", type=int)
-@click.argument("second", type=int)
+@click.argument("first", type=ID)
+@click.argument("second", type=ID)
 @output_options
 def compare_runs(first: int, second: int, output: str) -> ExitCode:
     """What changed between run FIRST and run SECOND of one archive, screened with two bundles for instance.
@@ -35,8 +34,7 @@ def compare_runs(first: int, second: int, output: str) -> ExitCode:
     Lists the patients whose verdict or subtype is another one, with the captures that moved most, and says how far the
     two agree.
     """
-    database = open_engine(get_settings().database_url)
-    schema.check(database)
+    database = open_database(get_settings().database_url)
     found = compare(database, first, second)
     if output == "json":
         agreement = [{"first": one, "second": other, "patients": n} for (one, other), n in found.agreement.items()]

@@ -1,6 +1,5 @@
 """`screen cancel`, `screen resume`, `screen retry`."""
 
-import getpass
 from collections.abc import Sequence
 
 import click
@@ -9,39 +8,39 @@ from sqlalchemy import Engine
 from contract.errors import BrokerUnavailable, ExitCode
 from contract.settings import Settings, get_settings
 from contract.states import CaptureState
-from db import control, schema
-from db.engine import open_engine
-from producer.output import say
+from db import control
+from db.schema import open_database
+from producer.output import ID, login_name, say
 from producer.publish import publish_chunks
 
 
 @click.command()
-@click.argument("run", type=int)
+@click.argument("run", type=ID)
 def cancel(run: int) -> ExitCode:
     """Cancel RUN: workers get no more of its chunks. What they have in hand is finished, and nothing is deleted."""
     _, database = _opened()
-    changed = control.cancel(database, run, actor=getpass.getuser())
+    changed = control.cancel(database, run, actor=login_name())
     say(f"run {run} is cancelled" if changed else f"run {run} was cancelled before")
     say(f"`screen resume {run}` goes on with it")
     return ExitCode.OK
 
 
 @click.command()
-@click.argument("run", type=int)
+@click.argument("run", type=ID)
 def resume(run: int) -> ExitCode:
     """Go on with RUN after `screen cancel`, or send its pending chunks once more."""
     settings, database = _opened()
-    chunk_ids = control.resume(database, run, actor=getpass.getuser())
+    chunk_ids = control.resume(database, run, actor=login_name())
     _publish(settings, database, run, chunk_ids)
     say(f"run {run} goes on: {len(chunk_ids)} chunks are pending")
     return ExitCode.OK
 
 
 @click.command()
-@click.argument("run", type=int)
+@click.argument("run", type=ID)
 @click.option("--rejected", is_flag=True, help="Captures that were rejected; without this and the next: both kinds.")
 @click.option("--quarantined", is_flag=True, help="Captures that were quarantined.")
-@click.option("--case", "case_id", type=int, metavar="ID", help="Of this case alone.")
+@click.option("--case", "case_id", type=ID, metavar="ID", help="Of this case alone.")
 def retry(run: int, rejected: bool, quarantined: bool, case_id: int | None) -> ExitCode:
     """Screen captures of RUN again that were rejected or quarantined: after a repair of the storage, say.
 
@@ -56,7 +55,7 @@ def retry(run: int, rejected: bool, quarantined: bool, case_id: int | None) -> E
         if asked or not (rejected or quarantined)
     ]
     found = control.retry(
-        database, run, states=states, case_id=case_id, chunk_size=settings.chunk_size, actor=getpass.getuser()
+        database, run, states=states, case_id=case_id, chunk_size=settings.chunk_size, actor=login_name()
     )
     if found.reviewed:
         say(
@@ -72,8 +71,7 @@ def retry(run: int, rejected: bool, quarantined: bool, case_id: int | None) -> E
 
 def _opened() -> tuple[Settings, Engine]:
     settings = get_settings()
-    database = open_engine(settings.database_url)
-    schema.check(database)
+    database = open_database(settings.database_url)
     return settings, database
 
 

@@ -6,15 +6,14 @@ import click
 
 from contract.errors import ExitCode
 from contract.settings import get_settings
-from db import schema
-from db.engine import open_engine
 from db.fsck import Finding, fsck
-from producer.output import json_out, plain, stdout, table
+from db.schema import open_database
+from producer.output import ID, json_out, plain, stdout, table
 
 
 @click.command("fsck")
-@click.argument("run", type=int)
-@click.option("--against", type=int, metavar="RUN", help="Also compare with this run of the same archive, row by row.")
+@click.argument("run", type=ID)
+@click.option("--against", type=ID, metavar="RUN", help="Also compare with this run of the same archive, row by row.")
 @click.option("--json", "as_json", is_flag=True, help="All findings as JSON on stdout.")
 def command(run: int, against: int | None, as_json: bool) -> ExitCode:
     """Check that nothing in RUN was lost or counted twice.
@@ -23,8 +22,7 @@ def command(run: int, against: int | None, as_json: bool) -> ExitCode:
     the run is screened. Exit code 1 where an invariant does not hold.
     """
     settings = get_settings()
-    database = open_engine(settings.database_url)
-    schema.check(database)
+    database = open_database(settings.database_url)
     grace = settings.lease_seconds + 2 * settings.sweep_seconds
     findings = fsck(database, run, grace_s=grace, against=against)
     if as_json:

@@ -1,6 +1,5 @@
 """`screen purge`."""
 
-import getpass
 import sys
 from dataclasses import asdict
 
@@ -9,9 +8,8 @@ import click
 from contract.errors import ExitCode, UsageError
 from contract.settings import get_settings
 from db import purge as runs
-from db import schema
-from db.engine import open_engine
-from producer.output import json_out, plain, say, stdout, table
+from db.schema import open_database
+from producer.output import json_out, login_name, plain, say, stdout, table
 
 
 @click.command()
@@ -26,8 +24,7 @@ def purge(age: str, dry_run: bool, force: bool, yes: bool, as_json: bool) -> Exi
     Captures, results, reviews, queue rows, and patients of no other run go for good; that they went stays in the audit.
     A run that is not finished stays, and without --force one whose results nobody has acknowledged or signed.
     """
-    database = open_engine(get_settings().database_url)
-    schema.check(database)
+    database = open_database(get_settings().database_url)
     days = runs.age_in_days(age)
     found = runs.old_runs(database, days, force=force)
     going = [one for one in found if one.kept is None]
@@ -35,7 +32,7 @@ def purge(age: str, dry_run: bool, force: bool, yes: bool, as_json: bool) -> Exi
         _print(found)
     if going and not dry_run:
         _ask(len(going), yes)
-        gone = [runs.purge(database, one.run_id, days, force=force, actor=getpass.getuser()) for one in going]
+        gone = [runs.purge(database, one.run_id, days, force=force, actor=login_name()) for one in going]
         runs.tidy(database)
         removed = [one.run_id for one in gone if one is not None and one.kept is None]
         say(f"removed {len(removed)} runs")

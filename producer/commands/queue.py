@@ -9,9 +9,8 @@ from sqlalchemy import Engine
 from contract.errors import ExitCode
 from contract.settings import get_settings
 from db import report_queue as results
-from db import schema
-from db.engine import open_engine
-from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
+from db.schema import open_database
+from producer.output import ID, csv_out, json_out, output_options, plain, say, stdout, table
 
 COLUMNS = (
     "queue_id", "cause", "replaces_id", "superseded", "created_at", "taken_by", "taken_until", "run_id", "case_id",
@@ -23,7 +22,7 @@ consumer_option = click.option(
     "--consumer", default=socket.gethostname, show_default="the machine's name",
     help="Who takes: what it takes, nobody else can acknowledge.",
 )  # fmt: skip
-ids_argument = click.argument("ids", type=int, nargs=-1, required=True)
+ids_argument = click.argument("ids", type=ID, nargs=-1, required=True)
 
 
 @click.group()
@@ -36,8 +35,7 @@ def queue() -> None:
 
 
 def _database() -> Engine:
-    database = open_engine(get_settings().database_url)
-    schema.check(database)
+    database = open_database(get_settings().database_url)
     return database
 
 

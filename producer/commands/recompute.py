@@ -1,6 +1,5 @@
 """`screen recompute`."""
 
-import getpass
 from typing import Any, get_args
 
 import click
@@ -10,9 +9,8 @@ from contract.case_policy import CasePolicy, RuleName
 from contract.errors import ExitCode, UsageError
 from contract.settings import get_settings
 from db import recompute as results
-from db import schema
-from db.engine import open_engine
-from producer.output import csv_out, json_out, output_options, plain, say, stdout, table
+from db.schema import open_database
+from producer.output import ID, csv_out, json_out, login_name, output_options, plain, say, stdout, table
 
 COLUMNS = (
     "case_id", "patient", "verdict_before", "verdict_after", "subtype_before", "subtype_after", "score_before",
@@ -21,7 +19,7 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("run", type=int)
+@click.argument("run", type=ID)
 @click.option("--rule", type=click.Choice(get_args(RuleName)), help="Another case rule than the bundle's.")
 @click.option("--benign-at-most", type=float, help="A score up to this is benign.")
 @click.option("--all-at-least", type=float, help="A score from this on is ALL.")
@@ -38,8 +36,7 @@ def recompute(run: int, apply_: bool, output: str, **changed: Any) -> ExitCode:
     --apply changed results are written, and reported to other systems as corrections; the old ones are kept in the
     audit. A case that a reviewer has signed stays as she saw it.
     """
-    database = open_engine(get_settings().database_url)
-    schema.check(database)
+    database = open_database(get_settings().database_url)
     own = results.bundle_policy(database, run)
     policy = _policy(own, {name: value for name, value in changed.items() if value is not None})
     if policy.rule != own.rule and changed["benign_at_most"] is changed["all_at_least"] is None:
@@ -47,7 +44,7 @@ def recompute(run: int, apply_: bool, output: str, **changed: Any) -> ExitCode:
             f"the thresholds are those of {own.rule}: for {policy.rule} give --benign-at-most and --all-at-least",
             "yellow",
         )
-    found = results.recompute(database, run, policy, apply=apply_, actor=getpass.getuser())
+    found = results.recompute(database, run, policy, apply=apply_, actor=login_name())
     rows = [results.as_row(one) for one in found]
     if output == "json":
         json_out({"run": run, "policy": policy.model_dump(mode="json"), "applied": apply_, "changes": rows})

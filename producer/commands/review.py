@@ -1,7 +1,6 @@
 """`screen review`: what a haematologist does in the morning."""
 
 import csv
-import getpass
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -18,14 +17,13 @@ from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import get_settings
 from contract.states import ReviewAction, ReviewState, Verdict
 from db import review as actions
-from db import schema
-from db.engine import open_engine
 from db.plausibility import implausibility
 from db.review import Opinion, Reviewer
 from db.review_queries import case_details, review_list
 from db.reviewed_labels import labelled_cases, reviewed_captures
+from db.schema import open_database
 from producer.alarm import say_alarm
-from producer.output import csv_out, json_out, output_options, say
+from producer.output import ID, csv_out, json_out, login_name, output_options, say
 from producer.review_output import agreement, print_case, print_list, result
 
 SHOWN = 20
@@ -37,14 +35,14 @@ COLUMNS = (
     "last_action_at", "holder", "held_until", "submitted", "screened", "reasons", "identity_conflict",
 )  # fmt: skip
 
-case_argument = click.argument("case", type=int)
+case_argument = click.argument("case", type=ID)
 comment_option = click.option("--comment", help="Why, in a sentence; kept for good.")
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 captures_option = click.option(
     "--captures", type=click.IntRange(0), default=TOP_CAPTURES, show_default=True, help="How many captures are named."
 )
 reviewer_option = click.option(
-    "--reviewer", envvar="SCREEN_REVIEWER", show_envvar=True, default=getpass.getuser, show_default="the login name",
+    "--reviewer", envvar="SCREEN_REVIEWER", show_envvar=True, default=login_name, show_default="the login name",
     callback=lambda _context, _option, name: Reviewer(name.strip(), version("slide-screen")),
     help="Your name, kept with all that you do.",
 )  # fmt: skip
@@ -60,8 +58,7 @@ def review() -> None:
 
 
 def _database() -> Engine:
-    database = open_engine(get_settings().database_url)
-    schema.check(database)
+    database = open_database(get_settings().database_url)
     return database
 
 
@@ -72,7 +69,7 @@ def _say_alarms(database: Engine, runs: Iterable[int]) -> None:
 
 
 @review.command("list")
-@click.option("--run", type=int, help="Of this run alone.")
+@click.option("--run", type=ID, help="Of this run alone.")
 @click.option(
     "--state",
     type=click.Choice([state.value for state in ReviewState]),
@@ -104,7 +101,7 @@ def list_(
 
 
 @review.command("next")
-@click.option("--run", type=int, help="Of this run alone.")
+@click.option("--run", type=ID, help="Of this run alone.")
 @click.option(
     "--hold", type=click.IntRange(1, 1440), metavar="MINUTES",
     help="How long it is kept from others; default SCREEN_REVIEW_HOLD_MINUTES.",
@@ -251,7 +248,7 @@ def _standing(after: dict[str, Any]) -> str:
 
 
 @review.command()
-@click.argument("run", type=int, required=False)
+@click.argument("run", type=ID, required=False)
 @click.option("--all", "everything", is_flag=True, help="Of all runs; of a patient with several cases the last closed.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="labels.csv to write.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")

@@ -13,18 +13,18 @@ from contract.errors import ExitCode
 from contract.settings import get_settings
 from db import schema
 from db.engine import open_engine
-from db.plausibility import implausibility
-from db.queries import progress
+from db.progress import progress
+from db.run_report import read_run
 from db.submission import submit as write_run
 from producer.alarm import say_alarm
-from producer.commands.report import print_report, write_html
+from producer.commands.report import FORMATS, TABLE, exit_code, show
 from producer.commands.submit import name_skipped, required_bundle, submit_request
 from producer.output import say
 from producer.pseudonymous import pseudonymize_option
 from producer.publish import publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
 from producer.truth import read_truth, truth_option
-from producer.watching import accounting_line, follow_run
+from producer.watching import follow_run
 
 
 @click.command()
@@ -73,7 +73,7 @@ def run(
         with _services(worker_log) as (redis_url, alive):
             publish_chunks(redis_url, database, submission.chunk_ids)
             try:
-                say(accounting_line(follow_run(database, run_id, alive)))
+                say(follow_run(database, run_id, alive).accounting)
             except KeyboardInterrupt:
                 say("stopping: the chunk in hand is finished first; the same command goes on from there")
                 raise
@@ -94,10 +94,11 @@ def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def _report(database: Engine, run_id: int, html: Path | None, truth: dict[str, str] | None) -> ExitCode:
-    implausible = implausibility(database, run_id)
-    code = print_report(database, run_id, implausible, truth)
+    file_format = FORMATS["html"]
+    read = read_run(database, run_id, file_format.evidence if html else None)
+    show(read, FORMATS[TABLE], truth)
     if html is not None:
-        write_html(database, run_id, html, implausible, truth)
+        file_format.write(read, html, truth)
         say(f"report: {html}")
-    say_alarm(implausible)  # the table may have pushed it off the screen
-    return code
+    say_alarm(read.implausible)  # the table may have pushed it off the screen
+    return exit_code(read)

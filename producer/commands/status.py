@@ -4,17 +4,16 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from sqlalchemy import Engine
 
 from contract.errors import ExitCode
 from contract.settings import get_settings
-from db import schema
-from db.drift import drift as drift_of
-from db.engine import open_engine
-from db.plausibility import implausibility
-from db.queries import progress, run_summaries
+from db.drift import drift_warning
+from db.progress import Progress, RunSummary, progress, run_summaries
+from db.run_report import read_run
+from db.schema import open_database
 from producer.alarm import print_alarm, say_alarm
-from producer.drifting import drift_warning
-from producer.output import csv_out, json_out, output_options, plain, stdout, table
+from producer.output import ID, csv_out, json_out, output_options, plain, stdout, table
 
 COLUMNS = (
     "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
@@ -25,7 +24,7 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("run", type=int, required=False)
+@click.argument("run", type=ID, required=False)
 @output_options
 def status(run: int | None, output: str) -> ExitCode:
     """List the runs, newest first, or RUN alone: how many captures ended how, and how fast it goes.
@@ -33,35 +32,53 @@ def status(run: int | None, output: str) -> ExitCode:
     Of RUN alone also whether most captures of most patients do not count, before everything else, and whether its
     captures have drifted away from those that the bundle knows.
     """
-    database = open_engine(get_settings().database_url)
-    schema.check(database)
-    rows = run_summaries(database, run)
-    for row in rows:
-        going = row["finished_at"] is None and row["cancelled_at"] is None
-        now = progress(database, row["run_id"]) if going else None
-        row["captures_per_s"] = round(now.recent_per_s, 1) if now else None
-        row["trouble"] = now.trouble if now else None
-    far = drift_of(database, run) if run is not None else []
-    implausible = implausibility(database, run) if run is not None else None
-    if output == "json" and run is not None:
-        rows[0] = {
-            "implausible": implausible and implausible.record(),
-            **rows[0],
-            "drift": [asdict(one) for one in far],
-        }
+    database = open_database(get_settings().database_url)
+    if run is None:
+        return _list(database, output)
+    read = read_run(database, run)
+    row = _row(read.run, read.progress)
+    if output == "json":
+        implausible = read.implausible and read.implausible.record()
+        json_out([{"implausible": implausible, **row, "drift": [asdict(drift) for drift in read.drift]}])
+    elif output == "csv":
+        say_alarm(read.implausible)
+        csv_out([row], COLUMNS)
+    else:
+        print_alarm(read.implausible)
+        _print([row])
+        if warning := drift_warning(read.drift):
+            stdout.print(plain(f"run {run}: {warning}"), style="yellow")
+    return ExitCode.OK
+
+
+def _list(database: Engine, output: str) -> ExitCode:
+    rows = [
+        _row(summary, progress(database, summary.run_id) if _is_going(summary) else None)
+        for summary in run_summaries(database)
+    ]
     if output == "json":
         json_out(rows)
     elif output == "csv":
-        say_alarm(implausible)
         csv_out(rows, COLUMNS)
-    elif not rows:
-        stdout.print("no runs yet; `screen submit ARCHIVE` makes one")
-    else:
-        print_alarm(implausible)
+    elif rows:
         _print(rows)
-        if warning := drift_warning(far):
-            stdout.print(plain(f"run {run}: {warning}"), style="yellow")
+    else:
+        stdout.print("no runs yet; `screen submit ARCHIVE` makes one")
     return ExitCode.OK
+
+
+def _is_going(run: RunSummary) -> bool:
+    return run.finished_at is None and run.cancelled_at is None
+
+
+def _row(run: RunSummary, now: Progress | None) -> dict[str, Any]:
+    """A run as flat values, and how fast it goes if it does."""
+    going = now if _is_going(run) else None
+    return {
+        **asdict(run),
+        "captures_per_s": round(going.recent_per_s, 1) if going else None,
+        "trouble": going.trouble if going else None,
+    }
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -10,8 +10,7 @@ from contract.bundle import Bundle
 from contract.errors import BrokerUnavailable, ExitCode, UsageError
 from contract.pseudonyms import read_key
 from contract.settings import Settings, get_settings
-from db import schema
-from db.engine import open_engine
+from db.schema import open_database
 from db.submission import Submission, SubmitPlan, SubmitRequest, plan_submit
 from db.submission import submit as write_run
 from producer.output import json_out, say
@@ -46,8 +45,7 @@ def submit(
     """
     settings = get_settings()
     opened = Bundle.open(required_bundle(bundle))
-    database = open_engine(settings.database_url)
-    schema.check(database)
+    database = open_database(settings.database_url)
     found = walk_archive(archive)
     request = submit_request(found, opened, settings, everything=everything, pseudonymize=pseudonymize)
     name_skipped(found)

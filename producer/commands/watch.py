@@ -4,19 +4,18 @@ import click
 
 from contract.errors import ExitCode
 from contract.settings import get_settings
-from db import schema
-from db.engine import open_engine
+from db.schema import open_database
+from producer.output import ID
 from producer.watching import watch_run
 
 
 @click.command()
-@click.argument("run", type=int)
+@click.argument("run", type=ID)
 def watch(run: int) -> ExitCode:
     """Follow RUN until it is finished, with rate and time left. Ctrl-C stops watching, not the run.
 
     Exits 1 where captures were rejected or quarantined, the run was cancelled, or most captures of most patients do
     not count; what to do then is said first.
     """
-    database = open_engine(get_settings().database_url)
-    schema.check(database)
+    database = open_database(get_settings().database_url)
     return watch_run(database, run)

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from contract.bundle import Bundle
 from db.engine import open_engine, writing
-from db.queries import progress
+from db.progress import progress
 from tests.support.archives import encode, jpeg, picture, write_archive
 from tests.support.commands import Environment
 from tests.support.servers import RedisServer

@@ -10,7 +10,7 @@ import pytest
 
 from contract.bundle import Bundle
 from db.engine import open_engine
-from db.queries import progress
+from db.progress import progress
 from tests.support.archives import write_archive
 from tests.support.commands import REPOSITORY, Environment
 from tests.support.servers import free_port

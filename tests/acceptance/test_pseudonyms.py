@@ -13,7 +13,7 @@ from contract.pseudonyms import PseudonymKey, RealPaths, read_key, real_paths
 from db.engine import open_engine, reading
 from db.fsck import fsck
 from db.models import Base, Chunk
-from db.queries import progress
+from db.progress import progress
 from tests.support.archives import jpeg, write_archive
 from tests.support.commands import Environment
 from tests.support.waiting import wait_until

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from contract.bundle import Bundle
 from db.engine import open_engine
-from db.queries import progress, run_summaries
+from db.progress import progress, run_summaries
 from tests.support.archives import write_archive
 from tests.support.commands import REPOSITORY, Environment
 from tests.support.waiting import wait_until

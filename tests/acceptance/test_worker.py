@@ -13,7 +13,8 @@ from sqlalchemy import func, select
 from contract.bundle import Bundle
 from db.engine import open_engine, reading
 from db.models import Capture, Case, Chunk, ReportQueue
-from db.queries import case_results, progress
+from db.progress import progress
+from db.run_report import read_run
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
 from tests.support.servers import RedisServer
@@ -77,7 +78,7 @@ def test_submit_worker_and_report_call_every_patient_by_colour(
         assert watched.code == 0, watched.err
         assert "submitted 40 = screened 40 + rejected 0 + quarantined 0" in watched.err
     report = environment.screen("report", run, "--json").json
-    called = {case["patient"]: (case["verdict"], case["subtype"]) for case in report["cases"]}
+    called = {case.patient: (case.verdict, case.subtype) for case in report["cases"]}
     assert called == {
         "P-ben": ("benign", None), "P-early": ("all", "Early"), "P-pre": ("all", "Pre"), "P-pro": ("all", "Pro"),
     }  # fmt: skip
@@ -106,7 +107,7 @@ def test_a_worker_killed_in_the_middle_of_chunks_loses_and_doubles_nothing(
     with worker(environment):
         wait_until(is_finished(environment, run), 90, what="the run to finish")
     check_invariants(environment, run)
-    assert {case["verdict"] for case in case_results(database, run)} == {"all"}
+    assert {case.verdict for case in read_run(database, run).cases} == {"all"}
 
 
 def test_the_run_goes_on_when_redis_comes_back_empty(

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, func, select
 from contract.bundle import Bundle
 from db.engine import open_engine, reading
 from db.models import Chunk
-from db.queries import Progress, progress
+from db.progress import Progress, progress
 from tests.support.commands import Environment
 from tests.support.waiting import wait_until
 

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from contract.bundle import Bundle
 from db.engine import reading
 from db.models import Capture, Run
-from db.queries import ended_badly
+from db.run_report import read_run
 from tests.faults.conftest import Size
 from tests.faults.lab import HOSTILE, SLOW, Lab
 from tests.support.archives import jpeg
@@ -91,7 +91,7 @@ def test_files_altered_after_the_submit(lab: Lab, counted: Callable[..., None]) 
     with lab.worker():
         now = lab.finish(run)
     lab.check(run)
-    assert {one["path"]: one["reject_code"] for one in ended_badly(lab.database, run)} == wanted
+    assert {one.path: one.reject_code for one in read_run(lab.database, run).ended_badly} == wanted
     counted(16, "files altered after the submit: longer, shorter, touched, replaced, removed", altered=len(wanted),
             noticed=now.rejected, captures=now.submitted)  # fmt: skip
 

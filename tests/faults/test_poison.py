@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from contract.bundle import Bundle
-from db.queries import ended_badly
+from db.run_report import read_run
 from tests.faults.hostile_worker import MARK
 from tests.faults.lab import HOSTILE, Lab
 from tests.support.commands import Environment
@@ -43,7 +43,7 @@ def test_each_is_tried_three_times_and_quarantined_and_all_others_are_screened(
         now = lab.finish(run, 300)
     assert (now.rejected, now.quarantined) == (0, len(POISON))
     assert now.screened == now.submitted - len(POISON)
-    ended = {one["path"]: one["reason"] for one in ended_badly(lab.database, run)}
+    ended = {one.path: one.reason for one in read_run(lab.database, run).ended_badly}
     assert ended.keys() == POISON.keys()
     for path, how in POISON.items():
         assert ended[path].startswith("3 attempts"), path

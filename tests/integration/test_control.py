@@ -15,7 +15,7 @@ from db.control import RETRIED, cancel, resume, retry
 from db.engine import reading, writing
 from db.fsck import fsck
 from db.models import Capture, Case, Chunk, Event, ReportQueue
-from db.queries import progress
+from db.progress import progress
 from db.report_queue import queue_result
 from db.results import finish_chunk
 from db.review import Reviewer, act

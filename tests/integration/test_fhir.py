@@ -13,11 +13,11 @@ from sqlalchemy import Engine
 from contract.bundle import Bundle
 from contract.states import ReviewAction
 from db.engine import open_engine
-from db.queries import reported_cases, run_details, run_summaries
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act
+from db.run_report import read_run
 from db.submission import submit
-from producer.fhir import fhir_bundle
+from producer.formats.fhir import fhir_bundle
 from tests.support.commands import Environment
 from tests.support.runs import claimed, found, outcome, request
 
@@ -40,9 +40,8 @@ def screened(database: Engine, bundle: Bundle) -> int:
 
 def exported(database: Engine, run: int) -> Any:
     """The Bundle, parsed and validated by the library."""
-    summary, manifest = run_summaries(database, run)[0], run_details(database, run)["manifest"]
-    text = fhir_bundle(summary, reported_cases(database, run), manifest, summary["created_at"])
-    return FhirBundle.model_validate_json(text)
+    report = read_run(database, run)
+    return FhirBundle.model_validate_json(fhir_bundle(report, report.run.created_at))
 
 
 def resources(bundle: Any, kind: str) -> list[Any]:
@@ -76,7 +75,7 @@ def test_every_case_has_its_report_and_every_reference_leads_somewhere(database:
 def test_a_proposal_is_preliminary_and_says_so(database: Engine, bundle: Bundle) -> None:
     first, *_ = resources(exported(database, screened(database, bundle)), "DiagnosticReport")
     assert first.status == "preliminary"
-    assert first.conclusion.startswith("Proposal for review by a haematologist")
+    assert first.conclusion.startswith("Proposal. For review by a haematologist")
     assert "Result: acute lymphoblastic leukaemia (ALL), subtype Pro" in first.conclusion
     assert first.conclusionCode[0].coding[0].code == "all"
 
@@ -85,7 +84,7 @@ def test_signed_off_it_is_final_with_the_reviewers_verdict_and_without_her_name(
     database: Engine, bundle: Bundle
 ) -> None:
     run = screened(database, bundle)
-    by_patient = {case["patient"]: case["case_id"] for case in reported_cases(database, run)}
+    by_patient = {case.patient: case.case_id for case in read_run(database, run).cases}
     act(database, by_patient["P0"], ReviewAction.OVERRIDE, ANNA, opinion=Opinion("benign"), comment="reactive cells")
     made = exported(database, run)
     status = {one.identifier[0].value: one.status for one in resources(made, "DiagnosticReport")}

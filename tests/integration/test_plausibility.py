@@ -19,9 +19,9 @@ from db.engine import open_engine
 from db.lease import Lease
 from db.models import Chunk
 from db.plausibility import Implausibility, MarkShare, implausibility
-from db.queries import reported_cases
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act
+from db.run_report import read_run
 from db.submission import submit
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
@@ -281,7 +281,7 @@ def test_fhir_has_a_detected_issue_and_every_unsigned_report_says_it(
 ) -> None:
     implausible, plausible = two_runs
     engine = open_engine(environment.database_url)
-    signed = reported_cases(engine, int(implausible))[0]["case_id"]
+    signed = read_run(engine, int(implausible)).cases[0].case_id
     act(engine, signed, ReviewAction.OVERRIDE, Reviewer("anna", "1.2.3"), opinion=Opinion("benign"), comment="seen")
     engine.dispose()
     assert environment.screen("report", implausible, "--fhir", tmp_path / "run.json").code == 1

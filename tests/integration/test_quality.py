@@ -16,13 +16,12 @@ from contract.errors import BundleError, DataError, UsageError
 from contract.novelty import FILE, read_novelty
 from contract.settings import Settings
 from db.chunks import sweep
-from db.drift import drift
+from db.drift import drift_warning
 from db.engine import reading
 from db.fsck import fsck
 from db.models import Capture
-from db.queries import case_results
+from db.run_report import read_run
 from db.submission import submit
-from producer.drifting import drift_warning
 from tests.support.archives import COLOURS, encode, jpeg, picture, write_archive
 from tests.support.bundles import colour_bundle
 from tests.support.runs import request
@@ -122,9 +121,9 @@ def test_sound_captures_count_and_the_others_are_marked_with_a_sentence(
     assert found["P1/yellow.png"].novelty > 1 >= found["P1/000.jpg"].novelty
     assert found["P1/smooth.png"].excluded
     assert found["P1/yellow.png"].excluded
-    (case,) = case_results(database, run)
-    assert (case["verdict"], case["screened"], case["excluded"]) == ("all", 7, 2)
-    assert case["reasons"][-1]["code"] == "excluded"
+    (case,) = read_run(database, run).cases
+    assert (case.verdict, case.screened, case.excluded) == ("all", 7, 2)
+    assert case.reasons[-1]["code"] == "excluded"
     assert all(finding.holds for finding in fsck(database, run, grace_s=0))
 
 
@@ -136,9 +135,9 @@ def test_a_case_of_nothing_but_strange_captures_is_not_called_anything(
     for number in range(4):
         (folder / f"{number}.png").write_bytes(encode(Image.new("RGB", (96, 80), (250, 240 - number, 0)), "PNG"))
     run = screened(database, known, tmp_path / "archive", process)
-    (case,) = case_results(database, run)
-    assert (case["verdict"], case["score"], case["excluded"], case["novel"]) == ("insufficient", None, 4, 4)
-    assert case["reasons"][0]["code"] == "mostly_excluded"
+    (case,) = read_run(database, run).cases
+    assert (case.verdict, case.score, case.excluded, case.novel) == ("insufficient", None, 4, 4)
+    assert case.reasons[0]["code"] == "mostly_excluded"
 
 
 def test_of_a_files_exif_camera_and_time_are_kept_and_nothing_else(
@@ -167,7 +166,7 @@ def test_a_run_of_other_captures_has_drifted_and_one_of_the_same_kind_has_not(
 ) -> None:
     labels = {f"P{number}": label for number, label in enumerate([*COLOURS] * 10)}
     same = screened(database, known, write_archive(tmp_path / "same", labels, captures=4), process)
-    found = {one.measure: one for one in drift(database, same)}
+    found = {one.measure: one for one in read_run(database, same).drift}
     assert (found["brightness"].captures, found["brightness"].patients) == (160, 40)
     assert not found["brightness"].far
     dark = tmp_path / "dark"
@@ -176,7 +175,7 @@ def test_a_run_of_other_captures_has_drifted_and_one_of_the_same_kind_has_not(
         for number in range(4):
             shaded = picture(label, seed=number).point(lambda value: value * 0.7)
             (dark / patient / f"{number:03d}.png").write_bytes(encode(shaded, "PNG"))
-    other = drift(database, screened(database, known, dark, process))
+    other = read_run(database, screened(database, known, dark, process)).drift
     assert {one.measure: one for one in other}["brightness"].far
     warning = drift_warning(other)
     assert warning is not None

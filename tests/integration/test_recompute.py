@@ -1,5 +1,7 @@
 """Results computed again: what would change is shown, and written only where that is asked for."""
 
+import json
+
 import pytest
 from sqlalchemy import Engine, select
 
@@ -10,10 +12,12 @@ from contract.states import ReviewAction
 from db.engine import reading
 from db.fsck import fsck
 from db.models import Case, Event, ReportQueue
-from db.queries import case_results
 from db.recompute import bundle_policy, recompute
 from db.results import finish_chunk
 from db.review import Reviewer, act
+from db.run_report import read_run
+from producer.formats import load_formats
+from producer.formats.fhir import fhir_bundle
 from tests.support.runs import claimed, outcome, submitted
 
 
@@ -28,7 +32,7 @@ def run(database: Engine, bundle: Bundle) -> int:
 
 
 def verdicts(database: Engine, run: int) -> dict[str, str]:
-    return {case["patient"]: case["verdict"] for case in case_results(database, run)}
+    return {case.patient: case.verdict for case in read_run(database, run).cases}
 
 
 def changed(database: Engine, run: int, **other: object) -> CasePolicy:
@@ -72,8 +76,25 @@ def test_applied_it_is_written_corrected_and_kept_in_the_audit(database: Engine,
         assert connection.execute(select(Case.case_policy)).scalars().all() == [None] * 3
 
 
+def test_every_format_shows_the_thresholds_that_each_result_is_by(database: Engine, run: int) -> None:
+    """After a recompute they are the case's own: a reference range that contradicts the conclusion misleads."""
+    policy = changed(database, run, all_at_least=0.95)
+    recompute(database, run, policy, apply=True, actor="me")
+    report = read_run(database, run)
+    assert {case.policy for case in report.cases} == {policy}
+    assert report.manifest.case_policy == bundle_policy(database, run) != policy
+    resources = [entry["resource"] for entry in json.loads(fhir_bundle(report, report.run.created_at))["entry"]]
+    ranges = [one["referenceRange"] for one in resources if "referenceRange" in one]
+    assert [float(low["low"]["value"]) for _, low in ranges] == [0.95] * 3
+    page = load_formats()["html"].render(report, None)
+    assert page.count('<u style="left:95.0%">') == 3
+    assert "Recomputed with" in page
+    rows = json.loads(load_formats()["json"].render(report, None))["cases"]
+    assert {row["all_at_least"] for row in rows} == {0.95}
+
+
 def test_what_a_reviewer_has_signed_stays_as_she_saw_it(database: Engine, run: int) -> None:
-    signed = {case["patient"]: case["case_id"] for case in case_results(database, run)}["P001"]
+    signed = {case.patient: case.case_id for case in read_run(database, run).cases}["P001"]
     act(database, signed, ReviewAction.CONFIRM, Reviewer("she", "test"))
     (change,) = recompute(database, run, changed(database, run, all_at_least=0.45), apply=True, actor="me")
     assert (change.case_id, change.signed) == (signed, True)

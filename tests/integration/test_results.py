@@ -3,7 +3,6 @@
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, update
@@ -17,8 +16,9 @@ from db.engine import reading, writing
 from db.fsck import fsck
 from db.lease import Lease
 from db.models import Capture, Case, Event, ReportQueue
-from db.queries import CONFLICTS_OF_A_CASE, case_results, ended_badly, identity_conflicts, progress, run_summaries
+from db.progress import progress, run_summaries
 from db.results import case_counts, case_result, finish_chunk, one_at_a_time
+from db.run_report import CONFLICTS_OF_A_CASE, CaseRow, read_run
 from db.submission import submit
 from tests.support.runs import claimed, digest, found, outcome, request, submitted
 
@@ -28,13 +28,13 @@ def test_the_last_chunk_of_a_case_writes_its_result(database: Engine, bundle: Bu
     first, last = run.chunk_ids
     lease = claimed(database, first)
     finish_chunk(database, lease, outcome(lease, 0.8))
-    assert case_results(database, run.run_id or 0)[0]["verdict"] is None
+    assert read_run(database, run.run_id or 0).cases[0].verdict is None
     lease = claimed(database, last)
     finish_chunk(database, lease, outcome(lease, 0.5, rejected=1))
-    (case,) = case_results(database, run.run_id or 0)
-    assert case["score"] == pytest.approx((4 * 0.8 + 0.5) / 5)
-    assert (case["verdict"], case["subtype"], case["screened"], case["rejected"]) == ("all", "Pro", 5, 1)
-    assert [reason["code"] for reason in case["reasons"]] == ["score_high", "incomplete"]
+    (case,) = read_run(database, run.run_id or 0).cases
+    assert case.score == pytest.approx((4 * 0.8 + 0.5) / 5)
+    assert (case.verdict, case.subtype, case.screened, case.rejected) == ("all", "Pro", 5, 1)
+    assert codes(case) == ["score_high", "incomplete"]
     assert progress(database, run.run_id or 0).accounted_for
 
 
@@ -99,23 +99,23 @@ class MixedUp:
         finish_chunk(database, lease, ended)
 
 
-def codes(case: dict[str, Any]) -> list[str]:
-    return [reason["code"] for reason in case["reasons"]]
+def codes(case: CaseRow) -> list[str]:
+    return [reason.code for reason in case.reasons]
 
 
 def test_a_capture_under_two_patients_is_noted_at_both_cases_before_all_else(database: Engine, bundle: Bundle) -> None:
     run = MixedUp.submit(database, bundle, patients=3)
     run.finish(database, 0)
     run.finish(database, 1)
-    assert [codes(case) for case in case_results(database, run.run_id) if case["reasons"]] == [["score_high"]] * 2
+    assert [codes(case) for case in read_run(database, run.run_id).cases if case.reasons] == [["score_high"]] * 2
     run.finish(database, 2, shares=0)
-    cases = {case["patient"]: case for case in case_results(database, run.run_id)}
+    cases = {case.patient: case for case in read_run(database, run.run_id).cases}
     assert codes(cases["P000"]) == codes(cases["P002"]) == ["identity_conflict", "score_high"]
     assert codes(cases["P001"]) == ["score_high"]
-    assert [case["patient"] for case in case_results(database, run.run_id)] == ["P000", "P002", "P001"]
+    assert [case.patient for case in read_run(database, run.run_id).cases] == ["P000", "P002", "P001"]
     assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
-    pairs = [(one["patient"], one["path"], one["other_patient"], one["other_path"])
-             for one in identity_conflicts(database, run.run_id)]  # fmt: skip
+    pairs = [(one.patient, one.path, one.other_patient, one.other_path)
+             for one in read_run(database, run.run_id).identity_conflicts]  # fmt: skip
     assert pairs == [
         ("P000", "P000/002.jpg", "P002", "P002/002.jpg"), ("P002", "P002/002.jpg", "P000", "P000/002.jpg"),
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def test_one_picture_under_many_patients_is_reported_within_bounds(database: Eng
     run = MixedUp.submit(database, bundle, patients=12)
     for patient in range(12):
         run.finish(database, patient, shares=0)
-    assert len(identity_conflicts(database, run.run_id)) == 12 * CONFLICTS_OF_A_CASE
+    assert len(read_run(database, run.run_id).identity_conflicts) == 12 * CONFLICTS_OF_A_CASE
     assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
 
 
@@ -150,7 +150,7 @@ def test_a_third_patient_with_the_capture_corrects_nobody_again(database: Engine
     run = MixedUp.submit(database, bundle, patients=3)
     for patient in range(3):
         run.finish(database, patient, shares=0)
-    assert [codes(case)[0] for case in case_results(database, run.run_id)] == ["identity_conflict"] * 3
+    assert [codes(case)[0] for case in read_run(database, run.run_id).cases] == ["identity_conflict"] * 3
     with reading(database) as connection:
         assert connection.execute(select(func.count()).select_from(ReportQueue)).scalar() == 4
 
@@ -162,7 +162,7 @@ def test_rejected_captures_are_no_conflict_however_much_alike(database: Engine, 
         ended = outcome(lease, rejected=1)
         ended.rejected[0] = replace(ended.rejected[0], sha256=digest(b"an empty file"))
         finish_chunk(database, lease, ended)
-    assert not any(case["identity_conflict"] for case in case_results(database, run.run_id))
+    assert not any(case.identity_conflict for case in read_run(database, run.run_id).cases)
 
 
 def test_a_capture_twice_under_one_patient_is_no_conflict_and_counts_once(database: Engine, bundle: Bundle) -> None:
@@ -172,8 +172,8 @@ def test_a_capture_twice_under_one_patient_is_no_conflict_and_counts_once(databa
     ended.screened[0] = replace(ended.screened[0], sha256=ended.screened[1].sha256)
     finish_chunk(database, lease, ended)
     run.finish(database, 1)
-    cases = {case["patient"]: case for case in case_results(database, run.run_id)}
-    assert not any(case["identity_conflict"] for case in cases.values())
+    cases = {case.patient: case for case in read_run(database, run.run_id).cases}
+    assert not any(case.identity_conflict for case in cases.values())
     assert (codes(cases["P000"]), codes(cases["P001"])) == (["score_high", "duplicates"], ["score_high"])
     assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
 
@@ -188,7 +188,7 @@ def test_a_patient_of_an_earlier_run_of_the_archive_is_the_other_side_too(databa
     ended = outcome(lease)
     ended.screened[0] = replace(ended.screened[0], sha256=digest(b"P000/001.jpg"))
     finish_chunk(database, lease, ended)
-    (before,), (now,) = case_results(database, earlier.run_id), case_results(database, later.run_id or 0)
+    (before,), (now,) = read_run(database, earlier.run_id).cases, read_run(database, later.run_id or 0).cases
     assert codes(before) == codes(now) == ["identity_conflict", "score_high"]
 
 
@@ -201,7 +201,7 @@ def test_the_same_files_in_another_archive_are_no_conflict(database: Engine, bun
     ended = outcome(lease)
     ended.screened[0] = replace(ended.screened[0], sha256=digest(b"P000/001.jpg"))
     finish_chunk(database, lease, ended)
-    assert not any(case["identity_conflict"] for case in case_results(database, other.run_id or 0))
+    assert not any(case.identity_conflict for case in read_run(database, other.run_id or 0).cases)
 
 
 def test_two_workers_that_write_it_at_the_same_instant_both_learn_of_it(database: Engine, bundle: Bundle) -> None:
@@ -219,7 +219,7 @@ def test_two_workers_that_write_it_at_the_same_instant_both_learn_of_it(database
         thread.start()
     for thread in threads:
         thread.join()
-    assert [codes(case)[0] for case in case_results(database, run.run_id)] == ["identity_conflict"] * 2 * pairs
+    assert [codes(case)[0] for case in read_run(database, run.run_id).cases] == ["identity_conflict"] * 2 * pairs
     assert all(finding.holds for finding in fsck(database, run.run_id, grace_s=0))
 
 
@@ -235,7 +235,7 @@ def test_a_worker_that_stands_still_within_its_write_holds_up_nobody(
         one_at_a_time(connection)
         run.finish(database, 0)
         connection.execute(select(Case.id))
-    assert [case["verdict"] for case in case_results(database, run.run_id)] == ["all", None]
+    assert [case.verdict for case in read_run(database, run.run_id).cases] == ["all", None]
 
 
 def test_who_only_reads_may_think_as_long_as_it_likes(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,16 +264,16 @@ def test_a_result_is_recomputed_from_its_rows_to_the_same_figures(database: Engi
     for number, chunk_id in enumerate(run.chunk_ids):
         lease = claimed(database, chunk_id)
         finish_chunk(database, lease, outcome(lease, 0.13 + number / 7, rejected=number % 2))
-    for case in case_results(database, run.run_id or 0):
+    for case in read_run(database, run.run_id or 0).cases:
         with reading(database) as connection:
-            counts = case_counts(connection, case["case_id"], case["submitted"])
-            again = case_result(connection, case["case_id"], counts, bundle.manifest)
+            counts = case_counts(connection, case.case_id, case.submitted)
+            again = case_result(connection, case.case_id, counts, bundle.manifest)
         assert (again.score, again.score_low, again.score_high) == (
-            case["score"],
-            case["score_low"],
-            case["score_high"],
+            case.score,
+            case.score_low,
+            case.score_high,
         )
-        assert (again.verdict, again.subtype, again.priority) == (case["verdict"], case["subtype"], case["priority"])
+        assert (again.verdict, again.subtype, again.priority) == (case.verdict, case.subtype, case.priority)
 
 
 def test_the_summary_and_the_rejections_say_what_happened(database: Engine, bundle: Bundle) -> None:
@@ -282,9 +282,9 @@ def test_the_summary_and_the_rejections_say_what_happened(database: Engine, bund
     finish_chunk(database, lease, outcome(lease, rejected=2))
     (summary,) = run_summaries(database)
     counted = ("submitted", "screened", "rejected", "quarantined", "pending", "cases", "cases_finished", "cases_all")
-    assert [summary[name] for name in counted] == [4, 2, 2, 0, 0, 1, 1, 1]
-    assert summary["finished_at"].tzinfo is not None
-    bad = ended_badly(database, run.run_id or 0)
-    assert [(one["path"], one["reject_code"]) for one in bad] == [
+    assert [getattr(summary, name) for name in counted] == [4, 2, 2, 0, 0, 1, 1, 1]
+    assert summary.finished_at.tzinfo is not None
+    bad = read_run(database, run.run_id or 0).ended_badly
+    assert [(one.path, one.reject_code) for one in bad] == [
         ("P000/000.jpg", "truncated"), ("P000/001.jpg", "truncated"),
     ]  # fmt: skip

@@ -12,8 +12,9 @@ from db.chunks import sweep
 from db.engine import reading, writing
 from db.fsck import fsck
 from db.models import Capture, Case, Chunk, Event, Patient, ReportQueue, Run
-from db.queries import case_results, identity_conflicts, progress
+from db.progress import progress
 from db.results import finish_chunk
+from db.run_report import read_run
 from db.submission import plan_submit, submit
 from tests.support.runs import claimed, found, outcome, request, submitted
 
@@ -98,8 +99,8 @@ def test_a_capture_that_is_gone_gives_its_patient_a_new_result_without_it(databa
     assert (second.plan.cases, second.plan.pending, second.plan.reused, second.plan.unchanged) == (1, 0, 3, 1)
     assert second.chunk_ids == []
     assert progress(database, second.run_id or 0).finished
-    (case,) = case_results(database, second.run_id or 0)
-    assert (case["patient"], case["submitted"], case["screened"], case["verdict"]) == ("P1", 3, 3, "all")
+    (case,) = read_run(database, second.run_id or 0).cases
+    assert (case.patient, case.submitted, case.screened, case.verdict) == ("P1", 3, 3, "all")
     assert all(finding.holds for finding in fsck(database, second.run_id or 0, grace_s=0))
     assert not submit(database, request(bundle, files[1:])).created
 
@@ -111,17 +112,17 @@ def test_an_archive_put_right_ends_the_conflict_of_its_patients(database: Engine
     ended = outcome(lease)
     ended.screened[-1] = replace(ended.screened[-1], sha256=ended.screened[0].sha256)
     finish_chunk(database, lease, ended)
-    assert len(identity_conflicts(database, first.run_id or 0)) == 2
+    assert len(read_run(database, first.run_id or 0).identity_conflicts) == 2
     second = submit(database, request(bundle, files[:-1]))
-    assert [(case["patient"], case["identity_conflict"]) for case in case_results(database, second.run_id or 0)] == [
+    assert [(case.patient, case.identity_conflict) for case in read_run(database, second.run_id or 0).cases] == [
         ("P2", False)
     ]
-    assert identity_conflicts(database, second.run_id or 0) == []
-    left = {case["patient"]: case for case in case_results(database, first.run_id or 0)}["P1"]
-    assert (left["identity_conflict"], [reason["code"] for reason in left["reasons"]]) == (False, ["score_high"])
+    assert read_run(database, second.run_id or 0).identity_conflicts == []
+    left = {case.patient: case for case in read_run(database, first.run_id or 0).cases}["P1"]
+    assert (left.identity_conflict, [reason["code"] for reason in left.reasons]) == (False, ["score_high"])
     with reading(database) as connection:
         causes = connection.execute(
-            select(ReportQueue.cause).where(ReportQueue.case_id == left["case_id"]).order_by(ReportQueue.id)
+            select(ReportQueue.cause).where(ReportQueue.case_id == left.case_id).order_by(ReportQueue.id)
         )
         assert causes.scalars().all() == ["screened", "recomputed"]
 

@@ -16,7 +16,8 @@ from contract.settings import Settings
 from db.chunks import claim, claim_ahead, release, sweep
 from db.engine import reading
 from db.models import Capture, Chunk
-from db.queries import case_results, ended_badly, progress
+from db.progress import progress
+from db.run_report import read_run
 from db.submission import submit
 from tests.support.archives import write_archive
 from tests.support.bundles import colour_bundle
@@ -64,7 +65,7 @@ def test_each_capture_is_called_by_its_colour_with_its_evidence(
 ) -> None:
     run = submitted(database, bundle, archive)
     screen_all(database, process, rounds=1)
-    results = {case["patient"]: (case["verdict"], case["subtype"]) for case in case_results(database, run)}
+    results = {case.patient: (case.verdict, case.subtype) for case in read_run(database, run).cases}
     assert results == {"P1": ("all", "Pro"), "P2": ("benign", None)}
     with reading(database) as connection:
         for row in connection.execute(select(Capture)):
@@ -91,7 +92,7 @@ def test_one_file_on_a_bad_sector_is_quarantined_and_the_rest_screened_simulated
     screen_all(database, process)
     now = progress(database, run)
     assert (now.screened, now.quarantined, now.finished) == (7, 1, True)
-    (bad,) = ended_badly(database, run)
+    (bad,) = read_run(database, run).ended_badly
     assert bad["path"] == "P1/002.jpg"
     assert "does not answer" in bad["reason"]
 
@@ -120,7 +121,7 @@ def test_a_capture_changed_or_removed_after_submit_is_rejected_and_never_screene
     (archive / "P1" / "000.jpg").write_bytes((archive / "P2" / "000.jpg").read_bytes() + b"\0")
     (archive / "P1" / "001.jpg").unlink()
     screen_all(database, process, rounds=1)
-    codes = {one["path"]: one["reject_code"] for one in ended_badly(database, run)}
+    codes = {one.path: one.reject_code for one in read_run(database, run).ended_badly}
     assert codes == {"P1/000.jpg": "changed", "P1/001.jpg": "missing"}
 
 

@@ -6,16 +6,20 @@ resources are as in R4 (4.0.1). docs/data.md says what goes where. No code of LO
 network proposes: the codes are this system's own, below `urn:slide-screen`.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from contract.states import ReviewState
+from contract.words import FOR_REVIEW
 from db.plausibility import Implausibility
+from db.progress import RunSummary
+from db.run_report import CaseRow, RunReport
+from producer.formats import ExportFormat, Truth
+from producer.output import say
 
 SYSTEM = "urn:slide-screen"
-PROPOSAL = "Proposal for review by a haematologist; it supports a specialist and decides nothing by itself."
+PROPOSAL = f"Proposal. {FOR_REVIEW}"
 SIGNED = "Reviewed and signed off."
 COUNTS = ("submitted", "screened", "rejected", "quarantined", "excluded")
 VERDICTS = {
@@ -24,28 +28,31 @@ VERDICTS = {
 }  # fmt: skip
 
 
-def fhir_bundle(
-    run: Mapping[str, Any],
-    cases: Sequence[Mapping[str, Any]],
-    manifest: Mapping[str, Any],
-    written: datetime,
-    implausible: Implausibility | None = None,
-) -> str:
-    """The Bundle of a run as JSON. `run` is a row of run_summary, `cases` are those of `reported_cases`.
+def render(report: RunReport, _: Truth | None) -> str:
+    """The Bundle as of now; says how many cases are left out because they have no result yet."""
+    unfinished = sum(case.review is None for case in report.cases)
+    if unfinished:
+        say(f"{unfinished} cases are not finished and left out", "yellow")
+    return fhir_bundle(report, datetime.now(UTC))
 
-    The same case has the same ids in every export. Reviewers are not named. Of an `implausible` run every report that
-    no reviewer has signed says so, too: whoever takes one report out of the Bundle must not miss it.
+
+def fhir_bundle(report: RunReport, written: datetime) -> str:
+    """The Bundle of a run's finished cases as JSON.
+
+    The same case has the same ids in every export. Reviewers are not named. Of an implausible run every report that no
+    reviewer has signed says so, too: whoever takes one report out of the Bundle must not miss it.
     """
     from fhir.resources.R4B.bundle import Bundle  # a quarter of a second, and most commands need none of it
 
-    device = _device(run)
-    finding = None if implausible is None else f"{implausible.finding}."
+    device = _device(report.run)
+    finding = None if report.implausible is None else f"{report.implausible.finding}."
     resources = [device]
-    for case in cases:
-        resources += _of_case(run, case, manifest["case_policy"], device.id, finding)
-    if implausible is not None:
-        resources.insert(0, _issue(run, resources, implausible, device.id))
-    made = Bundle(type="collection", timestamp=written, entry=[_entry(one) for one in resources])
+    for case in report.cases:
+        if case.review is not None:
+            resources += _of_case(report.run, case, device.id, finding)
+    if report.implausible is not None:
+        resources.insert(0, _issue(report.run, resources, report.implausible, device.id))
+    made = Bundle(type="collection", timestamp=written, entry=[_entry(resource) for resource in resources])
     return str(made.model_dump_json(indent=1)) + "\n"
 
 
@@ -53,18 +60,18 @@ def _entry(resource: Any) -> dict[str, Any]:
     return {"fullUrl": f"urn:uuid:{resource.id}", "resource": resource}
 
 
-def _device(run: Mapping[str, Any]) -> Any:
+def _device(run: RunSummary) -> Any:
     from fhir.resources.R4B.device import Device
 
     return Device(
-        id=_id("device", run["bundle_digest"], run["software_version"]),
-        identifier=[{"system": f"{SYSTEM}:bundle", "value": run["bundle_digest"]}],
-        deviceName=[{"name": f"slide-screen, bundle {run['bundle_name']}", "type": "model-name"}],
-        version=[{"value": run["software_version"]}],
+        id=_id("device", run.bundle_digest, run.software_version),
+        identifier=[{"system": f"{SYSTEM}:bundle", "value": run.bundle_digest}],
+        deviceName=[{"name": f"slide-screen, bundle {run.bundle_name}", "type": "model-name"}],
+        version=[{"value": run.software_version}],
     )
 
 
-def _issue(run: Mapping[str, Any], resources: Sequence[Any], implausible: Implausibility, device: str) -> Any:
+def _issue(run: RunSummary, resources: Sequence[Any], implausible: Implausibility, device: str) -> Any:
     """That the run cannot be believed, about all its reports that no reviewer has signed."""
     from fhir.resources.R4B.detectedissue import DetectedIssue
 
@@ -72,8 +79,8 @@ def _issue(run: Mapping[str, Any], resources: Sequence[Any], implausible: Implau
         one for one in resources if one.__resource_type__ == "DiagnosticReport" and one.status == "preliminary"
     ]
     return DetectedIssue(
-        id=_id("issue", run["run_id"], run["bundle_digest"]),
-        identifier=[{"system": f"{SYSTEM}:run", "value": str(run["run_id"])}],
+        id=_id("issue", run.run_id, run.bundle_digest),
+        identifier=[{"system": f"{SYSTEM}:run", "value": str(run.run_id)}],
         status="preliminary" if implausible.so_far else "final",
         code=_code("issue", "implausible_run", "most captures of most patients do not count"),
         severity="high",
@@ -83,45 +90,53 @@ def _issue(run: Mapping[str, Any], resources: Sequence[Any], implausible: Implau
     )
 
 
-def _of_case(
-    run: Mapping[str, Any], case: Mapping[str, Any], policy: Mapping[str, Any], device: str, finding: str | None
-) -> list[Any]:
+def _of_case(run: RunSummary, case: CaseRow, device: str, finding: str | None) -> list[Any]:
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
     from fhir.resources.R4B.observation import Observation
     from fhir.resources.R4B.patient import Patient
 
-    closed = case["state"] == ReviewState.CLOSED
-    status = "final" if closed else "preliminary"
-    verdict, subtype = (case["final_verdict"], case["final_subtype"]) if closed else (case["verdict"], case["subtype"])
+    review = case.review
+    assert review is not None
+    assert case.verdict is not None
+    status = "final" if review.closed else "preliminary"
+    verdict, subtype = case.verdict, case.subtype
+    if review.closed:
+        assert review.final_verdict is not None
+        verdict, subtype = review.final_verdict, review.final_subtype
     patient = Patient(
-        id=_id("patient", case["patient"]), identifier=[{"system": f"{SYSTEM}:patient", "value": case["patient"]}]
+        id=_id("patient", case.patient), identifier=[{"system": f"{SYSTEM}:patient", "value": case.patient}]
     )
 
     def observation(name: str, text: str, **value: Any) -> Any:
         return Observation(
-            id=_id("observation", case["case_id"], name, run["bundle_digest"]), status=status,
+            id=_id("observation", case.case_id, name, run.bundle_digest), status=status,
             code=_code("observation", name, text), subject=_reference(patient.id), device=_reference(device),
-            effectiveDateTime=case["aggregated_at"], **value,
+            effectiveDateTime=case.aggregated_at, **value,
         )  # fmt: skip
 
     observations = [
         observation("verdict", "verdict", valueCodeableConcept=_code("verdict", verdict, VERDICTS[verdict])),
-        observation("score", "score for ALL, 0 to 1", **_score(case, policy)),
+        observation("score", "score for ALL, 0 to 1", **_score(case)),
         observation("captures", "captures", component=_counts(case)),
     ]
     if subtype is not None:
         concept = _code("subtype", subtype, subtype)
         observations.insert(1, observation("subtype", "subtype of ALL", valueCodeableConcept=concept))
-    reasons = "; ".join(reason["sentence"] for reason in case["reasons"] or ())
-    conclusion = [SIGNED if closed else PROPOSAL, "" if closed else finding, f"{_named(verdict, subtype)}.", reasons]
+    reasons = "; ".join(reason.sentence for reason in case.reasons)
+    conclusion = [
+        SIGNED if review.closed else PROPOSAL,
+        "" if review.closed else finding,
+        f"{_named(verdict, subtype)}.",
+        reasons,
+    ]
     report = DiagnosticReport(
-        id=_id("report", case["case_id"], run["bundle_digest"]),
-        identifier=[{"system": f"{SYSTEM}:case", "value": str(case["case_id"])}],
+        id=_id("report", case.case_id, run.bundle_digest),
+        identifier=[{"system": f"{SYSTEM}:case", "value": str(case.case_id)}],
         status=status,
         code=_code("report", "screening", "screening of a blood smear for acute lymphoblastic leukaemia"),
         subject=_reference(patient.id),
-        effectiveDateTime=case["aggregated_at"],
-        issued=case["closed_at"] if closed else case["aggregated_at"],
+        effectiveDateTime=case.aggregated_at,
+        issued=review.closed_at if review.closed else case.aggregated_at,
         result=[_reference(one.id) for one in observations],
         conclusion=" ".join(part for part in conclusion if part),
         conclusionCode=[_code("verdict", verdict, VERDICTS[verdict])],
@@ -129,27 +144,28 @@ def _of_case(
     return [patient, report, *observations]
 
 
-def _score(case: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+def _score(case: CaseRow) -> dict[str, Any]:
     """The score with its interval and the thresholds that it met, or that there is none."""
-    if case["score"] is None:
+    if case.score is None:
         absent = {"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "not-performed"}
         return {"dataAbsentReason": {"coding": [absent], "text": "no capture counts for the result"}}
     return {
-        "valueQuantity": _number(case["score"]),
+        "valueQuantity": _number(case.score),
         "component": [
-            {"code": _code("observation", name, text), "valueQuantity": _number(case[name])}
+            {"code": _code("observation", name, text), "valueQuantity": _number(getattr(case, name))}
             for name, text in (("score_low", "lower end of the 95 % interval"), ("score_high", "upper end"))
         ],
         "referenceRange": [
-            {"high": _number(policy["benign_at_most"]), "text": "benign up to here"},
-            {"low": _number(policy["all_at_least"]), "text": "ALL from here on"},
+            {"high": _number(case.policy.benign_at_most), "text": "benign up to here"},
+            {"low": _number(case.policy.all_at_least), "text": "ALL from here on"},
         ],
     }
 
 
-def _counts(case: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _counts(case: CaseRow) -> list[dict[str, Any]]:
     return [
-        {"code": _code("observation", name, f"captures {name}"), "valueInteger": case[name] or 0} for name in COUNTS
+        {"code": _code("observation", name, f"captures {name}"), "valueInteger": getattr(case, name) or 0}
+        for name in COUNTS
     ]
 
 
@@ -171,3 +187,6 @@ def _named(verdict: str, subtype: str | None) -> str:
 
 def _id(*parts: object) -> str:
     return str(uuid5(NAMESPACE_URL, ":".join((SYSTEM, *map(str, parts)))))
+
+
+FORMAT = ExportFormat("fhir", "Write a FHIR R4 Bundle, as JSON.", to_file=True, render=render, takes_truth=False)

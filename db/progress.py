@@ -1,0 +1,164 @@
+"""Where runs stand: what `screen status` and `screen watch` read. Every function is one short reading transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy import Connection, Engine, Integer, RowMapping, Text, column, func, select, table
+
+from contract.errors import NoSuchRun
+from contract.states import CaptureState, ChunkState
+from db.clock import UTCDateTime, db_now
+from db.engine import reading
+from db.models import Capture, Case, Chunk, Run
+from db.runs import require_run
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. The rate is that of the last minute, by the database's clock."""
+
+    submitted: int
+    screened: int
+    rejected: int
+    quarantined: int
+    cases: int
+    cases_finished: int
+    chunks_leased: int
+    recent_per_s: float
+    cancelled: bool
+    trouble: str | None
+    """Why a chunk that is pending now was given back, if one was."""
+
+    @property
+    def ended(self) -> int:
+        return self.screened + self.rejected + self.quarantined
+
+    @property
+    def finished(self) -> bool:
+        return self.cases_finished == self.cases
+
+    @property
+    def accounted_for(self) -> bool:
+        """submitted = screened + rejected + quarantined."""
+        return self.ended == self.submitted
+
+    @property
+    def accounting(self) -> str:
+        """That sum in words: it must hold for every finished run."""
+        total = (
+            f"submitted {self.submitted} = screened {self.screened} + rejected {self.rejected} + quarantined "
+            f"{self.quarantined}"
+        )
+        missing = self.submitted - self.ended
+        if not missing:
+            return total
+        return f"{total} + {missing} {'UNACCOUNTED FOR' if self.finished else 'pending'}"
+
+
+RATE_WINDOW_S = 60
+
+
+def _rate(done: Sequence[tuple[datetime, int]], now: datetime) -> float:
+    """Captures per second since the first of these chunks was done; its own captures came before that."""
+    elapsed = (now - done[0][0]).total_seconds()
+    return sum(captures for _, captures in done[1:]) / elapsed if elapsed > 0 else 0.0
+
+
+def progress(engine: Engine, run_id: int) -> Progress:
+    """Raises NoSuchRun."""
+    with reading(engine) as connection:
+        return progress_of(connection, run_id)
+
+
+def progress_of(connection: Connection, run_id: int) -> Progress:
+    """The same, in the transaction of somebody who reads more. Raises NoSuchRun."""
+    run = connection.execute(select(Run.submitted, Run.cases, Run.cancelled_at).where(Run.id == run_id)).first()
+    if run is None:
+        raise NoSuchRun(run_id)
+    states: dict[str, int] = dict(
+        connection.execute(
+            select(Capture.state, func.count()).where(Capture.run_id == run_id).group_by(Capture.state)
+        ).all()
+    )
+    cases = connection.execute(
+        select(func.count()).select_from(Case).where(Case.run_id == run_id, Case.aggregated_at.is_not(None))
+    ).scalar_one()
+    leased = connection.execute(
+        select(func.count()).select_from(Chunk).where(Chunk.run_id == run_id, Chunk.state == ChunkState.LEASED)
+    ).scalar_one()
+    recent = connection.execute(
+        select(Chunk.done_at, Chunk.captures, db_now().label("now"))
+        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, Chunk.done_at > db_now(-RATE_WINDOW_S))
+        .order_by(Chunk.done_at)
+    ).all()
+    trouble = connection.execute(
+        select(Chunk.last_error)
+        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Chunk.last_error.is_not(None))
+        .order_by(Chunk.id)
+        .limit(1)
+    ).scalar()
+    return Progress(
+        submitted=run.submitted,
+        screened=states.get(CaptureState.SCREENED, 0),
+        rejected=states.get(CaptureState.REJECTED, 0),
+        quarantined=states.get(CaptureState.QUARANTINED, 0),
+        cases=run.cases,
+        cases_finished=cases,
+        chunks_leased=leased,
+        recent_per_s=_rate([(row.done_at, row.captures) for row in recent], recent[0].now) if recent else 0.0,
+        cancelled=run.cancelled_at is not None,
+        trouble=trouble,
+    )
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A row of the view run_summary; docs/data.md describes the columns."""
+
+    run_id: int
+    archive: str
+    bundle_name: str
+    bundle_digest: str
+    software_version: str
+    created_at: datetime
+    cancelled_at: datetime | None
+    submitted: int
+    skipped: int
+    screened: int
+    rejected: int
+    quarantined: int
+    pending: int
+    reused: int
+    cases: int
+    cases_finished: int
+    cases_benign: int
+    cases_all: int
+    cases_indeterminate: int
+    cases_insufficient: int
+    finished_at: datetime | None
+
+
+_TYPES = {int: Integer(), str: Text()}
+_SUMMARY = table(
+    "run_summary", *(column(field.name, _TYPES.get(field.type, UTCDateTime())) for field in fields(RunSummary))
+)
+
+
+def run_summaries(engine: Engine) -> list[RunSummary]:
+    """All runs, newest first."""
+    with reading(engine) as connection:
+        rows = connection.execute(select(_SUMMARY).order_by(_SUMMARY.c.run_id.desc())).mappings()
+        return [_summary(row) for row in rows]
+
+
+def run_summary(connection: Connection, run_id: int) -> RunSummary:
+    """One run. Raises NoSuchRun."""
+    require_run(connection, run_id)
+    return _summary(connection.execute(select(_SUMMARY).where(_SUMMARY.c.run_id == run_id)).mappings().one())
+
+
+def _summary(row: RowMapping) -> RunSummary:
+    """PostgreSQL's sums are decimals."""
+    return RunSummary(**{name: int(value) if isinstance(value, Decimal) else value for name, value in row.items()})

@@ -1,0 +1,301 @@
+"""One run as it is told to people and other systems: all of it read in one transaction, into frozen rows with types.
+
+Counts that are read at different moments do not fit together. Whatever shows a run (producer/formats/) is a function of
+a `RunReport`, and asks the database nothing more.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Text, column, func, select, table
+
+from contract.bundle import Manifest
+from contract.case_policy import CasePolicy
+from contract.case_rule import Reason
+from contract.outcomes import Mark
+from contract.states import CaptureState, CaseState, MarkCode, RejectCode, ReviewState, Verdict
+from db.drift import Drift, drift_of
+from db.engine import reading
+from db.models import Capture, Case, Event, Patient
+from db.opinions import CASE_REVIEW
+from db.plausibility import Implausibility, implausibility_of
+from db.progress import Progress, RunSummary, progress_of, run_summary
+from db.runs import named_run
+
+CONFLICTING_CASES, CONFLICTS_OF_A_CASE = 100, 5
+"""What a report names of each of them; the view identity_conflicts has all."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """Where the review of a finished case stands, and what reviewers agree on once it is closed."""
+
+    state: ReviewState
+    final_verdict: Verdict | None
+    final_subtype: str | None
+    closed_at: datetime | None
+
+    @property
+    def closed(self) -> bool:
+        return self.state is ReviewState.CLOSED
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """A case with its proposal, which an open one has not; docs/data.md describes the columns.
+
+    `policy` is the case rule that its result is by: the bundle's, or another one that it was recomputed with.
+    """
+
+    case_id: int
+    patient: str
+    state: CaseState
+    verdict: Verdict | None
+    subtype: str | None
+    subtype_margin: float | None
+    score: float | None
+    score_low: float | None
+    score_high: float | None
+    priority: float | None
+    submitted: int
+    screened: int | None
+    rejected: int | None
+    quarantined: int | None
+    excluded: int | None
+    novel: int | None
+    reasons: tuple[Reason, ...]
+    case_rule: str | None
+    identity_conflict: bool | None
+    aggregated_at: datetime | None
+    policy: CasePolicy
+    review: Review | None
+
+
+@dataclass(frozen=True)
+class CaptureEvidence:
+    """A screened capture of a case: what the engine said of it. `cam` is float16 [h, w], h = w, of its label."""
+
+    capture_id: int
+    path: bytes
+    path_text: str
+    label: str
+    probability: float
+    p_all: float
+    probabilities: tuple[float, ...]
+    cam: bytes | None
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class CaseEvidence:
+    """Captures behind a result, by falling P(ALL): some that count for it, some that do not, and every score.
+
+    `scores` holds, of each screened capture, P(ALL) and whether it is excluded.
+    """
+
+    counting: tuple[CaptureEvidence, ...]
+    excluded: tuple[CaptureEvidence, ...]
+    scores: tuple[tuple[float, bool], ...]
+
+
+@dataclass(frozen=True)
+class BadCapture:
+    """A rejected or quarantined capture."""
+
+    capture_id: int
+    patient: str
+    path: str
+    state: CaptureState
+    reject_code: RejectCode | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class IdentityConflict:
+    """A capture that lies, byte for byte, under another patient too: a row of the view identity_conflicts."""
+
+    run_id: int
+    case_id: int
+    patient: str
+    capture_id: int
+    path: str
+    other_run_id: int
+    other_case_id: int
+    other_patient: str
+    other_capture_id: int
+    other_path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EvidenceLimits:
+    """Of how many cases, the most urgent first, evidence is read, and how much of each."""
+
+    cases: int
+    counting: int
+    excluded: int
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run at one moment. `cases` come by urgency, open ones last; `evidence` is by case id."""
+
+    run: RunSummary
+    root: bytes
+    pseudonym_key: str | None
+    manifest: Manifest
+    engines: tuple[str, ...]
+    skipped: Mapping[str, Sequence[str]]
+    progress: Progress
+    implausible: Implausibility | None
+    cases: tuple[CaseRow, ...]
+    ended_badly: tuple[BadCapture, ...]
+    identity_conflicts: tuple[IdentityConflict, ...]
+    drift: tuple[Drift, ...]
+    evidence: Mapping[int, CaseEvidence]
+
+
+def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None) -> RunReport:
+    """Read a run; evidence only as far as it is asked for. Raises NoSuchRun."""
+    with reading(engine) as connection:
+        run = named_run(connection, run_id)
+        cases = _cases(connection, run_id, run.manifest.case_policy)
+        submitted = select(Event.detail).where(Event.run_id == run_id, Event.kind == "submitted").order_by(Event.id)
+        used = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
+        return RunReport(
+            run=run_summary(connection, run_id),
+            root=run.root,
+            pseudonym_key=run.pseudonym_key,
+            manifest=run.manifest,
+            engines=tuple(sorted(name for name in connection.execute(used).scalars() if name)),
+            skipped=(connection.execute(submitted).scalar() or {}).get("skipped", {}),
+            progress=progress_of(connection, run_id),
+            implausible=implausibility_of(connection, run_id),
+            cases=cases,
+            ended_badly=_ended_badly(connection, run_id),
+            identity_conflicts=_identity_conflicts(connection, run_id),
+            drift=tuple(drift_of(connection, run_id)),
+            evidence={} if evidence is None else _evidence(connection, cases, evidence),
+        )
+
+
+_OF_CASE = [
+    field.name for field in fields(CaseRow) if field.name not in ("case_id", "patient", "reasons", "policy", "review")
+]
+_OF_REVIEW = [field.name for field in fields(Review)]
+
+
+def _cases(connection: Connection, run_id: int, policy: CasePolicy) -> tuple[CaseRow, ...]:
+    rows = connection.execute(
+        select(
+            Case.id.label("case_id"), Patient.external_id.label("patient"), Case.reasons, Case.case_policy,
+            *(getattr(Case, name) for name in _OF_CASE),
+            *(CASE_REVIEW.c[name].label(f"review_{name}") for name in _OF_REVIEW),
+        )
+        .join(Patient, Patient.id == Case.patient_id)
+        .outerjoin(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
+        .where(Case.run_id == run_id)
+        .order_by(Case.priority.is_(None), Case.priority.desc(), Patient.external_id)
+    ).mappings()  # fmt: skip
+    return tuple(_case(row, policy) for row in rows)
+
+
+def _case(row: Mapping[str, Any], policy: CasePolicy) -> CaseRow:
+    review = {name: row[f"review_{name}"] for name in _OF_REVIEW}
+    verdict, final = row["verdict"], review["final_verdict"]
+    return CaseRow(
+        case_id=row["case_id"],
+        patient=row["patient"],
+        reasons=tuple(Reason(**reason) for reason in row["reasons"] or ()),
+        policy=policy if row["case_policy"] is None else CasePolicy.model_validate(row["case_policy"]),
+        review=None if review["state"] is None else Review(
+            **review | {"state": ReviewState(review["state"]), "final_verdict": final and Verdict(final)}
+        ),
+        **{name: row[name] for name in _OF_CASE}
+        | {"state": CaseState(row["state"]), "verdict": verdict and Verdict(verdict)},
+    )  # fmt: skip
+
+
+def _ended_badly(connection: Connection, run_id: int) -> tuple[BadCapture, ...]:
+    rows = connection.execute(
+        select(
+            Capture.id, Patient.external_id, Capture.path_text, Capture.state, Capture.reject_code, Capture.reason,
+        )
+        .join(Case, Case.id == Capture.case_id)
+        .join(Patient, Patient.id == Case.patient_id)
+        .where(Capture.run_id == run_id, Capture.state.in_((CaptureState.REJECTED, CaptureState.QUARANTINED)))
+        .order_by(Capture.path_text)
+    )  # fmt: skip
+    return tuple(
+        BadCapture(
+            row.id, row.external_id, row.path_text, CaptureState(row.state),
+            row.reject_code and RejectCode(row.reject_code), row.reason,
+        )
+        for row in rows
+    )  # fmt: skip
+
+
+_CONFLICTS = table("identity_conflicts", *(column(field.name, Text()) for field in fields(IdentityConflict)))
+
+
+def _identity_conflicts(connection: Connection, run_id: int) -> tuple[IdentityConflict, ...]:
+    """At most CONFLICTS_OF_A_CASE of each case, of CONFLICTING_CASES cases, the most urgent first: one picture under a
+    thousand patients makes a million pairs.
+    """
+    cases = (
+        select(Case.id)
+        .where(Case.run_id == run_id, Case.identity_conflict.is_(True))
+        .order_by(Case.priority.desc(), Case.id)
+        .limit(CONFLICTING_CASES)
+    )
+    found = [
+        IdentityConflict(**row)
+        for case_id in connection.execute(cases).scalars().all()
+        for row in connection.execute(
+            select(_CONFLICTS).where(_CONFLICTS.c.case_id == case_id).limit(CONFLICTS_OF_A_CASE)
+        ).mappings()
+    ]
+    return tuple(sorted(found, key=lambda conflict: (conflict.patient, conflict.path, conflict.other_path)))
+
+
+def _evidence(connection: Connection, cases: Sequence[CaseRow], limits: EvidenceLimits) -> dict[int, CaseEvidence]:
+    finished = [case.case_id for case in cases if case.verdict is not None]
+    return {
+        case_id: CaseEvidence(
+            _captures(connection, case_id, excluded=False, limit=limits.counting),
+            _captures(connection, case_id, excluded=True, limit=limits.excluded),
+            _scores(connection, case_id),
+        )
+        for case_id in finished[: limits.cases]
+    }
+
+
+def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: int) -> tuple[CaptureEvidence, ...]:
+    rows = connection.execute(
+        select(
+            Capture.id, Capture.path, Capture.path_text, Capture.label, Capture.probability, Capture.p_all,
+            Capture.probabilities, Capture.cam, Capture.marks,
+        )
+        .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
+        .where(func.coalesce(Capture.excluded, False) == excluded)
+        .order_by(Capture.p_all.desc(), Capture.id)
+        .limit(limit)
+    )  # fmt: skip
+    return tuple(
+        CaptureEvidence(
+            row.id, row.path, row.path_text, row.label, row.probability, row.p_all, tuple(row.probabilities), row.cam,
+            tuple(Mark(MarkCode(mark["code"]), mark["sentence"]) for mark in row.marks or ()),
+        )
+        for row in rows
+    )  # fmt: skip
+
+
+def _scores(connection: Connection, case_id: int) -> tuple[tuple[float, bool], ...]:
+    rows = connection.execute(
+        select(Capture.p_all, func.coalesce(Capture.excluded, False).label("excluded")).where(
+            Capture.case_id == case_id, Capture.state == CaptureState.SCREENED, Capture.p_all.is_not(None)
+        )
+    )
+    return tuple((row.p_all, row.excluded) for row in rows)

@@ -1,0 +1,94 @@
+"""A run as tables in a terminal."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from contract.words import FOR_REVIEW
+from db.drift import drift_warning
+from db.run_report import BadCapture, CaseRow, IdentityConflict, RunReport
+from producer.alarm import print_alarm
+from producer.formats import ExportFormat, Truth
+from producer.output import captured, plain, shown_verdict, stdout, table
+from producer.truth import is_right
+
+
+def render(report: RunReport, truth: Truth | None) -> str:
+    """As wide and as colourful as the terminal."""
+    with captured() as text:
+        _print(report, truth)
+    return text()
+
+
+def _print(report: RunReport, truth: Truth | None) -> None:
+    print_alarm(report.implausible)
+    if report.manifest.notice:
+        stdout.print(plain(report.manifest.notice), style="bold yellow")
+    stdout.print(_results(report, truth))
+    if report.identity_conflicts:
+        stdout.print(_conflicts(report.identity_conflicts))
+    if report.ended_badly:
+        stdout.print(_ended_badly(report.ended_badly))
+    if warning := drift_warning(report.drift):
+        stdout.print(plain(warning), style="yellow")
+    stdout.print(report.progress.accounting, highlight=False)
+    run = report.run
+    stdout.print(
+        f"bundle {run.bundle_name} {run.bundle_digest[:12]}, engine {', '.join(report.engines) or 'none yet'}, "
+        f"slide-screen {run.software_version}",
+        highlight=False,
+        markup=False,
+    )
+    stdout.print(FOR_REVIEW)
+
+
+def _results(report: RunReport, truth: Truth | None) -> Table:
+    columns = ["patient", "verdict", "subtype", "score", "95 %", "screened"]
+    if truth is not None:
+        columns += ["truth", "right?"]
+    shown = table(f"Run {report.run.run_id}", columns, right=("score", "95 %"), fold=("patient", "screened"))
+    for case in report.cases:
+        cells = [
+            plain(case.patient),
+            shown_verdict(case.verdict) if case.verdict else "pending",
+            plain(case.subtype),
+            "" if case.score is None else f"{case.score:.2f}",
+            "" if case.score is None else f"{case.score_low:.2f}-{case.score_high:.2f}",
+            _captures(case),
+        ]
+        if truth is not None:
+            label = truth.get(case.patient)
+            right = label is not None and is_right(case, label, report.manifest.benign_label)
+            cells += [plain(label), Text() if label is None else Text("yes") if right else Text("no", "bold red")]
+        shown.add_row(*cells)
+    return shown
+
+
+def _captures(case: CaseRow) -> str:
+    if case.verdict is None:
+        return f"? of {case.submitted}"
+    parts = [f"{case.screened} of {case.submitted}"]
+    for count, ended in ((case.rejected, "rejected"), (case.quarantined, "quarantined")):
+        parts += [f"[red]{count} {ended}[/]"] if count else []
+    parts += [f"[yellow]{case.excluded} excluded[/]"] if case.excluded else []
+    return ", ".join(parts)
+
+
+def _conflicts(conflicts: Sequence[IdentityConflict]) -> Table:
+    columns = ("patient", "capture", "is also", "of patient")
+    shown = table("The same capture under two patients: they may have been mixed up", columns, fold=columns)
+    shown.title_style = "bold red"
+    for conflict in conflicts:
+        shown.add_row(*map(plain, (conflict.patient, conflict.path, conflict.other_path, conflict.other_patient)))
+    return shown
+
+
+def _ended_badly(captures: Sequence[BadCapture]) -> Table:
+    shown = table("Captures that ended badly", ("path", "state", "code", "reason"), fold=("path", "reason"))
+    for capture in captures:
+        shown.add_row(plain(capture.path), capture.state, capture.reject_code or "", plain(capture.reason))
+    return shown
+
+
+FORMAT = ExportFormat("table", "Tables on stdout, for people.", to_file=False, render=render, says_warnings=True)
