@@ -46,6 +46,30 @@ class ReviewAction(StrEnum):
     SECOND_OPINION = "second_opinion"
 
 
+class ReportCause(StrEnum):
+    """Why a row stands in the reporting queue; the last two correct the row before them."""
+
+    SCREENED = "screened"
+    SIGNED_OFF = "signed_off"
+    OVERRIDE = "override"
+    RECOMPUTED = "recomputed"
+
+
+class EventKind(StrEnum):
+    """What the audit tells of."""
+
+    SUBMITTED = "submitted"
+    SET_APART = "set_apart"
+    HALVED = "halved"
+    QUARANTINED = "quarantined"
+    CANCELLED = "cancelled"
+    RESUMED = "resumed"
+    RETRIED = "retried"
+    RECOMPUTED = "recomputed"
+    IDENTITY_CONFLICT = "identity_conflict"
+    PURGED = "purged"
+
+
 class ReviewState(StrEnum):
     """Where the review of a case stands: the view case_review says it from the rows."""
 

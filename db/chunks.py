@@ -12,19 +12,15 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, 
 
 from contract.errors import LeaseLost
 from contract.outcomes import CaptureRef
-from contract.states import CaptureState, ChunkState
+from contract.states import CaptureState, ChunkState, EventKind
+from db.aggregation import aggregate_finished_cases, lock_cases
+from db.audit import WORKER, note
 from db.clock import db_now
 from db.engine import reading, slices, writing
 from db.lease import Lease, held_by
-from db.models import BundleRow, Capture, Chunk, Event, Run
-from db.results import aggregate_finished_cases, lock_cases
+from db.models import BundleRow, Capture, Chunk, Life, Run, columns_of
 
-_BACK_TO_PENDING: dict[str, Any] = {
-    "state": ChunkState.PENDING,
-    "lease_token": None,
-    "lease_until": None,
-    "published_at": None,
-}
+_BACK_TO_PENDING: dict[str, Any] = {"state": ChunkState.PENDING, **dict.fromkeys(columns_of(Chunk, Life.LEASE))}
 
 
 def claim(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, max_attempts: int) -> Lease | None:
@@ -168,7 +164,7 @@ def _set_apart(
         return [chunk.id]
     alone = new_chunks(connection, chunk.run_id, [[one] for one in guilty], attempts=chunk.attempts, last_error=reason)
     detail = {"chunk": chunk.id, "alone": alone, "reason": reason}
-    connection.execute(insert(Event).values(kind="set_apart", run_id=chunk.run_id, actor="worker", detail=detail))
+    note(connection, EventKind.SET_APART, actor=WORKER, run_id=chunk.run_id, detail=detail)
     if innocent:
         return [chunk.id, *alone]
     connection.execute(delete(Chunk).where(Chunk.id == chunk.id))
@@ -242,11 +238,9 @@ def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: in
         .values(state=ChunkState.DONE, lease_token=None, lease_until=None, done_at=db_now())
     )
     for row in rows:
-        connection.execute(
-            insert(Event).values(
-                kind="quarantined", run_id=run_id, case_id=row.case_id, capture_id=row.id, actor="worker",
-                detail={"attempts": attempts},
-            )
+        note(
+            connection, EventKind.QUARANTINED, actor=WORKER, run_id=run_id, case_id=row.case_id, capture_id=row.id,
+            detail={"attempts": attempts},
         )  # fmt: skip
     aggregate_finished_cases(connection, [row.case_id for row in rows])
 
@@ -256,7 +250,7 @@ def _halve(connection: Connection, chunk_id: int, run_id: int, capture_ids: list
     new_ids = new_chunks(connection, run_id, [capture_ids[:middle], capture_ids[middle:]])
     connection.execute(delete(Chunk).where(Chunk.id == chunk_id))
     detail = {"chunk": chunk_id, "halves": new_ids, "attempts": attempts}
-    connection.execute(insert(Event).values(kind="halved", run_id=run_id, actor="worker", detail=detail))
+    note(connection, EventKind.HALVED, actor=WORKER, run_id=run_id, detail=detail)
 
 
 def new_chunks(connection: Connection, run_id: int, captures: Sequence[Sequence[int]], **values: Any) -> list[int]:

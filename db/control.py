@@ -4,29 +4,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from contract.errors import NoSuchRun, UsageError
-from contract.states import CaptureState, CaseState, ChunkState
+from contract.states import CaptureState, CaseState, ChunkState, EventKind
+from db.audit import note
 from db.chunks import new_chunks
 from db.clock import db_now
 from db.engine import slices, writing
-from db.models import Capture, Case, Chunk, Event, Run
+from db.models import Capture, Case, Chunk, Life, Run, columns_of
 from db.opinions import signed
 
 RETRIED = (CaptureState.REJECTED, CaptureState.QUARANTINED)
-_OPEN_CASE: dict[str, Any] = {
-    "state": CaseState.OPEN,
-    **dict.fromkeys(
-        ("screened", "rejected", "quarantined", "verdict", "subtype", "subtype_margin", "score", "score_low",
-         "score_high", "priority", "reasons", "identity_conflict", "excluded", "novel", "case_rule",
-         "case_policy", "aggregated_at")
-    ),
-}  # fmt: skip
-_PENDING_CAPTURE: dict[str, Any] = {
-    "state": CaptureState.PENDING,
-    **dict.fromkeys(("sha256", "reject_code", "reason", "ended_at", "engine")),
-}
+_OPEN_CASE: dict[str, Any] = {"state": CaseState.OPEN, **dict.fromkeys(columns_of(Case, Life.OUTCOME))}
+_PENDING_CAPTURE: dict[str, Any] = {"state": CaptureState.PENDING, **dict.fromkeys(columns_of(Capture, Life.OUTCOME))}
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ def cancel(engine: Engine, run_id: int, *, actor: str) -> bool:
             update(Run).where(Run.id == run_id, Run.cancelled_at.is_(None)).values(cancelled_at=db_now())
         ).rowcount
         if changed:
-            _note(connection, "cancelled", run_id, actor, {})
+            note(connection, EventKind.CANCELLED, actor=actor, run_id=run_id)
         return bool(changed)
 
 
@@ -65,7 +56,7 @@ def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
             update(Run).where(Run.id == run_id, Run.cancelled_at.is_not(None)).values(cancelled_at=None)
         ).rowcount
         if changed:
-            _note(connection, "resumed", run_id, actor, {})
+            note(connection, EventKind.RESUMED, actor=actor, run_id=run_id)
         return list(
             connection.execute(
                 select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING).order_by(Chunk.id)
@@ -109,7 +100,8 @@ def retry(
         chunk_ids = new_chunks(connection, run_id, slices(sorted(captures), chunk_size))
         if captures:
             before = {str(case.id): [case.verdict, case.subtype, case.score] for case in opened}
-            _note(connection, "retried", run_id, actor, {"captures": len(captures), "results_before": before})
+            detail = {"captures": len(captures), "results_before": before}
+            note(connection, EventKind.RETRIED, actor=actor, run_id=run_id, detail=detail)
         return Retried(len(captures), len(opened), chunk_ids, [case.id for case in cases if case.id in reviewed])
 
 
@@ -124,7 +116,3 @@ def _existing(connection: Connection, run_id: int) -> Any:
     if run is None:
         raise NoSuchRun(run_id)
     return run
-
-
-def _note(connection: Connection, kind: str, run_id: int, actor: str, detail: dict[str, Any]) -> None:
-    connection.execute(insert(Event).values(kind=kind, run_id=run_id, actor=actor, detail=detail))

@@ -14,11 +14,12 @@ from sqlalchemy.orm import aliased
 
 from contract.case_rule import CaseCounts
 from contract.states import CaptureState, CaseState, ChunkState, ReviewState
+from db.aggregation import JUDGED, judge_rows, with_policy
 from db.clock import db_now
 from db.engine import reading
-from db.models import Capture, Case, Chunk, ReportQueue, Review
+from db.mix_ups import CONFLICTS
+from db.models import Capture, Case, Chunk, ReportQueue, Review, columns_of
 from db.opinions import CASE_REVIEW
-from db.results import CONFLICTS, JUDGED, judge_rows, with_policy
 from db.runs import RunRow, named_run
 
 EXAMPLES = 5
@@ -192,41 +193,48 @@ def _same(one: float | None, other: float | None) -> bool:
     return abs(one - other) <= SAME
 
 
-def _comparison(connection: Connection, run: RunRow, other: Any) -> Iterator[Finding]:
-    fields = (Capture.state, Capture.reject_code, Capture.sha256, Capture.label, Capture.probabilities)
+def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[Finding]:
+    of_captures, of_cases = columns_of(Capture, compared=True), columns_of(Case, compared=True)
 
-    def rows_of(of: Any) -> dict[bytes, Any]:
-        found = connection.execute(select(Capture.path, *fields).where(Capture.run_id == of.id))
+    def rows_of(of: RunRow) -> dict[bytes, Any]:
+        columns = (getattr(Capture, name) for name in of_captures)
+        found = connection.execute(select(Capture.path, *columns).where(Capture.run_id == of.id))
         return {bytes(row.path): row for row in found}
 
     ours, theirs = rows_of(run), rows_of(other)
-    differ = [path for path in ours.keys() | theirs.keys() if not _same_row(ours.get(path), theirs.get(path))]
+    differ = [
+        path for path in ours.keys() | theirs.keys() if not _same_row(ours.get(path), theirs.get(path), of_captures)
+    ]
     names = sorted(path.decode("utf-8", "backslashreplace") for path in differ)
     yield Finding(f"every capture ended as in run {other.id}", len(ours), len(differ), names[:EXAMPLES])
 
-    def results_of(of: Any) -> dict[int, Any]:
-        found = connection.execute(
-            select(Case.patient_id, Case.verdict, Case.subtype, Case.score).where(Case.run_id == of.id)
-        )
+    def results_of(of: RunRow) -> dict[int, Any]:
+        columns = (getattr(Case, name) for name in of_cases)
+        found = connection.execute(select(Case.patient_id, *columns).where(Case.run_id == of.id))
         return {row.patient_id: row for row in found}
 
     mine, wanted = results_of(run), results_of(other)
     patients = [
-        one for one in mine.keys() | wanted.keys()
-        if one not in mine or one not in wanted or mine[one][1:3] != wanted[one][1:3]
-        or not _same(mine[one].score, wanted[one].score)
-    ]  # fmt: skip
+        patient
+        for patient in mine.keys() | wanted.keys()
+        if not _same_row(mine.get(patient), wanted.get(patient), of_cases)
+    ]
     yield Finding(
         f"every patient's result is that of run {other.id}", len(mine), len(patients), _named("patient", patients)
     )
 
 
-def _same_row(one: Any, other: Any) -> bool:
-    if one is None or other is None or one[1:5] != other[1:5]:
+def _same_row(one: Any, other: Any, columns: Sequence[str]) -> bool:
+    if one is None or other is None:
         return False
-    if one.probabilities is None or other.probabilities is None:
-        return one.probabilities is other.probabilities
-    return bool(np.abs(np.subtract(one.probabilities, other.probabilities)).max() <= SAME)
+    return all(_same_value(getattr(one, name), getattr(other, name)) for name in columns)
+
+
+def _same_value(one: Any, other: Any) -> bool:
+    """Numbers, and lists of numbers, may differ by what rounding does."""
+    if isinstance(one, float | list) and isinstance(other, float | list):
+        return bool(np.abs(np.subtract(one, other)).max() <= SAME)
+    return bool(one == other)
 
 
 def _finding(connection: Connection, invariant: str, checked: int, broken: Select[Any], kind: str) -> Finding:

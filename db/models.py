@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from contract.states import CaptureState, CaseState, ChunkState, RejectCode, ReviewAction, Verdict
+from contract.states import CaptureState, CaseState, ChunkState, RejectCode, ReportCause, ReviewAction, Verdict
 from db.clock import UTCDateTime, db_now
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts up by itself on SQLite
@@ -33,6 +33,48 @@ BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY
 
 def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(str(v)) for v in values)})"
+
+
+class Life(StrEnum):
+    """When a column of a case, a chunk or a capture gets its value, and when it loses it again.
+
+    What copies rows, opens them again or gives them back derives its lists of columns from this (`columns_of`).
+    """
+
+    KEY = "which row it is, and where it belongs"
+    SEALED = "written by submit, and never changed; a copied row takes it along"
+    STATE = "where the row stands"
+    OUTCOME = "what became of it; a copied row takes it along, and trying again empties it"
+    LEASE = "who works on it; empty in a row that waits"
+    HISTORY = "what happened to it so far, whatever its state"
+
+
+_LIFE, _COMPARED = "life", "compared"
+
+
+def _key(*arguments: Any, **options: Any) -> Any:
+    return mapped_column(*arguments, info={_LIFE: Life.KEY}, **options)
+
+
+def _sealed(*arguments: Any, **options: Any) -> Any:
+    return mapped_column(*arguments, info={_LIFE: Life.SEALED}, **options)
+
+
+def _state(*arguments: Any, **options: Any) -> Any:
+    return mapped_column(*arguments, info={_LIFE: Life.STATE, _COMPARED: True}, **options)
+
+
+def _outcome(*arguments: Any, compared: bool = False, **options: Any) -> Any:
+    """`compared`: `screen fsck --against` looks whether two runs agree on it."""
+    return mapped_column(*arguments, info={_LIFE: Life.OUTCOME, _COMPARED: compared}, **options)
+
+
+def _lease(*arguments: Any, **options: Any) -> Any:
+    return mapped_column(*arguments, info={_LIFE: Life.LEASE}, **options)
+
+
+def _history(*arguments: Any, **options: Any) -> Any:
+    return mapped_column(*arguments, info={_LIFE: Life.HISTORY}, **options)
 
 
 class Base(DeclarativeBase):
@@ -102,30 +144,30 @@ class Case(Base):
 
     __tablename__ = "case"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
-    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
-    state: Mapped[str] = mapped_column(String(16), default=CaseState.OPEN)
-    submitted: Mapped[int]
-    screened: Mapped[int | None]
-    rejected: Mapped[int | None]
-    quarantined: Mapped[int | None]
-    excluded: Mapped[int | None]
-    novel: Mapped[int | None]
-    verdict: Mapped[str | None] = mapped_column(String(16))
-    subtype: Mapped[str | None] = mapped_column(Text)
-    subtype_margin: Mapped[float | None]
-    score: Mapped[float | None]
-    score_low: Mapped[float | None]
-    score_high: Mapped[float | None]
-    priority: Mapped[float | None]
-    reasons: Mapped[list[Any] | None]
-    identity_conflict: Mapped[bool | None]
-    case_rule: Mapped[str | None] = mapped_column(Text)
-    case_policy: Mapped[dict[str, Any] | None]
-    aggregated_at: Mapped[datetime | None]
-    review_holder: Mapped[str | None] = mapped_column(Text)
-    review_held_until: Mapped[datetime | None]
+    id: Mapped[int] = _key(BigId, primary_key=True)
+    run_id: Mapped[int] = _key(ForeignKey("run.id", ondelete="CASCADE"))
+    patient_id: Mapped[int] = _key(ForeignKey("patient.id"), index=True)
+    state: Mapped[str] = _state(String(16), default=CaseState.OPEN)
+    submitted: Mapped[int] = _sealed()
+    screened: Mapped[int | None] = _outcome()
+    rejected: Mapped[int | None] = _outcome()
+    quarantined: Mapped[int | None] = _outcome()
+    excluded: Mapped[int | None] = _outcome()
+    novel: Mapped[int | None] = _outcome()
+    verdict: Mapped[str | None] = _outcome(String(16), compared=True)
+    subtype: Mapped[str | None] = _outcome(Text, compared=True)
+    subtype_margin: Mapped[float | None] = _outcome()
+    score: Mapped[float | None] = _outcome(compared=True)
+    score_low: Mapped[float | None] = _outcome()
+    score_high: Mapped[float | None] = _outcome()
+    priority: Mapped[float | None] = _outcome()
+    reasons: Mapped[list[Any] | None] = _outcome()
+    identity_conflict: Mapped[bool | None] = _outcome()
+    case_rule: Mapped[str | None] = _outcome(Text)
+    case_policy: Mapped[dict[str, Any] | None] = _outcome()
+    aggregated_at: Mapped[datetime | None] = _outcome()
+    review_holder: Mapped[str | None] = _history(Text)
+    review_held_until: Mapped[datetime | None] = _history()
 
     __table_args__ = (
         UniqueConstraint("run_id", "patient_id"),
@@ -144,18 +186,18 @@ class Chunk(Base):
 
     __tablename__ = "chunk"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), index=True)
-    state: Mapped[str] = mapped_column(String(16), default=ChunkState.PENDING)
-    captures: Mapped[int]
-    attempts: Mapped[int] = mapped_column(default=0)
-    lease_token: Mapped[str | None] = mapped_column(String(32))
-    lease_until: Mapped[datetime | None]
-    worker: Mapped[str | None] = mapped_column(Text)
-    published_at: Mapped[datetime | None]
-    done_at: Mapped[datetime | None]
-    last_error: Mapped[str | None] = mapped_column(Text)
-    seconds: Mapped[dict[str, Any] | None]
+    id: Mapped[int] = _key(BigId, primary_key=True)
+    run_id: Mapped[int] = _key(ForeignKey("run.id", ondelete="CASCADE"), index=True)
+    state: Mapped[str] = _state(String(16), default=ChunkState.PENDING)
+    captures: Mapped[int] = _sealed()
+    attempts: Mapped[int] = _history(default=0)
+    lease_token: Mapped[str | None] = _lease(String(32))
+    lease_until: Mapped[datetime | None] = _lease()
+    worker: Mapped[str | None] = _history(Text)
+    published_at: Mapped[datetime | None] = _lease()
+    done_at: Mapped[datetime | None] = _outcome()
+    last_error: Mapped[str | None] = _history(Text)
+    seconds: Mapped[dict[str, Any] | None] = _outcome()
 
     __table_args__ = (
         Index(None, "state", "lease_until"),
@@ -171,34 +213,34 @@ class Capture(Base):
 
     __tablename__ = "capture"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
-    case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), index=True)
-    chunk_id: Mapped[int | None] = mapped_column(ForeignKey("chunk.id", ondelete="SET NULL"), index=True)
-    path: Mapped[bytes] = mapped_column(LargeBinary)
-    path_text: Mapped[str] = mapped_column(Text)
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
-    modified_ns: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str | None] = mapped_column(String(64))
-    state: Mapped[str] = mapped_column(String(16), default=CaptureState.PENDING)
-    reject_code: Mapped[str | None] = mapped_column(String(32))
-    reason: Mapped[str | None] = mapped_column(Text)
-    label: Mapped[str | None] = mapped_column(Text)
-    probability: Mapped[float | None]
-    p_all: Mapped[float | None]
-    probabilities: Mapped[list[Any] | None]
-    cam: Mapped[bytes | None] = mapped_column(LargeBinary)
-    quality: Mapped[dict[str, Any] | None]
-    marks: Mapped[list[Any] | None]
-    novelty: Mapped[float | None]
-    excluded: Mapped[bool | None]
-    camera: Mapped[str | None] = mapped_column(Text)
-    captured_at: Mapped[datetime | None] = mapped_column(DateTime)
-    width: Mapped[int | None]
-    height: Mapped[int | None]
-    engine: Mapped[str | None] = mapped_column(Text)
-    reused_from: Mapped[int | None] = mapped_column(ForeignKey("capture.id", ondelete="SET NULL"), index=True)
-    ended_at: Mapped[datetime | None]
+    id: Mapped[int] = _key(BigId, primary_key=True)
+    run_id: Mapped[int] = _key(ForeignKey("run.id", ondelete="CASCADE"))
+    case_id: Mapped[int] = _key(ForeignKey("case.id", ondelete="CASCADE"), index=True)
+    chunk_id: Mapped[int | None] = _key(ForeignKey("chunk.id", ondelete="SET NULL"), index=True)
+    path: Mapped[bytes] = _sealed(LargeBinary)
+    path_text: Mapped[str] = _sealed(Text)
+    size_bytes: Mapped[int] = _sealed(BigInteger)
+    modified_ns: Mapped[int] = _sealed(BigInteger)
+    sha256: Mapped[str | None] = _outcome(String(64), compared=True)
+    state: Mapped[str] = _state(String(16), default=CaptureState.PENDING)
+    reject_code: Mapped[str | None] = _outcome(String(32), compared=True)
+    reason: Mapped[str | None] = _outcome(Text)
+    label: Mapped[str | None] = _outcome(Text, compared=True)
+    probability: Mapped[float | None] = _outcome()
+    p_all: Mapped[float | None] = _outcome()
+    probabilities: Mapped[list[Any] | None] = _outcome(compared=True)
+    cam: Mapped[bytes | None] = _outcome(LargeBinary)
+    quality: Mapped[dict[str, Any] | None] = _outcome()
+    marks: Mapped[list[Any] | None] = _outcome()
+    novelty: Mapped[float | None] = _outcome()
+    excluded: Mapped[bool | None] = _outcome()
+    camera: Mapped[str | None] = _outcome(Text)
+    captured_at: Mapped[datetime | None] = _outcome(DateTime)
+    width: Mapped[int | None] = _outcome()
+    height: Mapped[int | None] = _outcome()
+    engine: Mapped[str | None] = _outcome(Text)
+    reused_from: Mapped[int | None] = _key(ForeignKey("capture.id", ondelete="SET NULL"), index=True)
+    ended_at: Mapped[datetime | None] = _outcome()
 
     __table_args__ = (
         UniqueConstraint("run_id", "path"),
@@ -262,7 +304,7 @@ class ReportQueue(Base):
             sqlite_where=(replaces_id.is_(None)),
             postgresql_where=(replaces_id.is_(None)),
         ),
-        CheckConstraint("cause IN ('screened', 'signed_off', 'override', 'recomputed')", name="cause"),
+        CheckConstraint(_one_of("cause", ReportCause), name="cause"),
         CheckConstraint(
             "(cause IN ('screened', 'signed_off')) = (replaces_id IS NULL)", name="correction_names_what_it_replaces"
         ),
@@ -282,3 +324,12 @@ class Event(Base):
     capture_id: Mapped[int | None] = mapped_column(BigInteger)
     actor: Mapped[str] = mapped_column(Text)
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+def columns_of(model: type[Base], *lives: Life, compared: bool = False) -> tuple[str, ...]:
+    """Names of the columns with one of these lives, or of those that are `compared`, in the order of the table."""
+    return tuple(
+        name
+        for name, column in model.__table__.c.items()
+        if (column.info.get(_COMPARED, False) if compared else column.info.get(_LIFE) in lives)
+    )

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, func, select, text, update
 
 from contract.errors import UsageError
-from contract.states import CaseState, ReviewState
+from contract.states import CaseState, EventKind, ReviewState
+from db.audit import note
 from db.clock import db_now
 from db.engine import reading, slices, writing
 from db.models import BundleRow, Case, Event, Patient, ReportQueue, Run
@@ -79,7 +80,7 @@ def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) ->
             "captures": found.captures, "cases": found.cases, "patients": gone, "bundle": row.bundle_digest,
             "submitted_at": found.created_at.isoformat(), "older_than_days": days, "force": force,
         }  # fmt: skip
-        connection.execute(insert(Event).values(kind="purged", run_id=run_id, actor=actor, detail=detail))
+        note(connection, EventKind.PURGED, actor=actor, run_id=run_id, detail=detail)
         return found
 
 
@@ -119,7 +120,9 @@ def _old_run(connection: Connection, row: Any, force: bool) -> OldRun:
 
 def _forget_names(connection: Connection, run_id: int) -> None:
     """The event of the submit names files that were passed over, with patients' folders: their numbers stay."""
-    events = connection.execute(select(Event.id, Event.detail).where(Event.run_id == run_id, Event.kind == "submitted"))
+    events = connection.execute(
+        select(Event.id, Event.detail).where(Event.run_id == run_id, Event.kind == EventKind.SUBMITTED)
+    )
     for event in events.all():
         skipped = {why: len(names) for why, names in event.detail.get("skipped", {}).items()}
         connection.execute(update(Event).where(Event.id == event.id).values(detail={"skipped": skipped}))

@@ -3,16 +3,18 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from contract.case_policy import CasePolicy
-from contract.states import CaseState
+from contract.states import CaseState, EventKind
+from db.aggregation import case_counts, result_columns
+from db.audit import note
 from db.clock import db_now
 from db.engine import reading, writing
-from db.models import Case, Event, Patient
+from db.mix_ups import one_at_a_time
+from db.models import Case, Patient
 from db.opinions import signed
 from db.report_queue import queue_result
-from db.results import case_counts, one_at_a_time, result_columns
 from db.runs import named_run
 
 SAME = 1e-6
@@ -68,7 +70,7 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
             "policy": policy.model_dump(mode="json"),
             "results_before": {str(change.case_id): change.before for change in written},
         }
-        connection.execute(insert(Event).values(kind="recomputed", run_id=run_id, actor=actor, detail=detail))
+        note(connection, EventKind.RECOMPUTED, actor=actor, run_id=run_id, detail=detail)
         return [change for change, _ in judged if change.differs]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, or_, select, text, update
 from sqlalchemy.orm import aliased
 
+from contract.states import ReportCause
 from db.clock import UTCDateTime, db_now
 from db.engine import reading, slices, writing
 from db.models import ReportQueue, Run
@@ -27,7 +28,12 @@ class Answer:
 
 
 def queue_result(
-    connection: Connection, run_id: int, case_id: int, *, correction: str = "recomputed", closed: bool = False
+    connection: Connection,
+    run_id: int,
+    case_id: int,
+    *,
+    correction: ReportCause = ReportCause.RECOMPUTED,
+    closed: bool = False,
 ) -> None:
     """Report the case's result; a case that was reported before gets a row that replaces the last one, with
     `correction` for its cause.
@@ -43,7 +49,7 @@ def queue_result(
     ).one()
     if last is None and at_sign_off and not closed:
         return
-    first = "signed_off" if at_sign_off else "screened"
+    first = ReportCause.SIGNED_OFF if at_sign_off else ReportCause.SCREENED
     cause = first if last is None else correction
     connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
 

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, fu
 
 from contract.bundle import Manifest
 from contract.errors import CaseHeld, NoSuchCase, UsageError
-from contract.states import CaseState, ReviewAction, ReviewState, Verdict
+from contract.states import CaseState, ReportCause, ReviewAction, ReviewState, Verdict
 from db.clock import db_now
 from db.engine import writing
 from db.models import BundleRow, Case, ReportQueue, Review, Run
@@ -195,7 +195,7 @@ def _report(connection: Connection, found: Any, reported: tuple[str, str | None]
     wanted = _to_report(found, after)
     if wanted is not None and wanted != reported:
         closed = after["state"] == ReviewState.CLOSED
-        queue_result(connection, found.run_id, found.id, correction="override", closed=closed)
+        queue_result(connection, found.run_id, found.id, correction=ReportCause.OVERRIDE, closed=closed)
 
 
 # Handing out

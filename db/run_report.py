@@ -15,7 +15,7 @@ from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
 from contract.case_rule import Reason
 from contract.outcomes import Mark
-from contract.states import CaptureState, CaseState, MarkCode, RejectCode, ReviewState, Verdict
+from contract.states import CaptureState, CaseState, EventKind, MarkCode, RejectCode, ReviewState, Verdict
 from db.drift import Drift, drift_of
 from db.engine import reading
 from db.models import Capture, Case, Event, Patient
@@ -162,7 +162,9 @@ def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None
     with reading(engine) as connection:
         run = named_run(connection, run_id)
         cases = _cases(connection, run_id, run.manifest.case_policy)
-        submitted = select(Event.detail).where(Event.run_id == run_id, Event.kind == "submitted").order_by(Event.id)
+        submitted = (
+            select(Event.detail).where(Event.run_id == run_id, Event.kind == EventKind.SUBMITTED).order_by(Event.id)
+        )
         used = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
         return RunReport(
             run=run_summary(connection, run_id),

@@ -14,20 +14,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 from contract.archive import FoundCapture
 from contract.bundle import Bundle
 from contract.names import display_name
-from contract.states import PASSING, CaptureState
+from contract.states import PASSING, CaptureState, EventKind
+from db.aggregation import aggregate_finished_cases
+from db.audit import SUBMIT, note
 from db.engine import insert_many, reading, slices, writing
-from db.models import BundleRow, Capture, Case, Chunk, Event, Patient, Run
-from db.results import aggregate_finished_cases
+from db.models import BundleRow, Capture, Case, Chunk, Life, Patient, Run, columns_of
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
 AT_A_TIME = 5000
 """Captures in memory at once, a patient more or less."""
-_PENDING = ("run_id", "case_id", "chunk_id", "path", "path_text", "size_bytes", "modified_ns", "state")
-_COPIED = (
-    "path", "path_text", "size_bytes", "modified_ns", "sha256", "state", "reject_code", "reason", "label",
-    "probability", "p_all", "probabilities", "cam", "quality", "marks", "novelty", "excluded", "camera",
-    "captured_at", "width", "height", "engine", "ended_at",
-)  # fmt: skip
+_PENDING = ("run_id", "case_id", "chunk_id", *columns_of(Capture, Life.SEALED, Life.STATE))
+_COPIED = columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME)
 
 
 @dataclass(frozen=True)
@@ -271,9 +268,7 @@ class _RunWriter:
             update(Run).where(Run.id == self.id).values(submitted=plan.submitted, cases=plan.cases)
         )
         detail = {reason: list(names) for reason, names in self._request.skipped.items()}
-        self._connection.execute(
-            insert(Event).values(kind="submitted", run_id=self.id, actor="submit", detail={"skipped": detail})
-        )
+        note(self._connection, EventKind.SUBMITTED, actor=SUBMIT, run_id=self.id, detail={"skipped": detail})
         if self._connection.dialect.name == "postgresql":  # else it would plan for a table that was empty a while ago
             self._connection.execute(text("ANALYZE capture, chunk"))
         for some in slices(self._complete, 500):

@@ -254,7 +254,11 @@ class WorkerProcess:
                     golden=proof.golden.captures, largest_difference=round(proof.golden.probability, 6),
                     hidden=proof.hidden and asdict(proof.hidden),
                 )  # fmt: skip
-                tuning = tune(engine, bundle, settings)
+                try:
+                    tuning = tune(engine, bundle, settings)
+                except BaseException:
+                    engine.close()  # a device would keep its memory, and each try takes as much again
+                    raise
             except EngineError as error:
                 raise _EngineNotOpened(str(error)) from error
             except OSError as error:

@@ -12,12 +12,14 @@ from contract.errors import DatabaseUnavailable
 from contract.states import CaptureState
 from db import engine as db_engine
 from db import schema
+from db.aggregation import case_counts, case_result
 from db.engine import reading, writing
 from db.fsck import fsck
 from db.lease import Lease
+from db.mix_ups import one_at_a_time
 from db.models import Capture, Case, Event, ReportQueue
 from db.progress import progress, run_summaries
-from db.results import case_counts, case_result, finish_chunk, one_at_a_time
+from db.results import finish_chunk
 from db.run_report import CONFLICTS_OF_A_CASE, CaseRow, read_run
 from db.submission import submit
 from tests.support.runs import claimed, digest, found, outcome, request, submitted

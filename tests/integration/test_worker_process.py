@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, select
 
 from contract.archive import walk_archive
 from contract.bundle import Bundle
-from contract.errors import StorageFault
+from contract.errors import EngineError, StorageFault
 from contract.settings import Settings
 from db.chunks import claim, claim_ahead, release, sweep
 from db.engine import reading
@@ -24,6 +24,7 @@ from tests.support.bundles import colour_bundle
 from tests.support.runs import request
 from tests.support.waiting import wait_until
 from worker import pipeline, tasks
+from worker.engines.openvino import OpenVINOEngine
 from worker.process import ABANDONED, WorkerProcess
 
 
@@ -136,6 +137,27 @@ def test_a_cache_folder_that_cannot_be_made_costs_no_attempt(
         assert connection.execute(select(Chunk.state, Chunk.attempts)).all() == [("pending", 0)]
     screen_all(database, WorkerProcess(Settings(database_url=url, cache_dir=tmp_path / "cache")), rounds=1)
     assert progress(database, run).screened == 8
+
+
+def test_an_engine_that_cannot_be_tuned_is_closed_each_time(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    close = OpenVINOEngine.close
+
+    def closing(engine: OpenVINOEngine) -> None:
+        closed.append(engine.precision)
+        close(engine)
+
+    def untunable(*_: object) -> None:
+        raise EngineError("no batch fits into the device's memory")
+
+    monkeypatch.setattr(OpenVINOEngine, "close", closing)
+    monkeypatch.setattr("worker.process.tune", untunable)
+    run = submitted(database, bundle, archive)
+    screen_all(database, process, rounds=3)
+    assert progress(database, run).trouble is not None
+    assert closed.count("float32") >= 3
 
 
 # Chunks in hand

@@ -17,8 +17,10 @@ from contract.settings import PREFIX, Settings
 from contract.states import (
     CaptureState,
     ChunkState,
+    EventKind,
     MarkCode,
     RejectCode,
+    ReportCause,
     ReviewAction,
     ReviewState,
     SkipReason,
@@ -122,7 +124,7 @@ def test_every_code_is_documented_and_no_other(heading: str, values: type[StrEnu
 
 
 def test_the_states_are_named() -> None:
-    for state in (*CaptureState, *ChunkState, *ReviewAction):
+    for state in (*CaptureState, *ChunkState, *ReviewAction, *ReportCause, *EventKind):
         assert f"`{state}`" in DATA
 
 

@@ -1,0 +1,167 @@
+"""A case's result, from the rows of its captures: when the last one has ended, and again when something else changed.
+
+Whoever writes the last capture of a case aggregates it. Two workers finishing a case's last two chunks at the same
+instant both lock the case row first and recount from the rows, so the second one sees what the first one wrote; the
+guarded UPDATE keeps the result single all the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from contract.bundle import Manifest
+from contract.case_policy import CasePolicy
+from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge
+from contract.states import CaptureState, CaseState, EventKind
+from db.audit import WORKER, note
+from db.clock import db_now
+from db.engine import slices
+from db.mix_ups import is_in_conflict, one_at_a_time, perhaps_freed
+from db.models import BundleRow, Capture, Case, Run
+from db.report_queue import queue_result
+
+
+def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
+    """Lock the chunk's cases, in the order of their ids so that two workers cannot wait for each other."""
+    in_chunk = select(Capture.case_id).where(Capture.chunk_id == chunk_id)
+    return list(
+        connection.execute(select(Case.id).where(Case.id.in_(in_chunk)).order_by(Case.id).with_for_update()).scalars()
+    )
+
+
+def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) -> None:
+    """Give each of these cases that has no pending capture left its result. The caller holds their row locks."""
+    if not case_ids:
+        return
+    one_at_a_time(connection)
+    unfinished = select(Capture.case_id).where(Capture.case_id.in_(case_ids), Capture.state == CaptureState.PENDING)
+    finished = connection.execute(
+        select(Case.id, Case.run_id, Case.submitted, Run.bundle_digest)
+        .join(Run, Run.id == Case.run_id)
+        .where(Case.id.in_(case_ids), Case.state == CaseState.OPEN, Case.id.not_in(unfinished))
+        .order_by(Case.id)
+    ).all()
+    manifests: dict[str, Manifest] = {}
+    for case in finished:
+        if case.bundle_digest not in manifests:
+            manifests[case.bundle_digest] = _manifest(connection, case.bundle_digest)
+        _aggregate(connection, case, manifests[case.bundle_digest])
+
+
+def _manifest(connection: Connection, digest: str) -> Manifest:
+    stored = connection.execute(select(BundleRow.manifest).where(BundleRow.digest == digest)).scalar_one()
+    return Manifest.model_validate(stored)
+
+
+def with_policy(manifest: Manifest, policy: dict[str, Any] | None) -> Manifest:
+    """The manifest with the policy that a case was recomputed with, if it was."""
+    if policy is None:
+        return manifest
+    return manifest.model_copy(update={"case_policy": CasePolicy.model_validate(policy)})
+
+
+def _aggregate(connection: Connection, case: Any, manifest: Manifest) -> None:
+    counts = case_counts(connection, case.id, case.submitted)
+    written = connection.execute(
+        update(Case)
+        .where(Case.id == case.id, Case.state == CaseState.OPEN)
+        .values(
+            state=CaseState.AGGREGATED,
+            screened=counts.screened,
+            rejected=counts.rejected,
+            quarantined=counts.quarantined,
+            aggregated_at=db_now(),
+            **result_columns(connection, case.id, counts, manifest),
+        )
+    ).rowcount
+    if written:
+        queue_result(connection, case.run_id, case.id)
+        judge_again(connection, perhaps_freed(connection, case.id), in_conflict=True)
+
+
+def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict: bool) -> None:
+    """Correct the finished ones of these cases where it is no longer true that they are in conflict, or are not."""
+    for some in slices(case_ids, 500):
+        cases = connection.execute(
+            select(Case.id, Case.run_id, Case.submitted, Case.case_policy, Run.bundle_digest)
+            .join(Run, Run.id == Case.run_id)
+            .where(Case.id.in_(some), Case.state == CaseState.AGGREGATED)
+            .where(func.coalesce(Case.identity_conflict, False) == in_conflict)
+            .order_by(Case.id)
+            .with_for_update(of=Case)
+        ).all()
+        for case in cases:
+            counts = case_counts(connection, case.id, case.submitted)
+            manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
+            columns = result_columns(connection, case.id, counts, manifest)
+            if columns["identity_conflict"] == in_conflict:
+                continue
+            connection.execute(update(Case).where(Case.id == case.id).values(columns))
+            queue_result(connection, case.run_id, case.id)
+            note(
+                connection, EventKind.IDENTITY_CONFLICT, actor=WORKER, run_id=case.run_id, case_id=case.id,
+                detail={"conflict": not in_conflict},
+            )  # fmt: skip
+
+
+def result_columns(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> dict[str, Any]:
+    """What is written of a case's result, by the rule in this manifest."""
+    policy = manifest.case_policy
+    result = case_result(connection, case_id, counts, manifest)
+    return {
+        "case_rule": f"{policy.rule}/{policy.version}",
+        "identity_conflict": IDENTITY_CONFLICT in result.reasons,
+        "verdict": result.verdict,
+        "score": result.score,
+        "score_low": result.score_low,
+        "score_high": result.score_high,
+        "subtype": result.subtype,
+        "subtype_margin": result.subtype_margin,
+        "priority": result.priority,
+        "excluded": result.excluded,
+        "novel": result.novel,
+        "reasons": [asdict(reason) for reason in result.reasons],
+    }
+
+
+def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCounts:
+    """How the case's captures ended, counted from their rows."""
+    rows = connection.execute(
+        select(Capture.state, func.count()).where(Capture.case_id == case_id).group_by(Capture.state)
+    )
+    by_state: dict[str, int] = dict(rows.all())
+    return CaseCounts(
+        submitted,
+        by_state.get(CaptureState.SCREENED, 0),
+        by_state.get(CaptureState.REJECTED, 0),
+        by_state.get(CaptureState.QUARANTINED, 0),
+    )
+
+
+def case_result(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> CaseResult:
+    """Apply the bundle's case policy to the rows of a case; the same rows always give the same result."""
+    rows = connection.execute(
+        select(*JUDGED).where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED).order_by(Capture.id)
+    ).all()
+    conflict = is_in_conflict(connection, case_id, [row.sha256 for row in rows])
+    return judge_rows(rows, counts, manifest, identity_conflict=conflict)
+
+
+JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
+"""What of a screened capture the case rule looks at."""
+
+
+def judge_rows(
+    rows: Sequence[Any], counts: CaseCounts, manifest: Manifest, *, identity_conflict: bool = False
+) -> CaseResult:
+    """Apply the manifest's case policy to the screened captures of one case, rows of JUDGED."""
+    return judge(
+        [JudgedCapture(row.probabilities, row.sha256, [mark["code"] for mark in row.marks or ()]) for row in rows],
+        policy=manifest.case_policy,
+        labels=manifest.labels,
+        benign_label=manifest.benign_label,
+        counts=counts,
+        identity_conflict=identity_conflict,
+    )

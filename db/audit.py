@@ -1,0 +1,29 @@
+"""The audit: rows of `event`, written in the transaction of what they tell of, and never changed."""
+
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from contract.states import EventKind
+from db.models import Event
+
+WORKER, SUBMIT = "worker", "submit"
+"""Actors that are no person."""
+
+
+def note(
+    connection: Connection,
+    kind: EventKind,
+    *,
+    actor: str,
+    run_id: int,
+    case_id: int | None = None,
+    capture_id: int | None = None,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Write that something happened, and by whom. `detail` holds no patient's name."""
+    connection.execute(
+        insert(Event).values(
+            kind=kind, actor=actor, run_id=run_id, case_id=case_id, capture_id=capture_id, detail=detail or {}
+        )
+    )
