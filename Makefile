@@ -2,17 +2,25 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 LIGHT := .venv
 DEV := .venv-dev
+CHECK := .venv-check
 BUNDLE := bundles/demo.bundle
 TRAINING := demo-training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports pytest faults demo-bundle figures lock format clean
+.PHONY: help demo check test lint types imports pytest faults demo-bundle figures lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(LIGHT)/.installed ## screen synthetic captures of 12 patients with the demo bundle; needs nothing but Python 3.11
 	$(LIGHT)/bin/python -m producer.demo --bundle $(BUNDLE) --out demo-output
+
+check: $(CHECK)/.installed ## lint, types, import contract and unit tests that need neither torch nor a server: a minute or so
+	$(CHECK)/bin/ruff check -q .
+	$(CHECK)/bin/ruff format -q --check .
+	$(CHECK)/bin/lint-imports
+	$(CHECK)/bin/mypy -p contract -p db -p producer -p worker
+	$(CHECK)/bin/python -m pytest tests/unit -q -n auto
 
 test: lint types imports pytest ## lint, types, import contract, and all tests
 
@@ -48,6 +56,7 @@ lock: $(DEV)/.installed ## resolve the dependencies anew into requirements/
 	$(COMPILE) --upgrade pyproject.toml -o requirements/base.txt
 	$(COMPILE) --upgrade --extra train --extra lite --extra dev -c requirements/base.txt pyproject.toml \
 		-o requirements/dev.txt
+	$(COMPILE) --extra check -c requirements/dev.txt pyproject.toml -o requirements/check.txt
 	$(COMPILE) --extra train --extra lite --excludes requirements/gpu-only.txt -c requirements/dev.txt pyproject.toml \
 		--no-annotate -o requirements/train-cpu.txt
 	$(COMPILE) --excludes requirements/torch-libraries.excludes -c requirements/dev.txt requirements/torch-libraries.in \
@@ -58,11 +67,14 @@ format: $(DEV)/.installed ## format the code and mend what ruff can mend
 	$(DEV)/bin/ruff format .
 
 clean: ## remove environments, caches and the demo's output; the demo bundle stays
-	rm -rf $(LIGHT) $(DEV) demo-output demo-training .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(LIGHT) $(CHECK) $(DEV) demo-output demo-training .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # The light environment: CLI and CPU worker, no torch. The development environment adds trainer and tests.
 $(LIGHT)/.installed: requirements/base.txt pyproject.toml
 	$(call environment,$(LIGHT),requirements/base.txt)
+
+$(CHECK)/.installed: requirements/check.txt pyproject.toml
+	$(call environment,$(CHECK),requirements/check.txt)
 
 $(DEV)/.installed: requirements/dev.txt pyproject.toml
 	$(call environment,$(DEV),requirements/dev.txt)

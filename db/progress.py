@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Integer, RowMapping, Text, column, func, select, table
+from sqlalchemy.types import TypeEngine
 
 from contract.errors import NoSuchRun
 from contract.states import CaptureState, ChunkState
@@ -140,7 +142,7 @@ class RunSummary:
     finished_at: datetime | None
 
 
-_TYPES = {int: Integer(), str: Text()}
+_TYPES: dict[Any, TypeEngine[Any]] = {int: Integer(), str: Text()}
 _SUMMARY = table(
     "run_summary", *(column(field.name, _TYPES.get(field.type, UTCDateTime())) for field in fields(RunSummary))
 )
@@ -161,4 +163,5 @@ def run_summary(connection: Connection, run_id: int) -> RunSummary:
 
 def _summary(row: RowMapping) -> RunSummary:
     """PostgreSQL's sums are decimals."""
-    return RunSummary(**{name: int(value) if isinstance(value, Decimal) else value for name, value in row.items()})
+    values: dict[str, Any] = {name: int(value) if isinstance(value, Decimal) else value for name, value in row.items()}
+    return RunSummary(**values)

@@ -28,7 +28,8 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
     Raises LeaseLost, and writes nothing, where the chunk belongs to somebody else by now. Safe to run again when the
     answer to its commit was lost: then the chunk is done, and LeaseLost says so.
     """
-    ended = [capture.capture_id for capture in (*outcome.screened, *outcome.rejected)]
+    ended = [screened.capture_id for screened in outcome.screened]
+    ended += [rejected.capture_id for rejected in outcome.rejected]
     if sorted(ended) != sorted(capture.id for capture in lease.captures):
         raise AssertionError(f"chunk {lease.chunk_id}: {len(ended)} outcomes for {len(lease.captures)} captures")
     with writing(engine) as connection:

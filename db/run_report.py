@@ -7,9 +7,8 @@ a `RunReport`, and asks the database nothing more.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Text, column, func, select, table
+from sqlalchemy import Connection, Engine, RowMapping, Text, column, func, select, table
 
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
@@ -204,7 +203,7 @@ def _cases(connection: Connection, run_id: int, policy: CasePolicy) -> tuple[Cas
     return tuple(_case(row, policy) for row in rows)
 
 
-def _case(row: Mapping[str, Any], policy: CasePolicy) -> CaseRow:
+def _case(row: RowMapping, policy: CasePolicy) -> CaseRow:
     review = {name: row[f"review_{name}"] for name in _OF_REVIEW}
     verdict, final = row["verdict"], review["final_verdict"]
     return CaseRow(

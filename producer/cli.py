@@ -1,7 +1,6 @@
 """The `screen` command: finds subcommands by name, imports each when it is called, and turns errors into exit codes."""
 
 import errno
-import importlib
 import io
 import os
 import sys
@@ -14,35 +13,50 @@ import click
 from contract.errors import ExitCode, ScreeningError
 from contract.logs import configure_logging
 from contract.settings import get_settings
+from producer.lazy import Lazy, LazyGroup
 
-COMMANDS = {
-    "submit": ("producer.commands.submit:submit", "Put an archive of captures on the queue."),
-    "run": ("producer.commands.run:run", "Screen an archive on this machine alone, start to end."),
-    "watch": ("producer.commands.watch:watch", "Follow a run until it is finished."),
-    "status": ("producer.commands.status:status", "List the runs and where they stand."),
-    "cancel": ("producer.commands.control:cancel", "Hand out no more chunks of a run."),
-    "resume": ("producer.commands.control:resume", "Go on with a cancelled run."),
-    "retry": ("producer.commands.control:retry", "Screen again what was rejected or quarantined."),
-    "compare-runs": ("producer.commands.compare_runs:compare_runs", "What changed between two runs of one archive."),
-    "recompute": ("producer.commands.recompute:recompute", "Compute results again, by another case rule perhaps."),
-    "fsck": ("producer.commands.fsck:command", "Check that nothing in a run was lost or counted twice."),
-    "report": ("producer.commands.report:report", "Results of a run: table, JSON, CSV or HTML."),
-    "review": ("producer.commands.review:review", "Review cases: list, next, show, confirm, override, ..."),
-    "queue": ("producer.commands.queue:queue", "Results for other systems: take, acknowledge, release."),
-    "pseudonyms": ("producer.commands.pseudonyms:pseudonyms", "Which pseudonym is whose, for who has the key."),
-    "purge": ("producer.commands.purge:purge", "Remove old runs with all that belongs to them."),
-    "worker": ("worker.command:worker", "Start a worker on this machine."),
-    "db": ("producer.commands.database:database", "Create, upgrade or check the database."),
-    "bundle": ("worker.bundle_command:bundle", "Show, verify or compile a bundle."),
-    "synth": ("trainer.synth.command:synth", "Write synthetic captures: drawings of smears."),
-    "train": ("trainer.commands.train:train", "Train a network and export its bundle."),
-    "evaluate": ("trainer.commands.evaluate:evaluate", "Score a bundle on other labelled captures."),
-    "compare": ("trainer.commands.compare:compare", "Train several recipes on one split and compare them."),
-    "reference": ("trainer.commands.reference:reference", "Take a bundle's reference for quality and novelty anew."),
-    "adapt": ("trainer.commands.adapt:adapt", "Make a bundle for another microscope, from captures without labels."),
-    "data": ("trainer.commands.data:data", "Fetch or audit labelled captures."),
+SECTIONS = {
+    "Screen": {
+        "run": Lazy("producer.commands.run:run", "Screen an archive on this machine alone, start to end."),
+        "submit": Lazy("producer.commands.submit:submit", "Put an archive of captures on the queue."),
+        "watch": Lazy("producer.commands.watch:watch", "Follow a run until it is finished."),
+        "status": Lazy("producer.commands.status:status", "List the runs and where they stand."),
+        "report": Lazy("producer.commands.report:report", "Show a run's results: table, JSON, CSV, HTML or FHIR."),
+    },
+    "Review": {
+        "review": Lazy("producer.commands.review:review", "Review cases: list, next, show, confirm, override, ..."),
+        "queue": Lazy("producer.commands.queue:queue", "Hand results to other systems: take, acknowledge, release."),
+        "pseudonyms": Lazy("producer.commands.pseudonyms:pseudonyms", "Tell which pseudonym is whose, with the key."),
+    },
+    "Correct": {
+        "cancel": Lazy("producer.commands.control:cancel", "Hand out no more chunks of a run."),
+        "resume": Lazy("producer.commands.control:resume", "Go on with a cancelled run."),
+        "retry": Lazy("producer.commands.control:retry", "Screen again what was rejected or quarantined."),
+        "recompute": Lazy(
+            "producer.commands.recompute:recompute", "Compute results again, by another case rule perhaps."
+        ),
+        "compare-runs": Lazy("producer.commands.compare_runs:compare_runs", "Compare two runs of one archive."),
+        "fsck": Lazy("producer.commands.fsck:command", "Check that nothing in a run was lost or counted twice."),
+    },
+    "Train": {
+        "train": Lazy("trainer.commands.train:train", "Train a network and export its bundle."),
+        "evaluate": Lazy("trainer.commands.evaluate:evaluate", "Score a bundle on other labelled captures."),
+        "compare": Lazy("trainer.commands.compare:compare", "Train several recipes on one split and compare them."),
+        "reference": Lazy(
+            "trainer.commands.reference:reference", "Take a bundle's reference for quality and novelty again."
+        ),
+        "adapt": Lazy("trainer.commands.adapt:adapt", "Make a bundle for another microscope, without labels."),
+        "data": Lazy("trainer.commands.data:data", "Fetch or audit labelled captures."),
+        "synth": Lazy("trainer.synth.command:synth", "Write synthetic captures: drawings of smears."),
+    },
+    "Operate": {
+        "worker": Lazy("worker.command:worker", "Start a worker on this machine."),
+        "bundle": Lazy("worker.bundle_command:bundle", "Show, verify or compile a bundle."),
+        "db": Lazy("producer.commands.database:database", "Create, upgrade or check the database."),
+        "purge": Lazy("producer.commands.purge:purge", "Remove old runs with all that belongs to them."),
+    },
 }
-"""name -> (module:attribute, help). Packages that must not be imported here are named by a string."""
+"""Heading -> name -> where the command is. Packages that must not be imported here are named by a string."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 YOURS_TO_MEND = frozenset(
     {
@@ -53,26 +67,11 @@ YOURS_TO_MEND = frozenset(
 """What is wrong with a file that somebody named."""
 
 
-class LazyGroup(click.Group):
-    """Imports a subcommand's module only when it is called, so `screen --help` is quick and needs no torch."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    sections=SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--debug", is_flag=True, help="Show where in the program an unexpected error arose.")
 @click.version_option(version("slide-screen"), prog_name="slide-screen")
 def screen(debug: bool) -> None:

@@ -15,6 +15,7 @@ from db.engine import open_engine
 from db.schema import upgrade
 from db.submission import submit
 from producer import cli
+from producer.lazy import Lazy
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
 from tests.support.runs import found, request
@@ -119,7 +120,7 @@ def test_a_fault_of_the_program_is_exit_70_and_its_place_is_shown_on_demand(
     def broken() -> None:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "broken", (f"{__name__}:broken", ""))
+    monkeypatch.setitem(cli.SECTIONS, "Broken", {"broken": Lazy(f"{__name__}:broken", "")})
     monkeypatch.setattr(sys.modules[__name__], "broken", broken, raising=False)
     assert cli._exit_code(["broken"]) == ExitCode.BROKEN
     err = capsys.readouterr().err

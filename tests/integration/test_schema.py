@@ -16,6 +16,7 @@ from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsE
 from db import schema
 from db.engine import migrating, open_engine, reading, writing
 from db.models import Base, Event, ReportQueue
+from tests.support.commands import REPOSITORY
 
 RUN_OF_0001 = (
     "INSERT INTO bundle (digest, name, path, manifest) VALUES ('d', 'b', '/b', '{}')",
@@ -200,3 +201,12 @@ def test_what_is_committed_while_one_reads_does_not_show(database: Engine) -> No
         assert connection.execute(count).scalar_one() == before
     with reading(database) as connection:
         assert connection.execute(count).scalar_one() == before + 1
+
+
+def test_the_queries_of_the_documentation_run(database: Engine) -> None:
+    page = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+    queries = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert len(queries) >= 12
+    with reading(database) as connection:
+        for query in queries:
+            connection.execute(text(query))

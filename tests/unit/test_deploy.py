@@ -12,7 +12,7 @@ import yaml
 
 from contract.messages import celery_config
 from contract.settings import PREFIX, Settings
-from producer.cli import COMMANDS
+from producer.cli import screen
 from tests.support.commands import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
@@ -45,7 +45,7 @@ def test_compose_pins_its_images_and_runs_commands_that_exist() -> None:
         assert tag, name
         assert "latest" not in tag, name
         if service["image"].startswith("slide-screen") and "command" in service:
-            assert service["command"][0] in COMMANDS
+            assert service["command"][0] in screen.lazy
 
 
 def test_compose_keeps_the_archive_read_only_and_redis_from_evicting() -> None:
@@ -70,7 +70,7 @@ def test_the_units_start_commands_that_exist_without_root(name: str) -> None:
     service = unit(name)["Service"]
     program, command = service["ExecStart"].split()[:2]
     assert program.endswith("/bin/screen")
-    assert command in COMMANDS
+    assert command in screen.lazy
     assert service["User"] == "screen"
     assert service["NoNewPrivileges"] == "yes"
 

@@ -5,9 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from contract.errors import EngineError
 from contract.imaging import RGBImage, decode
 from contract.settings import Settings
 from tests.support.commands import REPOSITORY
+from worker import tuning
 from worker.agreement import compare
 from worker.engines import plan_cache, registry
 from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, NotUsable, Pending, Predictions, infer
@@ -199,7 +200,9 @@ def test_when_nothing_works_every_reason_is_named(demo: Bundle, cache: Path, mon
 
 
 class Sleeping:
-    """Takes so many seconds per batch and per capture; has memory for so many."""
+    """Takes so many seconds per batch and per capture, by a clock of its own; has memory for so many."""
+
+    now = 0.0
 
     name, precision, device, depth = "fake", "float32", "none", 1
 
@@ -211,7 +214,7 @@ class Sleeping:
         rows = len(batch)
         if rows > self.room:
             raise DeviceMemoryFull("no room")
-        time.sleep(self.per_batch + rows * self.per_capture)
+        Sleeping.now += self.per_batch + rows * self.per_capture
         empty = np.zeros((rows, 4), np.float32)
         return lambda: Predictions(empty, None, empty)
 
@@ -222,10 +225,18 @@ class Sleeping:
 PIXELS = np.zeros((2, 64, 64, 3), np.uint8)
 
 
+@pytest.fixture
+def by_the_clock_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a machine does besides must not decide which batch is the fastest."""
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: Sleeping.now))
+
+
+@pytest.mark.usefixtures("by_the_clock_of_the_engine")
 def test_where_a_batch_costs_the_same_whatever_its_size_the_largest_is_taken() -> None:
     assert best_batch(Sleeping(0.01, 0.0), PIXELS)[0] == 256
 
 
+@pytest.mark.usefixtures("by_the_clock_of_the_engine")
 def test_no_batch_is_larger_than_the_engine_or_its_memory_allows() -> None:
     limited = Sleeping(0.01, 0.0)
     limited.max_batch = 32
@@ -233,15 +244,18 @@ def test_no_batch_is_larger_than_the_engine_or_its_memory_allows() -> None:
     assert best_batch(Sleeping(0.01, 0.0, room=20), PIXELS)[0] == 16
 
 
+@pytest.mark.usefixtures("by_the_clock_of_the_engine")
 def test_where_captures_cost_the_same_in_any_batch_a_small_one_is_taken() -> None:
     assert best_batch(Sleeping(0.0, 0.004), PIXELS)[0] <= 8
 
 
+@pytest.mark.usefixtures("by_the_clock_of_the_engine")
 def test_what_is_set_by_hand_is_kept(bundle: Bundle) -> None:
     found = tune(Sleeping(0.001, 0.0), bundle, Settings(batch_size=5, decoders=7, chunks_ahead=3))
     assert (found.batch_size, found.decoders, found.chunks_ahead) == (5, 7, 3)
 
 
+@pytest.mark.usefixtures("by_the_clock_of_the_engine")
 def test_a_fast_device_gets_more_chunks_in_hand_than_a_slow_one(bundle: Bundle) -> None:
     slow = tune(Sleeping(0.0, 0.05), bundle, Settings(batch_size=1))
     fast = tune(Sleeping(0.01, 0.0), bundle, Settings(batch_size=256))
@@ -249,6 +263,7 @@ def test_a_fast_device_gets_more_chunks_in_hand_than_a_slow_one(bundle: Bundle) 
     assert fast.chunks_ahead > slow.chunks_ahead
 
 
+@pytest.mark.usefixtures("by_the_clock_of_the_engine")
 def test_an_engine_on_the_same_cores_gets_a_decoder_for_each(bundle: Bundle) -> None:
     found = tune(Sleeping(0.001, 0.0, shares_cores=True), bundle, Settings(batch_size=4))
     assert found.decoders == len(os.sched_getaffinity(0))

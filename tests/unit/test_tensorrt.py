@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("cuda")
+
+
 from contract.bundle import Bundle
 from contract.errors import EngineError
 from contract.outcomes import CaptureRef, ChunkOutcome
