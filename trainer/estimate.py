@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import UsageError
+from trainer.batches import TrainingSet, predict
 from trainer.config import Config, Phase, Stage, recipe_names
 from trainer.devices import Devices, computes_in_bfloat16, device_name
-from trainer.fit import TrainingSet, fit, predict
+from trainer.fit import fit
 from trainer.optim import FINDER_STEPS
 from trainer.progress import quiet, say
 from trainer.reference import REFERENCE_CAPTURES

@@ -8,8 +8,7 @@ is kept, and a checkpoint is written from which a killed run goes on to the same
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,14 @@ from torch import Tensor
 
 from contract.errors import ScreeningError
 from trainer import checkpoint, probe
-from trainer.augment import Augment, Mixer, from_unit, resize, to_unit
-from trainer.config import Config, Phase
+from trainer.augment import Augment, Mixer
+from trainer.batches import TrainingSet, batches, class_weights, predict
+from trainer.config import Config, Phase, TrainingTable
 from trainer.devices import Devices, memory_full
 from trainer.history import Epoch, describe, patience_is_over, rank, score, write_history
 from trainer.memory import keep_freed_memory
 from trainer.model import Network, build_network
-from trainer.optim import FINDER_STEPS, Optimization, find_learning_rate, optimization
+from trainer.optim import Optimization, find_for_phase, optimization
 from trainer.progress import bar, say
 
 CHECK_EVERY = 20
@@ -39,20 +39,6 @@ CHECK_EVERY = 20
 
 class TrainingStopped(ScreeningError):
     """The loss is not a number any more; the last checkpoint is from before that."""
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What `fit` works on. `pixels` uint8 [N, S, S, 3]; `targets` int64 [N]; `train`, `validation`: indices into both.
-
-    `identity` is a digest of configuration, data and split: a checkpoint of another is not continued.
-    """
-
-    pixels: NDArray[np.uint8]
-    targets: NDArray[np.int64]
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    identity: str
 
 
 @dataclass(frozen=True)
@@ -80,247 +66,272 @@ def fit(
     when the checkpoint belongs to another run.
     """
     keep_freed_memory()
-    table = config.training
-    fabric = (devices or Devices()).fabric(table.precision)
-    plan = [
-        (number, stage.size, last)
-        for number, phase in enumerate(table.phases)
-        for last, stage in ((stage is phase.stages[-1], stage) for stage in phase.stages)
-        for _ in range(stage.epochs)
-    ]  # one entry per epoch: phase, size, and whether this is the phase's last stage
-    steps = max(1, len(data.train) // (table.batch_size * fabric.world_size))  # what is left waits for a later epoch
-
-    torch.manual_seed(table.seed)
-    network = build_network(config.model, len(config.data.labels)).to(memory_format=torch.channels_last)
-    network.to(fabric.device)
-    averaged = ModelEmaV3(network, decay=table.ema_decay, use_warmup=True) if table.ema_decay else None
-    generator = torch.Generator(fabric.device)
-    augment = Augment(config.augment, generator)
-    mixer = Mixer(config.augment, len(config.data.labels))
-    weight = class_weights(data, len(config.data.labels), table.balance).to(fabric.device)
-
-    history: list[dict[str, Any]] = []
-    finders: list[dict[str, Any]] = []
-    best: dict[str, Any] = {}
-    best_epoch, begin, seconds_before = 0, 0, 0.0
-    saved = checkpoint.load(folder, data.identity) if resume else None
-    if saved is not None:
-        network.load_state_dict(saved.model)
-        if averaged is not None and saved.averaged is not None:
-            averaged.module.load_state_dict(saved.averaged)
-        history, finders, best, best_epoch = saved.history, saved.finders, saved.best, saved.best_epoch
-        begin, seconds_before = saved.epochs_done, saved.seconds
-        say(f"continuing after epoch {begin} of {len(plan)} from {folder}")
-
-    optimized: Optimization | None = None
-    started_fit = time.monotonic()
-    work = sum(size**2 for _, size, _ in plan[begin:]) * steps
-    with bar("training", work) as progress:
-        for epoch in range(begin, len(plan)):
-            number, size, last_stage = plan[epoch]
-            phase = table.phases[number]
-            if last_stage and patience_is_over(history, number, size, best_epoch, table.patience):
-                progress.advance(size**2 * steps, "stopped early")
+    fabric = (devices or Devices()).fabric(config.training.precision)
+    training = _Training(config, data, folder, fabric)
+    if resume:
+        training.go_on()
+    with bar("training", training.work_left) as progress:
+        while (planned := training.next_epoch()) is not None:
+            if training.patience_is_over(planned):
+                progress.advance(planned.size**2 * training.steps, "stopped early")
                 continue
-            if phase.solver == "gradient" and (optimized is None or optimized.phase != number):
-                network.freeze(phase.frozen)
-                if phase.learning_rate == "find" and len(finders) <= number:
-                    finders.append(_find(config, data, network, fabric, number, weight))
-                    unclear = "" if finders[-1]["clear"] else " (no clear fall of the loss: a common value)"
-                    say(f"phase {number + 1}: learning rate {finders[-1]['suggestion']:.2g} by the finder{unclear}")
-                elif len(finders) <= number:
-                    finders.append({})
-                rate = finders[number].get("suggestion", phase.learning_rate)
-                optimized = optimization(config, network, fabric, number, rate, steps)
-                if saved is not None and saved.phase == number:
-                    optimized.load_state_dict(saved.optimization)
-                    fabric.strategy.precision.load_state_dict(saved.precision)
-            seed = table.seed * 100_003 + epoch
-            torch.manual_seed(seed + 7919 * fabric.global_rank)
-            generator.manual_seed(seed + 7919 * fabric.global_rank)
-            order = np.random.default_rng(seed).permutation(data.train)[: steps * table.batch_size * fabric.world_size]
-            order = order[fabric.global_rank :: fabric.world_size]
-            started = time.monotonic()
-            waited = 0.0
-            accuracy: float | None
-            if phase.solver == "logistic":
-                finders += [{}] * (number + 1 - len(finders))
-                loss_of_epoch, accuracy, probabilities = _fit_head(config, data, network, augment, phase, fabric)
-                if averaged is not None:
-                    averaged.set(network)
-                progress.advance(size**2 * steps, f"epoch {epoch + 1}/{len(plan)}: the head, by logistic regression")
-            else:
-                network.train()
-                total = torch.zeros((), device=fabric.device)
-                right, counted = torch.zeros((), device=fabric.device), 0
-                waiting = started
-
-                assert optimized is not None
-                for step, (captures, labels) in enumerate(batches(data, order, table.batch_size), start=1):
-                    waited += time.monotonic() - waiting
-                    try:
-                        x = augment(captures.to(fabric.device, non_blocking=True), size)
-                        labels = labels.to(fabric.device)
-                        x, targets = mixer(x, labels)
-                        logits = optimized.model(x)
-                        loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
-                        optimized.step(loss, table.clip_norm)
-                    except torch.OutOfMemoryError:
-                        raise memory_full(network, x.shape, fabric) from None
-                    if averaged is not None:
-                        averaged.update(network, step=epoch * steps + step)
-                    total += loss.detach()
-                    if targets is labels:
-                        right += (logits.argmax(dim=1) == labels).sum()
-                        counted += len(labels)
-                    if step % CHECK_EVERY == 0 or step == steps:
-                        _stop_unless_finite(float(total), epoch, step, folder, bool(history))
-                    progress.advance(size**2, f"epoch {epoch + 1}/{len(plan)} at {size} px")
-                    waiting = time.monotonic()
-                loss_of_epoch = float(total) / steps
-                accuracy = float(right) / counted if counted else None
-
-            seconds = time.monotonic() - started
-            judged = averaged.module if averaged is not None else network
-            if phase.solver == "gradient":
-                probabilities = predict(fabric, judged, data, data.validation, table.batch_size)
-            row = Epoch(
-                epoch=epoch + 1,
-                phase=number + 1,
-                frozen=phase.frozen or phase.solver == "logistic",
-                size=size,
-                learning_rate=0.0 if optimized is None or phase.solver == "logistic" else optimized.rate,
-                loss=loss_of_epoch,
-                training_accuracy=accuracy,
-                **score(data.targets[data.validation], probabilities),
-                captures_per_second=len(order) * fabric.world_size / seconds,
-                waited=waited / seconds,
-            )
-            row = fabric.broadcast(row)  # running statistics differ a little between devices; decisions must not
-            history.append(asdict(row))
-            if not best or rank(history[-1]) > rank(history[best_epoch - 1]):
-                best, best_epoch = copy.deepcopy(judged.state_dict()), len(history)
-            state = checkpoint.Checkpoint(
-                identity=data.identity,
-                epochs_done=epoch + 1,
-                phase=number,
-                model=network.state_dict(),
-                averaged=averaged.module.state_dict() if averaged is not None else None,
-                optimization={} if optimized is None else optimized.state_dict(),
-                precision=fabric.strategy.precision.state_dict(),
-                best=best,
-                best_epoch=best_epoch,
-                history=history,
-                finders=finders,
-                seconds=seconds_before + time.monotonic() - started_fit,
-            )
-            if fabric.is_global_zero:
-                say(describe(row, len(plan)))
-                checkpoint.save(folder, state)
-                write_history(folder, history)
-
+            training.begin_phase(planned)
+            learned = training.learn(planned, progress.advance)
+            training.score_and_keep(planned, learned)
+            training.save(planned)
     fabric.barrier()
-    network.load_state_dict(best)
-    spent = seconds_before + time.monotonic() - started_fit
-    chosen = int(history[best_epoch - 1]["epoch"])
-    return Fitted(network.cpu().eval(), chosen, history, finders, spent, leader=fabric.is_global_zero)
+    return training.fitted()
 
 
-def class_weights(data: TrainingSet, labels: int, exponent: float) -> Tensor:
-    """Weight of each label in the loss, [labels], mean 1: the inverse of its frequency to the power of `exponent`."""
-    counts = np.bincount(data.targets[data.train], minlength=labels).clip(min=1)
-    weights = (len(data.train) / counts) ** exponent
-    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
-
-
-def _fit_head(
-    config: Config, data: TrainingSet, network: Network, augment: Augment, phase: Phase, fabric: Fabric
-) -> tuple[float, float, NDArray[np.float64]]:
-    """The head by logistic regression, the same on every device: its mean log loss and accuracy on the training
-    captures, and its probabilities of the validation captures.
+@dataclass(frozen=True)
+class _Planned:
+    """An epoch that the recipe asks for: counted from 0, its phase, the captures' side, and whether that is the last
+    side of the phase.
     """
-    size, weights = phase.stages[0].size, class_weights(data, len(config.data.labels), config.training.balance)
-    frozen = probe.FrozenFeatures(network, size)
 
-    def features(rows: NDArray[np.int64], prepare: Callable[[Tensor], Tensor]) -> probe.Features:
-        captures = (captures for captures, _ in batches(data, rows, config.training.batch_size))
-        return frozen.of(from_unit(prepare(one.to(fabric.device))) for one in captures)
-
-    def plain(captures: Tensor) -> Tensor:
-        return resize(to_unit(captures), size)
-
-    copies = [features(data.train, lambda captures: augment(captures, size)) for _ in range(phase.copies)]
-    passes = [features(data.train, plain), *copies]
-    loss, accuracy = probe.fit_head(
-        network,
-        passes,
-        data.targets[data.train],
-        weights.double().numpy(),
-        phase.inverse_penalty,
-        phase.copies_weight,
-    )
-    network.load_state_dict(fabric.broadcast(network.state_dict()))
-    return loss, accuracy, probe.probabilities(network, features(data.validation, plain))
+    epoch: int
+    phase: int
+    size: int
+    is_last_stage: bool
 
 
-def _find(
-    config: Config, data: TrainingSet, network: Network, fabric: Fabric, phase: int, weight: Tensor
-) -> dict[str, Any]:
-    """The learning-rate finder on a copy of the network, with the phase's first size."""
-    table = config.training
-    size = table.phases[phase].stages[0].size
-    generator = torch.Generator(fabric.device)
-    generator.manual_seed(table.seed)
-    torch.manual_seed(table.seed)
-    augment = Augment(config.augment, generator)
+@dataclass(frozen=True)
+class _Learned:
+    """One epoch's mean loss, accuracy on the training captures where it is known, and speed. `probabilities` of the
+    validation captures, where learning has come to know them.
+    """
 
-    def losses(model: torch.nn.Module) -> Iterator[Tensor]:
-        rng = np.random.default_rng(table.seed)
-        while True:
-            order = rng.permutation(data.train)
-            whole = order[: max(1, len(order) // table.batch_size) * table.batch_size]
-            for captures, targets in batches(data, whole, table.batch_size):
-                logits = model(augment(captures.to(fabric.device), size))
-                targets = targets.to(fabric.device)
-                yield F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
-
-    steps = min(FINDER_STEPS, max(FINDER_STEPS // 3, 2 * len(data.train) // table.batch_size))
-    scaler = fabric.strategy.precision.state_dict()  # the finder ends in overflows, which must not scale the training
-    found = find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses, steps)
-    fabric.strategy.precision.load_state_dict(scaler)
-    return found
+    loss: float
+    accuracy: float | None
+    captures: int
+    seconds: float
+    waited_s: float
+    probabilities: NDArray[np.float64] | None = None
 
 
-def batches(data: TrainingSet, order: NDArray[np.int64], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(captures uint8 [n, S, S, 3], targets [n]) in this order; the next batch is read while this one is used."""
-    pinned = torch.cuda.is_available()
-
-    def read(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        captures = torch.from_numpy(data.pixels[indices])
-        return captures.pin_memory() if pinned else captures, torch.from_numpy(data.targets[indices])
-
-    cuts = [order[start : start + size] for start in range(0, len(order), size)]
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, cuts[0])
-        for following in cuts[1:]:
-            ready, coming = coming, reader.submit(read, following)
-            yield ready.result()
-        yield coming.result()
+def plan_epochs(table: TrainingTable) -> list[_Planned]:
+    """Every epoch of every stage of every phase."""
+    stages = [
+        (number, stage.size, stage is phase.stages[-1])
+        for number, phase in enumerate(table.phases)
+        for stage in phase.stages
+        for _ in range(stage.epochs)
+    ]
+    return [_Planned(epoch, *stage) for epoch, stage in enumerate(stages)]
 
 
-@torch.inference_mode()
-def predict(
-    fabric: Fabric, network: torch.nn.Module, data: TrainingSet, indices: NDArray[np.int64], size: int
-) -> NDArray[np.float64]:
-    """Uncalibrated probabilities [len(indices), labels] of the decoded captures, unaugmented, at the final size."""
-    network.eval()
-    found = []
-    for captures, _ in batches(data, indices, size):
-        with fabric.autocast():
-            logits = network(to_unit(captures.to(fabric.device)))
-        found.append(torch.softmax(logits.double(), dim=1).cpu())
-    probabilities: NDArray[np.float64] = torch.cat(found).numpy()
-    return probabilities
+class _Training:
+    """A training under way: network, weights averaged over steps, what was learned by epoch, and the best of it."""
+
+    def __init__(self, config: Config, data: TrainingSet, folder: Path, fabric: Fabric) -> None:
+        table = config.training
+        self.config, self.data, self.folder, self.fabric = config, data, folder, fabric
+        self.plan = plan_epochs(table)
+        in_step = table.batch_size * fabric.world_size
+        self.steps = max(1, len(data.train) // in_step)  # captures that fill no step wait for a later epoch
+        torch.manual_seed(table.seed)
+        self.network = build_network(config.model, len(config.data.labels)).to(memory_format=torch.channels_last)
+        self.network.to(fabric.device)
+        self.averaged = ModelEmaV3(self.network, decay=table.ema_decay, use_warmup=True) if table.ema_decay else None
+        self.generator = torch.Generator(fabric.device)
+        self.augment = Augment(config.augment, self.generator)
+        self.mixer = Mixer(config.augment, len(config.data.labels))
+        self.weight = class_weights(data, len(config.data.labels), table.balance).to(fabric.device)
+        self.history: list[dict[str, Any]] = []
+        self.finders: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        self.best_epoch = 0
+        self.optimized: Optimization | None = None
+        self._begun = 0
+        self._saved: checkpoint.Checkpoint | None = None
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    def go_on(self) -> None:
+        """Take up a checkpoint in the folder, if there is one. Raises SettingsError where it is of another run."""
+        saved = self._saved = checkpoint.load(self.folder, self.data.identity)
+        if saved is None:
+            return
+        self.network.load_state_dict(saved.model)
+        if self.averaged is not None and saved.averaged is not None:
+            self.averaged.module.load_state_dict(saved.averaged)
+        self.history, self.finders = saved.history, saved.finders
+        self.best, self.best_epoch = saved.best, saved.best_epoch
+        self._begun, self._seconds_before = saved.epochs_done, saved.seconds
+        say(f"continuing after epoch {self._begun} of {len(self.plan)} from {self.folder}")
+
+    @property
+    def work_left(self) -> int:
+        """Steps to come, each counted by the pixels of a capture."""
+        return sum(planned.size**2 for planned in self.plan[self._begun :]) * self.steps
+
+    def next_epoch(self) -> _Planned | None:
+        if self._begun == len(self.plan):
+            return None
+        self._begun += 1
+        return self.plan[self._begun - 1]
+
+    def patience_is_over(self, planned: _Planned) -> bool:
+        """Whether the phase's last stage has gone too many epochs without a better one."""
+        patience = self.config.training.patience
+        return planned.is_last_stage and patience_is_over(
+            self.history, planned.phase, planned.size, self.best_epoch, patience
+        )
+
+    def begin_phase(self, planned: _Planned) -> None:
+        """At the first epoch of a phase: freeze what does not learn, find the learning rate, make the optimizer."""
+        number, phase = planned.phase, self._phase(planned)
+        if phase.solver == "logistic":
+            self.finders += [{}] * (number + 1 - len(self.finders))
+            return
+        if self.optimized is not None and self.optimized.phase == number:
+            return
+        self.network.freeze(phase.frozen)
+        if len(self.finders) <= number:
+            self.finders.append(self._found_rate(number) if phase.learning_rate == "find" else {})
+        rate = self.finders[number].get("suggestion", phase.learning_rate)
+        self.optimized = optimization(self.config, self.network, self.fabric, number, rate, self.steps)
+        if self._saved is not None and self._saved.phase == number:
+            self.optimized.load_state_dict(self._saved.optimization)
+            self.fabric.strategy.precision.load_state_dict(self._saved.precision)
+
+    def _found_rate(self, number: int) -> dict[str, Any]:
+        found = find_for_phase(self.config, self.data, self.network, self.fabric, number, self.weight)
+        unclear = "" if found["clear"] else " (no clear fall of the loss: a common value)"
+        say(f"phase {number + 1}: learning rate {found['suggestion']:.2g} by the finder{unclear}")
+        return found
+
+    def learn(self, planned: _Planned, advance: Callable[[int, str], object]) -> _Learned:
+        """One epoch. All that is random in it follows from the seed and the epoch's number, for each device its own.
+
+        Raises TrainingStopped, DeviceMemoryFull.
+        """
+        table, fabric = self.config.training, self.fabric
+        seed = table.seed * 100_003 + planned.epoch
+        torch.manual_seed(seed + 7919 * fabric.global_rank)
+        self.generator.manual_seed(seed + 7919 * fabric.global_rank)
+        count = self.steps * table.batch_size * fabric.world_size
+        order = np.random.default_rng(seed).permutation(self.data.train)[:count]
+        order = order[fabric.global_rank :: fabric.world_size]
+        if self._phase(planned).solver == "logistic":
+            return self._learn_head(planned, len(order), advance)
+        return self._learn_by_steps(planned, order, advance)
+
+    def _learn_head(self, planned: _Planned, captures: int, advance: Callable[[int, str], object]) -> _Learned:
+        started = time.monotonic()
+        loss, accuracy, probabilities = probe.fit_on_training(
+            self.config, self.data, self.network, self.augment, self._phase(planned), self.fabric
+        )
+        if self.averaged is not None:
+            self.averaged.set(self.network)
+        what = f"epoch {planned.epoch + 1}/{len(self.plan)}: the head, by logistic regression"
+        advance(planned.size**2 * self.steps, what)
+        return _Learned(loss, accuracy, captures, time.monotonic() - started, 0.0, probabilities)
+
+    def _learn_by_steps(
+        self, planned: _Planned, order: NDArray[np.int64], advance: Callable[[int, str], object]
+    ) -> _Learned:
+        table, device = self.config.training, self.fabric.device
+        self.network.train()
+        total = torch.zeros((), device=device)
+        right, counted = torch.zeros((), device=device), 0
+        started = waiting = time.monotonic()
+        waited = 0.0
+        for step, (captures, labels) in enumerate(batches(self.data, order, table.batch_size), start=1):
+            waited += time.monotonic() - waiting
+            labels = labels.to(device)
+            loss, logits, targets = self._step(captures, labels, planned.size)
+            if self.averaged is not None:
+                self.averaged.update(self.network, step=planned.epoch * self.steps + step)
+            total += loss
+            if targets is labels:
+                right += (logits.argmax(dim=1) == labels).sum()
+                counted += len(labels)
+            if step % CHECK_EVERY == 0 or step == self.steps:
+                _stop_unless_finite(float(total), planned.epoch, step, self.folder, bool(self.history))
+            advance(planned.size**2, f"epoch {planned.epoch + 1}/{len(self.plan)} at {planned.size} px")
+            waiting = time.monotonic()
+        accuracy = float(right) / counted if counted else None
+        return _Learned(float(total) / self.steps, accuracy, len(order), time.monotonic() - started, waited)
+
+    def _step(self, captures: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, logits, and the targets, which are `labels` themselves unless the batch was mixed."""
+        table, optimized = self.config.training, self.optimized
+        assert optimized is not None
+        shape = (len(captures), 3, size, size)
+        try:
+            x = self.augment(captures.to(self.fabric.device, non_blocking=True), size)
+            shape = x.shape
+            x, targets = self.mixer(x, labels)
+            logits = optimized.model(x)
+            loss = F.cross_entropy(logits, targets, weight=self.weight, label_smoothing=table.label_smoothing)
+            optimized.step(loss, table.clip_norm)
+        except torch.OutOfMemoryError:
+            raise memory_full(self.network, shape, self.fabric) from None
+        return loss.detach(), logits, targets
+
+    def score_and_keep(self, planned: _Planned, learned: _Learned) -> None:
+        """Score the weights on the validation captures at the final size; keep them if they are the best so far."""
+        phase, optimized = self._phase(planned), self.optimized
+        judged = self.averaged.module if self.averaged is not None else self.network
+        probabilities = learned.probabilities
+        if probabilities is None:
+            batch = self.config.training.batch_size
+            probabilities = predict(self.fabric, judged, self.data, self.data.validation, batch)
+        is_head = phase.solver == "logistic"
+        row = Epoch(
+            epoch=planned.epoch + 1,
+            phase=planned.phase + 1,
+            frozen=phase.frozen or is_head,
+            size=planned.size,
+            learning_rate=0.0 if optimized is None or is_head else optimized.rate,
+            loss=learned.loss,
+            training_accuracy=learned.accuracy,
+            **score(self.data.targets[self.data.validation], probabilities),
+            captures_per_second=learned.captures * self.fabric.world_size / learned.seconds,
+            waited=learned.waited_s / learned.seconds,
+        )
+        row = self.fabric.broadcast(row)  # running statistics differ a little between devices; decisions must not
+        self.history.append(asdict(row))
+        if not self.best or rank(self.history[-1]) > rank(self.history[self.best_epoch - 1]):
+            self.best, self.best_epoch = copy.deepcopy(judged.state_dict()), len(self.history)
+        if self.fabric.is_global_zero:
+            say(describe(row, len(self.plan)))
+
+    def save(self, planned: _Planned) -> None:
+        """Write the checkpoint from which a killed training goes on, and metrics.csv."""
+        state = checkpoint.Checkpoint(
+            identity=self.data.identity,
+            epochs_done=planned.epoch + 1,
+            phase=planned.phase,
+            model=self.network.state_dict(),
+            averaged=self.averaged.module.state_dict() if self.averaged is not None else None,
+            optimization={} if self.optimized is None else self.optimized.state_dict(),
+            precision=self.fabric.strategy.precision.state_dict(),
+            best=self.best,
+            best_epoch=self.best_epoch,
+            history=self.history,
+            finders=self.finders,
+            seconds=self._seconds(),
+        )
+        if self.fabric.is_global_zero:
+            checkpoint.save(self.folder, state)
+            write_history(self.folder, self.history)
+
+    def fitted(self) -> Fitted:
+        """The network with its best weights."""
+        self.network.load_state_dict(self.best)
+        chosen = int(self.history[self.best_epoch - 1]["epoch"])
+        return Fitted(
+            self.network.cpu().eval(), chosen, self.history, self.finders, self._seconds(),
+            leader=self.fabric.is_global_zero,
+        )  # fmt: skip
+
+    def _phase(self, planned: _Planned) -> Phase:
+        return self.config.training.phases[planned.phase]
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
 
 
 def _stop_unless_finite(total: float, epoch: int, step: int, folder: Path, has_checkpoint: bool) -> None:

@@ -1,5 +1,6 @@
 """Optimizer and schedule of one phase, and the finder of its learning rate."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from trainer.augment import Augment
+from trainer.batches import TrainingSet, batches
 from trainer.config import Config
 from trainer.model import Network
 
@@ -167,3 +171,31 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
         return None
     above = np.flatnonzero(losses[: least + 1] > (begin + losses[least]) / 2)
     return float(np.clip(rates[above[-1]], *FINDER_LIMITS))
+
+
+def find_for_phase(
+    config: Config, data: TrainingSet, network: Network, fabric: Fabric, phase: int, weight: Tensor
+) -> dict[str, Any]:
+    """The learning-rate finder on a copy of the network, with the phase's first size."""
+    table = config.training
+    size = table.phases[phase].stages[0].size
+    generator = torch.Generator(fabric.device)
+    generator.manual_seed(table.seed)
+    torch.manual_seed(table.seed)
+    augment = Augment(config.augment, generator)
+
+    def losses(model: torch.nn.Module) -> Iterator[Tensor]:
+        rng = np.random.default_rng(table.seed)
+        while True:
+            order = rng.permutation(data.train)
+            whole = order[: max(1, len(order) // table.batch_size) * table.batch_size]
+            for captures, targets in batches(data, whole, table.batch_size):
+                logits = model(augment(captures.to(fabric.device), size))
+                targets = targets.to(fabric.device)
+                yield F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
+
+    steps = min(FINDER_STEPS, max(FINDER_STEPS // 3, 2 * len(data.train) // table.batch_size))
+    scaler = fabric.strategy.precision.state_dict()  # the finder ends in overflows, which must not scale the training
+    found = find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses, steps)
+    fabric.strategy.precision.load_state_dict(scaler)
+    return found

@@ -6,17 +6,22 @@ has to beat, and what somebody with fifty captures starts from.
 
 import copy
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from contract.bundle import MODEL
 from contract.errors import SettingsError
+from trainer.augment import Augment, from_unit, resize, to_unit
+from trainer.batches import TrainingSet, batches, class_weights
+from trainer.config import Config, Phase
 from trainer.graph import GraphRunner, export_graph, graph_outputs
 from trainer.model import Exportable, LinearHead, Network
 
@@ -84,3 +89,33 @@ class FrozenFeatures:
     def of(self, batches: Iterable[NDArray[np.uint8]]) -> Features:
         """Batches of captures, uint8 [n, S, S, 3] -> [N, F]."""
         return np.concatenate([self._runner.predict(batch).embedding[:, self._begin :] for batch in batches])
+
+
+def fit_on_training(
+    config: Config, data: TrainingSet, network: Network, augment: Augment, phase: Phase, fabric: Fabric
+) -> tuple[float, float, NDArray[np.float64]]:
+    """The head by logistic regression, the same on every device: its mean log loss and accuracy on the training
+    captures, and its probabilities of the validation captures.
+    """
+    size, weights = phase.stages[0].size, class_weights(data, len(config.data.labels), config.training.balance)
+    frozen = FrozenFeatures(network, size)
+
+    def features(rows: NDArray[np.int64], prepare: Callable[[Tensor], Tensor]) -> Features:
+        captures = (captures for captures, _ in batches(data, rows, config.training.batch_size))
+        return frozen.of(from_unit(prepare(one.to(fabric.device))) for one in captures)
+
+    def plain(captures: Tensor) -> Tensor:
+        return resize(to_unit(captures), size)
+
+    copies = [features(data.train, lambda captures: augment(captures, size)) for _ in range(phase.copies)]
+    passes = [features(data.train, plain), *copies]
+    loss, accuracy = fit_head(
+        network,
+        passes,
+        data.targets[data.train],
+        weights.double().numpy(),
+        phase.inverse_penalty,
+        phase.copies_weight,
+    )
+    network.load_state_dict(fabric.broadcast(network.state_dict()))
+    return loss, accuracy, probabilities(network, features(data.validation, plain))

@@ -18,12 +18,13 @@ from contract.errors import UsageError
 from contract.imaging import ImageSpec
 from trainer import cache as captures_cache
 from trainer import estimate, splits, traits, weights
+from trainer.batches import TrainingSet
 from trainer.cache import DecodedCaptures
 from trainer.config import Config
 from trainer.data import SPLITS, LabelledData, read_data
 from trainer.devices import Devices
 from trainer.export import Trained, export_bundle
-from trainer.fit import TrainingSet, fit
+from trainer.fit import fit
 from trainer.model import build_network
 from trainer.progress import bar, say
 from trainer.splits import Fold, Split

@@ -8,10 +8,11 @@ torch = pytest.importorskip("torch")
 from contract.errors import UsageError  # noqa: E402
 from tests.support.recipes import STAGED_RECIPE  # noqa: E402
 from trainer import estimate, progress  # noqa: E402
+from trainer.batches import TrainingSet  # noqa: E402
 from trainer.config import Config, load_config  # noqa: E402
 from trainer.devices import Devices  # noqa: E402
 from trainer.estimate import Amount, Pace  # noqa: E402
-from trainer.fit import TrainingSet, fit  # noqa: E402
+from trainer.fit import fit  # noqa: E402
 from trainer.schedule import epochs_of, stages_of  # noqa: E402
 
 STAGED = load_config(STAGED_RECIPE)

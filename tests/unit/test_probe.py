@@ -13,9 +13,10 @@ from contract.errors import SettingsError  # noqa: E402
 from tests.support.discs import RECIPE, draw_discs  # noqa: E402
 from trainer import model, probe  # noqa: E402
 from trainer.augment import to_unit  # noqa: E402
+from trainer.batches import TrainingSet  # noqa: E402
 from trainer.config import ModelTable, load_config  # noqa: E402
 from trainer.data import read_data  # noqa: E402
-from trainer.fit import TrainingSet, fit  # noqa: E402
+from trainer.fit import fit  # noqa: E402
 from trainer.run import decode_all  # noqa: E402
 
 TINY = ModelTable(architecture="test_efficientnet", initial_weights="none")
