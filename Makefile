@@ -4,6 +4,7 @@ LIGHT := .venv
 DEV := .venv-dev
 CHECK := .venv-check
 BUNDLE := bundles/demo.bundle
+TEST_WORKERS ?= 2
 TRAINING := demo-training
 
 .DEFAULT_GOAL := help
@@ -34,8 +35,8 @@ types: $(DEV)/.installed
 imports: $(DEV)/.installed
 	$(DEV)/bin/lint-imports
 
-pytest: $(DEV)/.installed $(LIGHT)/.installed
-	$(DEV)/bin/python -m pytest
+pytest: $(DEV)/.installed $(LIGHT)/.installed  # many tests wait for processes; those of a file share what they set up
+	$(DEV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 faults: $(DEV)/.installed ## the fault tests at full size, and docs/reliability.md from their figures: an hour or two
 	$(DEV)/bin/python -m pytest tests/faults --full-faults -rP

@@ -258,7 +258,7 @@ class _Training:
         """Loss, logits, and the targets, which are `labels` themselves unless the batch was mixed."""
         table, optimized = self.config.training, self.optimized
         assert optimized is not None
-        shape = (len(captures), 3, size, size)
+        shape = torch.Size((len(captures), 3, size, size))
         try:
             x = self.augment(captures.to(self.fabric.device, non_blocking=True), size)
             shape = x.shape

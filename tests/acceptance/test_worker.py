@@ -78,7 +78,7 @@ def test_submit_worker_and_report_call_every_patient_by_colour(
         assert watched.code == 0, watched.err
         assert "submitted 40 = screened 40 + rejected 0 + quarantined 0" in watched.err
     report = environment.screen("report", run, "--json").json
-    called = {case.patient: (case.verdict, case.subtype) for case in report["cases"]}
+    called = {case["patient"]: (case["verdict"], case["subtype"]) for case in report["cases"]}
     assert called == {
         "P-ben": ("benign", None), "P-early": ("all", "Early"), "P-pre": ("all", "Pre"), "P-pro": ("all", "Pro"),
     }  # fmt: skip

@@ -123,7 +123,7 @@ def test_sound_captures_count_and_the_others_are_marked_with_a_sentence(
     assert found["P1/yellow.png"].excluded
     (case,) = read_run(database, run).cases
     assert (case.verdict, case.screened, case.excluded) == ("all", 7, 2)
-    assert case.reasons[-1]["code"] == "excluded"
+    assert case.reasons[-1].code == "excluded"
     assert all(finding.holds for finding in fsck(database, run, grace_s=0))
 
 
@@ -137,7 +137,7 @@ def test_a_case_of_nothing_but_strange_captures_is_not_called_anything(
     run = screened(database, known, tmp_path / "archive", process)
     (case,) = read_run(database, run).cases
     assert (case.verdict, case.score, case.excluded, case.novel) == ("insufficient", None, 4, 4)
-    assert case.reasons[0]["code"] == "mostly_excluded"
+    assert case.reasons[0].code == "mostly_excluded"
 
 
 def test_of_a_files_exif_camera_and_time_are_kept_and_nothing_else(

@@ -117,9 +117,9 @@ def test_an_archive_put_right_ends_the_conflict_of_its_patients(database: Engine
     assert [(case.patient, case.identity_conflict) for case in read_run(database, second.run_id or 0).cases] == [
         ("P2", False)
     ]
-    assert read_run(database, second.run_id or 0).identity_conflicts == []
+    assert read_run(database, second.run_id or 0).identity_conflicts == ()
     left = {case.patient: case for case in read_run(database, first.run_id or 0).cases}["P1"]
-    assert (left.identity_conflict, [reason["code"] for reason in left.reasons]) == (False, ["score_high"])
+    assert (left.identity_conflict, [reason.code for reason in left.reasons]) == (False, ["score_high"])
     with reading(database) as connection:
         causes = connection.execute(
             select(ReportQueue.cause).where(ReportQueue.case_id == left.case_id).order_by(ReportQueue.id)

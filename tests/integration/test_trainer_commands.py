@@ -19,7 +19,7 @@ from contract.errors import DataError, Unavailable, UsageError  # noqa: E402
 from contract.imaging import decode  # noqa: E402
 from tests.support.discs import RECIPE, draw_discs  # noqa: E402
 from tests.support.pace import without_trial  # noqa: E402
-from trainer import devices, estimate, fit  # noqa: E402
+from trainer import devices, estimate, fit, model  # noqa: E402
 from trainer.commands.compare import compare  # noqa: E402
 from trainer.commands.data import data  # noqa: E402
 from trainer.commands.evaluate import evaluate  # noqa: E402
@@ -332,14 +332,14 @@ def test_two_processes_train_one_bundle(discs, work, tmp_path):
 
 
 def test_too_little_memory_on_a_fake_device_names_the_batch_that_fits(discs, work, tmp_path, monkeypatch):
-    real = fit.Network.forward
+    real = model.Network.forward
 
     def small_memory(self, x):
         if len(x) > 5 and self.training:
             raise torch.OutOfMemoryError("out of memory")
         return real(self, x)
 
-    monkeypatch.setattr(fit.Network, "forward", small_memory)
+    monkeypatch.setattr(model.Network, "forward", small_memory)
     result = invoke(work, train, discs, "--recipe", work / "quick.toml", "--out", tmp_path / "b.bundle")
     assert isinstance(result.exception, devices.DeviceMemoryFull)
     assert "a step of 16 captures at 48 px; 4 would fit: set training.batch_size = 4" in str(result.exception)

@@ -94,8 +94,8 @@ def test_one_file_on_a_bad_sector_is_quarantined_and_the_rest_screened_simulated
     now = progress(database, run)
     assert (now.screened, now.quarantined, now.finished) == (7, 1, True)
     (bad,) = read_run(database, run).ended_badly
-    assert bad["path"] == "P1/002.jpg"
-    assert "does not answer" in bad["reason"]
+    assert bad.path == "P1/002.jpg"
+    assert "does not answer" in bad.reason
 
 
 def test_an_archive_that_goes_away_costs_no_attempt_and_the_run_goes_on_when_it_is_back(
