@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from producer.output import say
-from producer.truth import is_right, read_truth
 
 PATIENTS, CAPTURES, SEED = 12, 24, 7
 """The demo bundle was trained on captures of another seed: none of these patients is among them."""
@@ -33,23 +32,23 @@ def demo(bundle: Path, out: Path) -> None:
         "--worker-log", out / "worker.log", show=True,
     )  # fmt: skip
     run = json.loads(_screen("status", "--json"))[0]["run_id"]
-    faults = check(json.loads(_screen("report", run, "--json")), read_truth(Path(labels)))
+    faults = check(json.loads(_screen("report", run, "--json", "--truth", labels)))
     for fault in faults:
         say(fault, "bold red")
     _say_what_next(run, html)
     sys.exit(1 if faults else 0)
 
 
-def check(report: dict[str, Any], truth: dict[str, str]) -> list[str]:
-    """What is wrong with the demo's report: captures that are unaccounted for, patients called wrong."""
+def check(report: dict[str, Any]) -> list[str]:
+    """What is wrong with the demo's report, which has the truth: captures unaccounted for, patients called wrong."""
     run = report["run"]
     faults = []
     if run["submitted"] != run["screened"] + run["rejected"] + run["quarantined"] or run["finished_at"] is None:
         faults.append("not every capture is accounted for")
     if run["submitted"] != PATIENTS * CAPTURES:
         faults.append(f"{run['submitted']} captures submitted, {PATIENTS * CAPTURES} expected")
-    right = sum(is_right(case, truth[case["patient"]], report["benign_label"]) for case in report["cases"])
-    say(f"{right} of {len(truth)} patients called right")
+    right = sum(case["right"] is True for case in report["cases"])
+    say(f"{right} of {PATIENTS} patients called right")
     if right < ENOUGH_RIGHT:
         faults.append(f"at least {ENOUGH_RIGHT} should be")
     return faults
