@@ -36,7 +36,8 @@ imports: $(DEV)/.installed
 	$(DEV)/bin/lint-imports
 
 pytest: $(DEV)/.installed $(LIGHT)/.installed  # many tests wait for processes; those of a file share what they set up
-	$(DEV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	$(DEV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/faults
+	$(DEV)/bin/python -m pytest tests/faults  # alone: they do harm, and count what it costs
 
 faults: $(DEV)/.installed ## the fault tests at full size, and docs/reliability.md from their figures: an hour or two
 	$(DEV)/bin/python -m pytest tests/faults --full-faults -rP
