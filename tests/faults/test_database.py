@@ -11,6 +11,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, insert, select
@@ -125,9 +126,20 @@ def is_refused(log: Path, times: int) -> bool:
     return said.count("lease lost") + said.count("idle-in-transaction timeout") >= times
 
 
-def write_until(url: str, until: float) -> int:
-    """Transactions that read and then write, until the time; returns how many."""
+_together: Any = None
+"""In a writer: the barrier at which it waits for all others."""
+
+
+def _share(barrier: Any) -> None:
+    global _together
+    _together = barrier
+
+
+def write_for(url: str, seconds: float) -> int:
+    """Transactions that read and then write, for so long once all writers have started; returns how many."""
     engine, done = open_engine(url), 0
+    _together.wait(120)
+    until = time.time() + seconds
     while time.time() < until:
         with writing(engine) as connection:
             connection.execute(select(func.count()).select_from(Event)).scalar_one()
@@ -141,9 +153,9 @@ def test_eight_sqlite_writers_at_once(tmp_path: Path, size: Size, counted: Calla
     engine = open_engine(url)
     schema.upgrade(engine)
     seconds = size.times(180, 8)
-    until = time.time() + seconds
-    with ProcessPoolExecutor(8, mp_context=get_context("spawn")) as pool:
-        done = list(pool.map(write_until, [url] * 8, [until] * 8))
+    context = get_context("spawn")
+    with ProcessPoolExecutor(8, context, initializer=_share, initargs=(context.Barrier(8),)) as pool:
+        done = list(pool.map(write_for, [url] * 8, [seconds] * 8))
     with reading(engine) as connection:
         rows = connection.execute(select(func.count()).select_from(Event)).scalar_one()
     assert rows == sum(done)
