@@ -138,17 +138,20 @@ def judge(
 
 @dataclass(frozen=True)
 class Selection:
-    """Which screened captures of a case count. `counting` and `screened_once` hold probabilities [captures, labels] of
-    those that count and of all that were screened, each file once; `excluded` the excluding marks of each that does
-    not count; `copies` how many did not count because they are copies.
+    """Which of the screened captures of a case count. `counting` holds probabilities [captures, labels] of those that
+    do, each file once; `excluded` the excluding marks of each that does not; `copies` how many do not count because
+    they are copies.
     """
 
-    screened: int
+    captures: Sequence[JudgedCapture]
     counting: NDArray[np.float64]
-    screened_once: NDArray[np.float64]
     excluded: Sequence[Sequence[MarkCode]]
     copies: int
     novel: int
+
+    @property
+    def screened(self) -> int:
+        return len(self.captures)
 
     @property
     def mostly_excluded(self) -> bool:
@@ -185,9 +188,8 @@ def select_captures(policy: CasePolicy, captures: Sequence[JudgedCapture]) -> Se
     counting = [capture for capture, marks in zip(captures, excluding, strict=True) if not marks]
     once = _once_each(counting)
     return Selection(
-        screened=len(captures),
+        captures=captures,
         counting=once,
-        screened_once=_once_each(captures),
         excluded=[marks for marks in excluding if marks],
         copies=len(counting) - len(once),
         novel=sum(MarkCode.NOVEL in marks for marks in excluding),
@@ -249,7 +251,7 @@ def doubted(policy: CasePolicy, verdict: Verdict, selection: Selection, benign: 
         return verdict, []
     if selection.mostly_excluded:
         return Verdict.INSUFFICIENT, [Reason("benign_on_few", "what is left is too little to call the case benign")]
-    score_with_all = float(policy.scores(1.0 - selection.screened_once[:, benign]))
+    score_with_all = float(policy.scores(1.0 - _once_each(selection.captures)[:, benign]))
     if score_with_all > policy.benign_at_most:
         sentence = f"benign only without the excluded captures: with them the score would be {score_with_all:.3f}"
         return Verdict.INDETERMINATE, [Reason("exclusions_decide", sentence)]

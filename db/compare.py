@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.orm import aliased
 
@@ -16,6 +17,7 @@ from db.models import Capture, Case, Patient, Run
 BEHIND = 3
 """Captures named for each case that changed: those whose P(ALL) moved most."""
 SAME = 1e-6
+"""Scores and probabilities nearer than this are the same."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,13 @@ def cohens_kappa(agreement: dict[tuple[str, str], int]) -> float | None:
         second[other] += count
     expected = sum(first[verdict] * second[verdict] for verdict in first) / total**2
     return None if expected == 1 else (observed - expected) / (1 - expected)
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two stored values are the same; numbers, and lists of numbers, may differ by what rounding does."""
+    if isinstance(one, float | list) and isinstance(other, float | list):
+        return bool(np.abs(np.subtract(one, other)).max() <= SAME)
+    return bool(one == other)
 
 
 def _same_archive(connection: Connection, first: int, second: int) -> None:

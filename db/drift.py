@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from contract.drift import FEWEST, LIMIT, chance, reference_bins, stability_index
 from contract.states import CaptureState
 from db.models import Capture
-from db.runs import named_run
+from db.runs import RunRow
 
 LOOKED_AT = 20_000
 """Captures, about, that are looked at: with so many, chance moves the index by less than 0.001."""
@@ -38,15 +38,15 @@ class Drift:
         return self.index > self.limit and self.patients >= FEWEST
 
 
-def drift_of(connection: Connection, run_id: int) -> list[Drift]:
+def drift_of(connection: Connection, run: RunRow) -> list[Drift]:
     """Of every measure that the bundle's reference knows, the farthest first; empty without a reference.
 
-    Of a large run every so-manieth capture is looked at. Raises NoSuchRun.
+    Of a large run every so-manieth capture is looked at.
     """
-    bins = reference_bins(named_run(connection, run_id).manifest.reference)
+    bins = reference_bins(run.manifest.reference)
     if not bins:
         return []
-    screened = (Capture.run_id == run_id) & (Capture.state == CaptureState.SCREENED)
+    screened = (Capture.run_id == run.id) & (Capture.state == CaptureState.SCREENED)
     every = 1 + connection.execute(select(func.count()).where(screened)).scalar_one() // LOOKED_AT
     rows = connection.execute(
         select(Capture.case_id, Capture.quality, Capture.novelty, Capture.p_all).where(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.orm import aliased
 
@@ -16,6 +15,7 @@ from contract.case_rule import CaseCounts
 from contract.states import CaptureState, CaseState, ChunkState, ReviewState
 from db.aggregation import JUDGED, judge_rows, with_policy
 from db.clock import db_now
+from db.compare import same_value
 from db.engine import reading
 from db.mix_ups import CONFLICTS
 from db.models import Capture, Case, Chunk, ReportQueue, Review, columns_of
@@ -23,7 +23,6 @@ from db.opinions import CASE_REVIEW
 from db.runs import RunRow, named_run
 
 EXAMPLES = 5
-SAME = 1e-6
 """Scores and probabilities nearer than this are the same: databases keep 64 bits, engines compute in 32."""
 
 
@@ -170,7 +169,7 @@ def _results(connection: Connection, run: RunRow) -> Finding:
     for case in cases:
         counts = CaseCounts(case.submitted, case.screened, case.rejected, case.quarantined)
         wanted = judge_rows(by_case.get(case.id, []), counts, with_policy(manifest, case.case_policy))
-        if (case.verdict, case.subtype) != (wanted.verdict, wanted.subtype) or not _same(case.score, wanted.score):
+        if (case.verdict, case.subtype) != (wanted.verdict, wanted.subtype) or not same_value(case.score, wanted.score):
             broken.append(case.id)
     return Finding(
         "each result is what the case rule says of the rows", len(cases), len(broken), _named("case", broken)
@@ -185,12 +184,6 @@ def _identity(connection: Connection, run: RunRow) -> Finding:
         looked_through, Case.identity_conflict.is_(False), Case.id.in_(select(CONFLICTS.c.case_id))
     )
     return _finding(connection, "the same capture under two patients is noted at both cases", cases, silent, "case")
-
-
-def _same(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= SAME
 
 
 def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[Finding]:
@@ -227,14 +220,7 @@ def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[
 def _same_row(one: Any, other: Any, columns: Sequence[str]) -> bool:
     if one is None or other is None:
         return False
-    return all(_same_value(getattr(one, name), getattr(other, name)) for name in columns)
-
-
-def _same_value(one: Any, other: Any) -> bool:
-    """Numbers, and lists of numbers, may differ by what rounding does."""
-    if isinstance(one, float | list) and isinstance(other, float | list):
-        return bool(np.abs(np.subtract(one, other)).max() <= SAME)
-    return bool(one == other)
+    return all(same_value(getattr(one, name), getattr(other, name)) for name in columns)
 
 
 def _finding(connection: Connection, invariant: str, checked: int, broken: Select[Any], kind: str) -> Finding:

@@ -11,7 +11,15 @@ from sqlalchemy.orm import aliased
 from db.engine import slices
 from db.models import Capture, Case, Run
 
-CONFLICTS = table("identity_conflicts", *map(column, ("capture_id", "case_id", "other_case_id")))
+CONFLICTS = table(
+    "identity_conflicts",
+    *map(
+        column,
+        ("run_id", "case_id", "patient", "capture_id", "path", "other_run_id", "other_case_id", "other_patient",
+         "other_capture_id", "other_path", "sha256"),
+    ),
+)  # fmt: skip
+"""The view: one row for each capture and each other one that it is the same as, of another patient."""
 _LOCK = 0x51DE1D
 """Key of PostgreSQL's advisory lock: see `one_at_a_time`."""
 

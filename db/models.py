@@ -6,6 +6,7 @@ compares the two.
 
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -52,29 +53,17 @@ class Life(StrEnum):
 _LIFE, _COMPARED = "life", "compared"
 
 
-def _key(*arguments: Any, **options: Any) -> Any:
-    return mapped_column(*arguments, info={_LIFE: Life.KEY}, **options)
+def _lived(life: Life, *arguments: Any, compared: bool = False, **options: Any) -> Any:
+    """A column with this life. `compared`: `screen fsck --against` looks whether two runs agree on it."""
+    return mapped_column(*arguments, info={_LIFE: life, _COMPARED: compared}, **options)
 
 
-def _sealed(*arguments: Any, **options: Any) -> Any:
-    return mapped_column(*arguments, info={_LIFE: Life.SEALED}, **options)
-
-
-def _state(*arguments: Any, **options: Any) -> Any:
-    return mapped_column(*arguments, info={_LIFE: Life.STATE, _COMPARED: True}, **options)
-
-
-def _outcome(*arguments: Any, compared: bool = False, **options: Any) -> Any:
-    """`compared`: `screen fsck --against` looks whether two runs agree on it."""
-    return mapped_column(*arguments, info={_LIFE: Life.OUTCOME, _COMPARED: compared}, **options)
-
-
-def _lease(*arguments: Any, **options: Any) -> Any:
-    return mapped_column(*arguments, info={_LIFE: Life.LEASE}, **options)
-
-
-def _history(*arguments: Any, **options: Any) -> Any:
-    return mapped_column(*arguments, info={_LIFE: Life.HISTORY}, **options)
+_key = partial(_lived, Life.KEY)
+_sealed = partial(_lived, Life.SEALED)
+_state = partial(_lived, Life.STATE, compared=True)
+_outcome = partial(_lived, Life.OUTCOME)
+_lease = partial(_lived, Life.LEASE)
+_history = partial(_lived, Life.HISTORY)
 
 
 class Base(DeclarativeBase):

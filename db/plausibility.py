@@ -10,7 +10,7 @@ from sqlalchemy import JSON, Connection, Engine, column, func, select, true
 from contract.states import MarkCode
 from db.engine import reading
 from db.models import Capture, Case
-from db.runs import named_run
+from db.runs import RunRow, named_run
 
 WORDS = {
     MarkCode.NOVEL: "unlike those that the network was trained on",
@@ -104,12 +104,11 @@ def implausibility(engine: Engine, run_id: int) -> Implausibility | None:
     Only of such a run captures are looked at, by the database. Raises NoSuchRun.
     """
     with reading(engine) as connection:
-        return implausibility_of(connection, run_id)
+        return implausibility_of(connection, named_run(connection, run_id))
 
 
-def implausibility_of(connection: Connection, run_id: int) -> Implausibility | None:
-    """The same, in the transaction of somebody who reads more. Raises NoSuchRun."""
-    run = named_run(connection, run_id)
+def implausibility_of(connection: Connection, run: RunRow) -> Implausibility | None:
+    """The same, in the transaction of somebody who reads more."""
     counts = connection.execute(
         select(
             func.count().label("finished"),
@@ -117,14 +116,14 @@ def implausibility_of(connection: Connection, run_id: int) -> Implausibility | N
             func.count().filter(_MOSTLY_EXCLUDED).label("affected"),
             func.sum(Case.screened).filter(_MOSTLY_EXCLUDED).label("screened"),
             func.sum(Case.excluded).filter(_MOSTLY_EXCLUDED).label("excluded"),
-        ).where(Case.run_id == run_id, _FINISHED)
+        ).where(Case.run_id == run.id, _FINISHED)
     ).one()
     if 2 * counts.affected <= counts.cases:
         return None
     excluding = run.manifest.case_policy.exclude
-    marks = _shares(connection, run_id, excluding)
+    marks = _shares(connection, run.id, excluding)
     return Implausibility(
-        run_id, counts.cases, counts.affected, counts.screened, counts.excluded, marks, run.cases > counts.finished
+        run.id, counts.cases, counts.affected, counts.screened, counts.excluded, marks, run.cases > counts.finished
     )
 
 

@@ -14,7 +14,6 @@ from contract.states import CaptureState, ChunkState
 from db.clock import UTCDateTime, db_now
 from db.engine import reading
 from db.models import Capture, Case, Chunk, Run
-from db.runs import require_run
 
 
 @dataclass(frozen=True)
@@ -157,8 +156,10 @@ def run_summaries(engine: Engine) -> list[RunSummary]:
 
 def run_summary(connection: Connection, run_id: int) -> RunSummary:
     """One run. Raises NoSuchRun."""
-    require_run(connection, run_id)
-    return _summary(connection.execute(select(_SUMMARY).where(_SUMMARY.c.run_id == run_id)).mappings().one())
+    row = connection.execute(select(_SUMMARY).where(_SUMMARY.c.run_id == run_id)).mappings().first()
+    if row is None:
+        raise NoSuchRun(run_id)
+    return _summary(row)
 
 
 def _summary(row: RowMapping) -> RunSummary:

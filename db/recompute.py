@@ -10,6 +10,7 @@ from contract.states import CaseState, EventKind
 from db.aggregation import case_counts, result_columns
 from db.audit import note
 from db.clock import db_now
+from db.compare import same_value
 from db.engine import reading, writing
 from db.mix_ups import one_at_a_time
 from db.models import Case, Patient
@@ -17,8 +18,6 @@ from db.opinions import signed
 from db.report_queue import queue_result
 from db.runs import named_run
 
-SAME = 1e-6
-"""Scores nearer than this are the same."""
 _SHOWN = ("verdict", "subtype", "score", "priority")
 
 
@@ -34,7 +33,7 @@ class Change:
 
     @property
     def differs(self) -> bool:
-        return not all(_same(self.before[name], self.after[name]) for name in _SHOWN)
+        return not all(same_value(self.before[name], self.after[name]) for name in _SHOWN)
 
 
 def bundle_policy(engine: Engine, run_id: int) -> CasePolicy:
@@ -96,12 +95,6 @@ def _judged(
         before, after = {name: getattr(case, name) for name in _SHOWN}, {name: columns[name] for name in _SHOWN}
         judged.append((Change(case.id, case.external_id, before, after, bool(case.signed)), columns))
     return judged
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= SAME
-    return bool(one == other)
 
 
 def as_row(change: Change) -> dict[str, Any]:

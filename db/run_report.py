@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, RowMapping, Text, column, func, select, table
+from sqlalchemy import Connection, Engine, RowMapping, func, select
 
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
@@ -17,6 +17,7 @@ from contract.outcomes import Mark
 from contract.states import CaptureState, CaseState, EventKind, MarkCode, RejectCode, ReviewState, Verdict
 from db.drift import Drift, drift_of
 from db.engine import reading
+from db.mix_ups import CONFLICTS
 from db.models import Capture, Case, Event, Patient
 from db.opinions import CASE_REVIEW
 from db.plausibility import Implausibility, implausibility_of
@@ -173,11 +174,11 @@ def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None
             engines=tuple(sorted(name for name in connection.execute(used).scalars() if name)),
             skipped=(connection.execute(submitted).scalar() or {}).get("skipped", {}),
             progress=progress_of(connection, run_id),
-            implausible=implausibility_of(connection, run_id),
+            implausible=implausibility_of(connection, run),
             cases=cases,
             ended_badly=_ended_badly(connection, run_id),
             identity_conflicts=_identity_conflicts(connection, run_id),
-            drift=tuple(drift_of(connection, run_id)),
+            drift=tuple(drift_of(connection, run)),
             evidence={} if evidence is None else _evidence(connection, cases, evidence),
         )
 
@@ -238,9 +239,6 @@ def _ended_badly(connection: Connection, run_id: int) -> tuple[BadCapture, ...]:
     )  # fmt: skip
 
 
-_CONFLICTS = table("identity_conflicts", *(column(field.name, Text()) for field in fields(IdentityConflict)))
-
-
 def _identity_conflicts(connection: Connection, run_id: int) -> tuple[IdentityConflict, ...]:
     """At most CONFLICTS_OF_A_CASE of each case, of CONFLICTING_CASES cases, the most urgent first: one picture under a
     thousand patients makes a million pairs.
@@ -255,7 +253,7 @@ def _identity_conflicts(connection: Connection, run_id: int) -> tuple[IdentityCo
         IdentityConflict(**row)
         for case_id in connection.execute(cases).scalars().all()
         for row in connection.execute(
-            select(_CONFLICTS).where(_CONFLICTS.c.case_id == case_id).limit(CONFLICTS_OF_A_CASE)
+            select(CONFLICTS).where(CONFLICTS.c.case_id == case_id).limit(CONFLICTS_OF_A_CASE)
         ).mappings()
     ]
     return tuple(sorted(found, key=lambda conflict: (conflict.patient, conflict.path, conflict.other_path)))

@@ -6,8 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -97,13 +96,6 @@ def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), 
         narrow = column in fold
         made.add_column(column, justify=justify, no_wrap=not narrow, overflow="fold", min_width=7 if narrow else None)
     return made
-
-
-@contextmanager
-def captured() -> Iterator[Callable[[], str]]:
-    """What is printed on `stdout` meanwhile is kept back; yields the function that tells it afterwards."""
-    with stdout.capture() as capture:
-        yield capture.get
 
 
 def shown_verdict(verdict: str) -> Text:

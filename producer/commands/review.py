@@ -1,6 +1,7 @@
 """`screen review`: what a haematologist does in the morning."""
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ import click
 from sqlalchemy import Engine
 
 from contract.errors import ExitCode, UsageError
+from contract.files import write_whole
 from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import get_settings
 from contract.states import ReviewAction, ReviewState, Verdict
@@ -268,11 +270,9 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
         say(f"left out: {count} cases ({reason})", "yellow")
     if not cases:
         raise UsageError("no case is closed as benign or as ALL with a subtype: there is nothing to export")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as stream:
-        written, unused = _write_labels(stream, reviewed_captures(database, cases), out.parent.resolve())
-    part.replace(out)
+    text = io.StringIO()
+    written, unused = _write_labels(text, reviewed_captures(database, cases), out.parent.resolve())
+    write_whole(out, text.getvalue())
     for reason, count in sorted(unused.items()):
         say(f"left out: {count} captures ({reason})", "yellow")
     labels = Counter(case.label for case in cases)

@@ -10,15 +10,15 @@ from db.drift import drift_warning
 from db.run_report import BadCapture, CaseRow, IdentityConflict, RunReport
 from producer.alarm import print_alarm
 from producer.formats import ExportFormat, Truth
-from producer.output import captured, plain, shown_verdict, stdout, table
+from producer.output import plain, shown_verdict, stdout, table
 from producer.truth import is_right
 
 
 def render(report: RunReport, truth: Truth | None) -> str:
     """As wide and as colourful as the terminal."""
-    with captured() as text:
+    with stdout.capture() as capture:
         _print(report, truth)
-    return text()
+    return capture.get()
 
 
 def _print(report: RunReport, truth: Truth | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 
 from contract.errors import UsageError
+from contract.files import write_whole
 from trainer.synth import GENERATOR_VERSION
 from trainer.synth.field import draw_capture
 from trainer.synth.stain import label_of
@@ -74,7 +75,7 @@ def draw_chunk(out: Path, seed: int, patient: int, captures: list[int]) -> int:
     for capture in captures:
         pixels = cv2.cvtColor(draw_capture(seed, patient, capture), cv2.COLOR_RGB2BGR)
         _done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        _write(out / capture_path(patient, capture), data.tobytes())
+        write_whole(out / capture_path(patient, capture), data.tobytes())
     return len(captures)
 
 
@@ -122,7 +123,7 @@ def _claim(out: Path, seed: int) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ForeignFolder(f"{out}: holds files that `screen synth` did not write; name a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    _write(path, (json.dumps(record) + "\n").encode())
+    write_whole(path, json.dumps(record) + "\n")
 
 
 def _read_record(path: Path) -> object:
@@ -141,12 +142,5 @@ def _write_labels(out: Path, seed: int) -> Path:
         name = file.parent.name
         table.writerow((f"{name}/{file.name}", name, label_of(seed, int(name.removeprefix("patient-")))))
     path = out / LABELS_FILE
-    _write(path, text.getvalue().encode())
+    write_whole(path, text.getvalue())
     return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
