@@ -46,6 +46,7 @@ class Row:
     copies: int = 0
     inverse_penalty: float = 0.3
     copies_weight: float = 1.0
+    label_smoothing: float = 0.0
     """As in a recipe (trainer/config.py)."""
 
     @property
@@ -53,7 +54,8 @@ class Row:
         where = "whole backbone" if self.stages is None else f"{self.stages} stages"
         fit = f", C {self.inverse_penalty:g}" if self.inverse_penalty != 0.3 else ""
         copies = f", {self.copies} augmented copies that count {self.copies_weight:g}" if self.copies else ""
-        return f"{where}, {' + '.join(self.views)}{copies}{fit}"
+        smoothed = f", labels smoothed by {self.label_smoothing:g}" if self.label_smoothing else ""
+        return f"{where}, {' + '.join(self.views)}{copies}{fit}{smoothed}"
 
 
 THREE = ("density", "white", "grey")
@@ -67,6 +69,7 @@ ROWS = (
     Row(4, THREE, COPIES, copies_weight=COPIES),
     Row(4, THREE, COPIES, copies_weight=1.0),
     Row(4, THREE, COPIES, 3.0, 0.3),
+    Row(4, THREE, COPIES, 3.0, 0.3, 0.05),
 )
 
 
@@ -167,7 +170,8 @@ def _folds(
         counts = np.bincount(targets[fitted], minlength=len(data.labels))
         passes = [plain[fitted], *(_joined(copy, row)[fitted] for copy in features.copies[: row.copies])]
         weights = len(fitted) / (len(counts) * counts)
-        probe.fit_head(network, passes, targets[fitted], weights, row.inverse_penalty, row.copies_weight)
+        probe.fit_head(network, passes, targets[fitted], weights, row.inverse_penalty, row.copies_weight,
+                       row.label_smoothing)  # fmt: skip
         probabilities[test] = probe.probabilities(network, plain[test])
         by_fold.append(float((probabilities[test].argmax(axis=1) == targets[test]).mean()))
         own = np.isin(some, test)

@@ -37,11 +37,13 @@ def fit_head(
     weights: NDArray[np.float64],
     inverse_penalty: float,
     copies_weight: float = 1.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[float, float]:
     """Fit the network's linear head on pooled features [N, F]: of the captures of `targets` [N] as they are, which are
     the first of `passes`, and of augmented copies, all others, which together count `copies_weight` for a capture's 1.
 
-    `weights` [L] says how much a capture of each label counts; `inverse_penalty` is scikit-learn's C. Features are
+    `weights` [L] says how much a capture of each label counts; `inverse_penalty` is scikit-learn's C. With
+    `label_smoothing` that share of every capture counts for all L labels alike (Szegedy et al. 2016). Features are
     standardised for the fit, and the head takes that into its weights. Returns the mean log loss and the accuracy on
     what was fitted. Raises SettingsError for a head that is not linear.
     """
@@ -49,11 +51,12 @@ def fit_head(
         raise SettingsError('training.phases: solver "logistic" fits a linear head; set model.head = "linear"')
     labels = np.tile(targets, len(passes))
     of_pass = np.array([1.0, *[copies_weight / max(len(passes) - 1, 1)] * (len(passes) - 1)])
+    counts = weights[labels] * of_pass.repeat(len(targets))
     scaler = StandardScaler()
     features = scaler.fit_transform(np.concatenate(passes))
-    fitted = LogisticRegression(
-        C=inverse_penalty, class_weight=dict(enumerate(weights.tolist())), max_iter=ITERATIONS
-    ).fit(features, labels, sample_weight=of_pass.repeat(len(targets)))
+    fitted = LogisticRegression(C=inverse_penalty, max_iter=ITERATIONS).fit(
+        *_smoothed(features, labels, counts, len(weights), label_smoothing)
+    )
     coefficients, intercepts = fitted.coef_, fitted.intercept_
     if len(coefficients) == 1:  # of two labels scikit-learn keeps the second one's alone
         coefficients, intercepts = np.vstack([-coefficients, coefficients]) / 2, np.r_[-intercepts, intercepts] / 2
@@ -64,6 +67,20 @@ def fit_head(
         classifier.bias.copy_(torch.from_numpy(intercepts - weight @ scaler.mean_))
     likelihood = fitted.predict_proba(features)[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(likelihood, 1e-12)).mean()), float(fitted.score(features, labels))
+
+
+def _smoothed(
+    features: Features, labels: NDArray[np.int64], counts: NDArray[np.float64], classes: int, share: float
+) -> tuple[Features, NDArray[np.int64], NDArray[np.float64]]:
+    """The rows as they are where `share` is 0; else each once for every label, counting as that label's share of it.
+
+    scikit-learn takes one label for a row, and a row that is repeated with weights is the loss of a soft label.
+    """
+    if not share:
+        return features, labels, counts
+    every = np.repeat(np.arange(classes), len(labels))
+    of_label = np.where(every == np.tile(labels, classes), 1 - share, 0.0) + share / classes
+    return np.tile(features, (classes, 1)), every, np.tile(counts, classes) * of_label
 
 
 @torch.inference_mode()
@@ -116,6 +133,7 @@ def fit_on_training(
         weights.double().numpy(),
         phase.inverse_penalty,
         phase.copies_weight,
+        config.training.label_smoothing,
     )
     network.load_state_dict(fabric.broadcast(network.state_dict()))
     return loss, accuracy, probabilities(network, features(data.validation, plain))

@@ -61,6 +61,26 @@ def test_augmented_copies_together_count_as_the_recipe_says():
     assert np.allclose(probe.probabilities(network, passes[0]), expected.predict_proba(passes[0]), atol=1e-4)
 
 
+def test_smoothed_labels_are_those_of_the_loss_by_steps():
+    network = model.build_network(TINY, 4).eval()
+    features, targets = features_of(4, width=network.head.classifier.in_features)
+    weights, penalty = np.array([0.5, 1.0, 1.5, 1.0]), 0.01
+    probe.fit_head(network, [features], targets, weights, penalty, label_smoothing=0.1)
+    # In the standardised features the head is the one place where the gradient of the penalised loss is nil.
+    mean, deviation = torch.tensor(features.mean(axis=0)), torch.tensor(features.std(axis=0))
+    classifier = network.head.classifier
+    weight = (classifier.weight.detach() * deviation).requires_grad_()
+    bias = (classifier.bias.detach() + classifier.weight.detach() @ mean).requires_grad_()
+    logits = (torch.tensor(features) - mean) / deviation @ weight.T + bias
+    soft = torch.nn.functional.one_hot(torch.tensor(targets), 4) * 0.9 + 0.1 / 4
+    losses = torch.nn.functional.cross_entropy(logits, soft, reduction="none") * torch.tensor(weights)[targets]
+    gradients = torch.autograd.grad(penalty * losses.sum() + weight.square().sum() / 2, (weight, bias))
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-3
+    hard = torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="none")
+    hard_loss = (penalty * (hard * torch.tensor(weights)[targets]).sum() + weight.square().sum() / 2).float()
+    assert float(torch.autograd.grad(hard_loss, bias)[0].abs().max()) > 1e-2  # which it is not without smoothing
+
+
 def test_a_dense_head_is_refused_by_name():
     network = model.build_network(TINY.model_copy(update={"head": "dense"}), 4)
     with pytest.raises(SettingsError, match=r'model\.head = "linear"'):
