@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 TRAINING := demo-training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint types imports pytest faults demo-bundle figures lock format clean
+.PHONY: help demo check test lint types imports pytest faults demo-bundle figures lock docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ lock: $(DEV)/.installed ## resolve the dependencies anew into requirements/
 		--no-annotate -o requirements/train-cpu.txt
 	$(COMPILE) --excludes requirements/torch-libraries.excludes -c requirements/dev.txt requirements/torch-libraries.in \
 		--no-annotate -o requirements/torch-libraries.txt
+
+docs: $(DEV)/.installed ## write the tables of docs/ again, from the code and the results
+	$(DEV)/bin/python -m docs.tables
 
 format: $(DEV)/.installed ## format the code and mend what ruff can mend
 	$(DEV)/bin/ruff check --fix .

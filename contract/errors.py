@@ -1,7 +1,7 @@
 """The errors that slide-screen raises on purpose; a package may derive its own kinds from these.
 
     ScreeningError
-    ├── UsageError                the user can mend it: exit 2
+    ├── UsageError                the user can correct it: exit 2
     │   ├── SettingsError         a setting is unknown or has a wrong value
     │   ├── ArchiveError          the archive is not one (no such folder, no patients, ...)
     │   ├── BundleError           the bundle is damaged, incomplete or of another version
@@ -9,23 +9,23 @@
     │   ├── DatabaseForbids       the database's role may not do this
     │   ├── NoSuchRun             no run of that number
     │   ├── NoSuchCase            no case of that number
-    │   ├── CaseHeld              another reviewer has the case in hand; her hold ends by itself
+    │   ├── CaseHeld              another reviewer has the case in hand; their hold ends by itself
     │   └── DataError             training data that cannot be trained on
     ├── Unavailable               a service is out of reach; trying again later helps: exit 3
     │   ├── BrokerUnavailable     Redis
     │   ├── DatabaseUnavailable   the SQL database
-    │   ├── PseudonymKeyMissing   the key of the patients' pseudonyms is not here, or is another
-    │   ├── ArchiveUnavailable    the archive's storage is away (unmounted, I/O error): never "corrupt"
-    │   │   └── StorageFault      one file's storage fails while the archive is there: a bad sector, perhaps
+    │   ├── PseudonymKeyMissing   the key of the patients' pseudonyms is not here, or is a different one
+    │   ├── ArchiveUnavailable    the archive's storage is out of reach (unmounted, I/O error): never "corrupt"
+    │   │   └── StorageFault      one file cannot be read while the archive can: a bad sector, perhaps
     │   └── StorageFull           no room where something must be written
     ├── CaptureRejected           one capture cannot be screened: a code from the closed list and a sentence
-    ├── LeaseLost                 another worker owns the chunk now: what was computed must not be written
+    ├── LeaseLost                 another worker owns the chunk now: this one must not write its results
     ├── OutOfMemory               a worker's memory ceiling was reached: its process must end
     ├── EngineError               the inference engine cannot open or run the bundle
     └── ExportError               a trained network and its exported graph disagree
 
 The message carries the facts and ends with the next step. `retryable` says whether the same call can succeed later
-without anybody changing anything.
+if nobody changes anything.
 """
 
 from enum import IntEnum
@@ -34,20 +34,27 @@ from contract.states import RejectCode
 
 
 class ExitCode(IntEnum):
-    """Exit status of every `screen` command."""
+    """Exit status of every `screen` command. `make docs` prints `meaning` in docs/operations.md."""
 
-    OK = 0
-    """All captures were screened."""
-    SOME_ENDED_BADLY = 1
-    """The command did its work, but some captures were rejected or quarantined, or a check failed."""
-    USAGE = 2
-    """The user can mend it: a wrong argument, setting, folder or bundle."""
-    UNAVAILABLE = 3
-    """Redis, the database, the archive's storage or disk space is out of reach; try again later."""
-    BROKEN = 70
-    """This program failed: a fault in it, or something that it does not know."""
-    INTERRUPTED = 130
-    """Ctrl-C."""
+    _value_: int
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str = "") -> "ExitCode":
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    OK = 0, "done; all captures were screened"
+    SOME_ENDED_BADLY = (
+        1,
+        "done, but captures were rejected or quarantined, most captures of most patients do not count "
+        "([below](#a-run-that-cannot-be-believed)), or a check failed",
+    )
+    USAGE = 2, "a mistake that you can correct: an argument, a setting, a folder, a bundle, the database's version"
+    UNAVAILABLE = 3, "Redis, database, archive or disk space is out of reach; try again later"
+    BROKEN = 70, "this program failed; `screen --debug ...` shows where. What was written before stays"
+    INTERRUPTED = 130, "Ctrl-C"
 
 
 class ScreeningError(Exception):

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.errors import SettingsError
+from contract.states import EngineName, Precision
 
 PREFIX = "SCREEN_"
 NOT_SETTINGS = frozenset({"SCREEN_REAL_CAPTURES"})
@@ -21,9 +22,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     database_url: str = Field(
-        "sqlite:///screening.db", description="SQLAlchemy URL of the database: sqlite:///FILE or postgresql://..."
+        "sqlite:///screening.db",
+        description="the database: `sqlite:///FILE`, or `postgresql://...` as soon as there is more than one machine",
     )
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL of the Redis that carries chunk ids")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="the Redis that carries chunk ids; `rediss://` for TLS"
+    )
     bundle: Path | None = Field(None, description="the bundle that `submit` and `run` use when none is named")
     bundle_dir: Path | None = Field(
         None, description="folder of bundles on this machine, searched by digest when the recorded path is not here"
@@ -43,21 +47,29 @@ class Settings(BaseSettings):
         10, ge=0.2, le=3600, description="how often each worker looks for chunks whose message or lease was lost"
     )
     republish_seconds: float = Field(
-        60, ge=0.2, le=86400, description="age at which an unclaimed chunk's message is taken for lost and sent again"
+        60,
+        ge=0.2,
+        le=86400,
+        description="age at which the message of an unclaimed chunk counts as lost and is sent again",
     )
-    engine: Literal["auto", "tensorrt", "openvino", "onnxruntime"] = Field(
-        "auto",
-        description="inference engine of the worker; auto: the first that is installed and reproduces the bundle",
+    engine: EngineName = Field(
+        EngineName.AUTO,
+        description="inference engine of the worker; auto: the first of these that is installed and reproduces the "
+        "bundle",
     )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="arithmetic of the engine; auto: the fastest in which it reproduces the bundle"
+    precision: Precision = Field(
+        Precision.AUTO, description="arithmetic of the engine; auto: the fastest in which it reproduces the bundle"
     )
     batch_size: int | None = Field(None, ge=1, le=1024, description="captures per call of the engine; unset: measured")
     decoders: int | None = Field(None, ge=1, le=256, description="decoding threads; unset: measured")
     chunks_ahead: int | None = Field(
-        None, ge=0, le=64, description="chunks claimed before the one in hand is done; unset: measured"
+        None,
+        ge=0,
+        le=64,
+        description="chunks that a worker claims before the one in hand is done; a killed worker costs all of them "
+        "their lease; unset: measured",
     )
-    cache_dir: Path | None = Field(None, description="where compiled engines are kept; unset: the user's cache folder")
+    cache_dir: Path | None = Field(None, description="folder of compiled engines; unset: the user's cache folder")
     reviewers: int = Field(
         1, ge=1, le=9, description="reviewers who must agree before a case is closed; sealed with a run at submit"
     )
@@ -66,13 +78,16 @@ class Settings(BaseSettings):
         description="when a case goes to the reporting queue: when it is screened, or when reviewers have closed it; "
         "sealed with a run at submit",
     )
-    reviewer: str | None = Field(None, min_length=1, description="the reviewer's name; unset: the login name")
+    reviewer: str | None = Field(
+        None, min_length=1, description="the name that is kept with a reviewer's actions; unset: the login name"
+    )
     review_hold_minutes: int = Field(
         30, ge=1, le=1440, description="how long `screen review next` keeps a case from other reviewers"
     )
     pseudonym_key_file: Path | None = Field(
         None,
-        description="file with the secret key of patients' pseudonyms, for `submit --pseudonymize` and for workers",
+        description="file with the secret key of patients' pseudonyms, readable by its owner alone, for "
+        "`--pseudonymize` and for workers",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="log lines for people or for machines")

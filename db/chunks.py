@@ -1,7 +1,7 @@
-"""Chunks change hands here: claimed with a lease, kept by heartbeats, given back, swept up, halved, quarantined.
+"""How chunks change hands: claimed with a lease, kept by heartbeats, given back, swept up, halved, quarantined.
 
-The database's state and clock decide; a message only says where to look. Every statement is conditional on what the
-row holds, so messages may be lost, doubled or late.
+The state and the clock of the database decide; a message only says where to look. Every statement depends on what the
+row holds, so messages may be lost, duplicated or late.
 """
 
 import secrets
@@ -16,18 +16,19 @@ from contract.states import CaptureState, ChunkState, EventKind
 from db.aggregation import aggregate_finished_cases, lock_cases
 from db.audit import WORKER, note
 from db.clock import db_now
+from db.columns import Life, columns_of
 from db.engine import reading, slices, writing
 from db.lease import Lease, held_by
-from db.models import BundleRow, Capture, Chunk, Life, Run, columns_of
+from db.models import BundleRow, Capture, Chunk, Run
 
 _BACK_TO_PENDING: dict[str, Any] = {"state": ChunkState.PENDING, **dict.fromkeys(columns_of(Chunk, Life.LEASE))}
 
 
 def claim(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, max_attempts: int) -> Lease | None:
-    """Lease a chunk, if it is pending or its lease is over; None where there is nothing to do.
+    """Lease a chunk if it is pending or its lease is over; None if there is nothing to do.
 
-    The attempt is counted and committed before the first byte is decoded, so a capture that kills its worker is
-    counted too. A chunk with too many attempts is halved instead; a single capture is quarantined.
+    The attempt is counted and committed before the first byte is decoded, so the attempt counts even if a capture kills
+    the worker. A chunk with too many attempts is halved instead; a single capture is quarantined.
     """
     with writing(engine) as connection:
         lease = _lease(connection, (Chunk.id == chunk_id) & _claimable(), worker, lease_seconds)
@@ -38,10 +39,10 @@ def claim(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, m
 
 
 def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_seconds: float) -> Lease | None:
-    """Lease the next chunk for this bundle that nobody has had any trouble with yet, if there is one.
+    """Lease the next chunk for this bundle that has never been tried or given back, if there is one.
 
-    Only such a chunk: one that ended its worker is screened alone from then on, so that what it does is held against
-    no other; and one that was given back (its archive is away, say) waits for its next message.
+    No other chunk: one that ended its worker is screened alone from then on, so that no other chunk is blamed; one that
+    was given back (for example because its archive is out of reach) waits for its next message.
     """
     waiting = (
         select(Chunk.id)
@@ -58,17 +59,17 @@ def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_second
 
 
 def attempts_so_far(engine: Engine, chunk_id: int) -> int | None:
-    """How often a chunk was claimed before; None where there is nothing to claim."""
+    """How often a chunk was claimed before; None if there is nothing to claim."""
     with reading(engine) as connection:
         return connection.execute(select(Chunk.attempts).where(Chunk.id == chunk_id, _claimable())).scalar()
 
 
-def _lease(connection: Connection, which: ColumnElement[bool], worker: str, lease_seconds: float) -> Lease | None:
+def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, lease_seconds: float) -> Lease | None:
     """Lease one chunk of a run that is not cancelled."""
     token = secrets.token_hex(16)
     row = connection.execute(
         update(Chunk)
-        .where(which, Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
+        .where(condition, Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
         .values(
             state=ChunkState.LEASED,
             lease_token=token,
@@ -97,7 +98,7 @@ def _lease(connection: Connection, which: ColumnElement[bool], worker: str, leas
 
 
 def heartbeat(engine: Engine, lease: Lease, lease_seconds: float) -> None:
-    """Extend the lease. Raises LeaseLost where the chunk belongs to somebody else by now."""
+    """Extend the lease. Raises LeaseLost if the chunk now belongs to another worker."""
     with writing(engine) as connection:
         extended = connection.execute(
             update(Chunk).where(held_by(lease)).values(lease_until=db_now(lease_seconds))
@@ -107,10 +108,10 @@ def heartbeat(engine: Engine, lease: Lease, lease_seconds: float) -> None:
 
 
 def release(engine: Engine, lease: Lease, *, reason: str | None, count_attempt: bool) -> None:
-    """Give a chunk back unfinished; the sweeper sends it again. A lease that is lost already is nothing to give.
+    """Give a chunk back unfinished; the sweeper sends it again. Does nothing if the lease is already lost.
 
-    `reason` is shown to whoever watches the run; it names no patient and no capture. None: there was no trouble.
-    `count_attempt=False` where the chunk is not to blame (its archive is away, the worker is told to stop).
+    `reason` is shown to people who watch the run; it names no patient and no capture. None: there was no trouble.
+    `count_attempt=False` if the chunk is not to blame (its archive is out of reach, or the worker must stop).
     """
     attempts = Chunk.attempts if count_attempt else Chunk.attempts - 1
     with writing(engine) as connection:
@@ -122,12 +123,12 @@ def release(engine: Engine, lease: Lease, *, reason: str | None, count_attempt: 
 def give_back_of(
     engine: Engine, worker: str, suspects: Collection[int], *, reason: str, count_attempt: bool
 ) -> list[int]:
-    """Give back every chunk of a worker process that has ended; returns the ids of the chunks there are now.
+    """Give back every chunk of a worker process that has ended; returns the ids of the chunks that there are now.
 
-    `suspects` are the captures that it was reading, decoding or inferring in its last moment. Each of them is put into
-    a chunk of its own, with its attempts counted so far, and is screened alone from then on: so the guilty one is found
-    at the next attempt, and the others of its chunk are free of it. A chunk without a suspect counts the attempt only
-    where `count_attempt` says so: not where somebody killed the process, nothing being under way.
+    `suspects` are the captures that the process was reading, decoding or inferring when it ended. Each of them gets its
+    own chunk, which keeps the attempts counted so far, and is screened alone from then on: so the next attempt finds
+    the guilty one, and the others of its chunk are free of it. A chunk without a suspect counts the attempt only if
+    `count_attempt` is true. It is false if somebody killed the process while no capture was in work.
     """
     with writing(engine) as connection:
         leased = connection.execute(
@@ -146,45 +147,47 @@ def give_back_of(
 def _set_apart(
     connection: Connection, chunk: Any, suspects: Collection[int], reason: str, *, count_attempt: bool
 ) -> list[int]:
-    """Give one chunk back, its suspects in chunks of their own."""
+    """Give one chunk back, and put each of its suspects into its own chunk."""
     pending = connection.execute(
         select(Capture.id)
         .where(Capture.chunk_id == chunk.id, Capture.state == CaptureState.PENDING)
         .order_by(Capture.id)
     ).scalars()
     captures = list(pending)
-    guilty = [one for one in captures if one in suspects]
+    suspected = [capture for capture in captures if capture in suspects]
     given_back = update(Chunk).where(Chunk.id == chunk.id)
-    if len(guilty) == len(captures) == 1 or (not guilty and count_attempt):
+    if len(suspected) == len(captures) == 1 or (not suspected and count_attempt):
         connection.execute(given_back.values(last_error=reason, **_BACK_TO_PENDING))
         return [chunk.id]
-    innocent = len(captures) - len(guilty)
-    connection.execute(given_back.values(attempts=Chunk.attempts - 1, captures=innocent, **_BACK_TO_PENDING))
-    if not guilty:
+    remaining = len(captures) - len(suspected)
+    connection.execute(given_back.values(attempts=Chunk.attempts - 1, captures=remaining, **_BACK_TO_PENDING))
+    if not suspected:
         return [chunk.id]
-    alone = new_chunks(connection, chunk.run_id, [[one] for one in guilty], attempts=chunk.attempts, last_error=reason)
+    alone = new_chunks(
+        connection, chunk.run_id, [[capture] for capture in suspected], attempts=chunk.attempts, last_error=reason
+    )
     detail = {"chunk": chunk.id, "alone": alone, "reason": reason}
     note(connection, EventKind.SET_APART, actor=WORKER, run_id=chunk.run_id, detail=detail)
-    if innocent:
+    if remaining:
         return [chunk.id, *alone]
     connection.execute(delete(Chunk).where(Chunk.id == chunk.id))
     return alone
 
 
 def mark_published(engine: Engine, chunk_ids: Sequence[int]) -> None:
-    """Note that the broker took the messages of these chunks, so the sweeper need not send them at once."""
+    """Note that the broker took the messages of these chunks, so the sweeper does not send them at once."""
     with writing(engine) as connection:
-        for some in slices(chunk_ids, 500):
-            connection.execute(update(Chunk).where(Chunk.id.in_(some)).values(published_at=db_now()))
+        for ids in slices(chunk_ids, 500):
+            connection.execute(update(Chunk).where(Chunk.id.in_(ids)).values(published_at=db_now()))
 
 
 def sweep(engine: Engine, *, waiting_messages: int, republish_seconds: float) -> list[int]:
     """Find chunks that need a message, and return their ids for publishing after this commit.
 
-    These are: chunks never published or given back; chunks whose lease is over; and, when fewer messages wait in
-    Redis than chunks are pending (`waiting_messages`), pending chunks whose message is older than
-    `republish_seconds`. Comparing with Redis keeps a long queue from being sent again and again. Two sweepers at
-    once are harmless: what one has taken is freshly published to the other.
+    These are: chunks that were never published or were given back; chunks whose lease is over; and, if fewer messages
+    wait in Redis (`waiting_messages`) than chunks are pending, pending chunks whose message is older than
+    `republish_seconds`. The comparison with Redis prevents that a long queue is sent again and again. Two sweepers at
+    once are harmless: a chunk that one has taken is newly published for the other.
     """
     with writing(engine) as connection:
         connection.execute(
@@ -210,12 +213,12 @@ def sweep(engine: Engine, *, waiting_messages: int, republish_seconds: float) ->
 
 
 def _claimable() -> ColumnElement[bool]:
-    over = (Chunk.state == ChunkState.LEASED) & (Chunk.lease_until < db_now())
-    return (Chunk.state == ChunkState.PENDING) | over
+    lease_is_over = (Chunk.state == ChunkState.LEASED) & (Chunk.lease_until < db_now())
+    return (Chunk.state == ChunkState.PENDING) | lease_is_over
 
 
 def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: int) -> None:
-    """Halve a chunk that failed `attempts` times, so that the guilty capture ends up alone; quarantine one alone."""
+    """Halve a chunk that failed `attempts` times, until the guilty capture is alone; quarantine a single capture."""
     lock_cases(connection, chunk_id)
     rows = connection.execute(
         select(Capture.id, Capture.case_id).where(Capture.chunk_id == chunk_id).order_by(Capture.id)
@@ -263,10 +266,10 @@ def new_chunks(connection: Connection, run_id: int, captures: Sequence[Sequence[
     new_ids = list(
         connection.execute(
             insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True),
-            [{"run_id": run_id, "captures": len(some), **values} for some in captures],
+            [{"run_id": run_id, "captures": len(ids), **values} for ids in captures],
         ).scalars()
     )
     for new_id, ids in zip(new_ids, captures, strict=True):
-        for some in slices(ids, 500):
-            connection.execute(update(Capture).where(Capture.id.in_(some)).values(chunk_id=new_id))
+        for batch in slices(ids, 500):
+            connection.execute(update(Capture).where(Capture.id.in_(batch)).values(chunk_id=new_id))
     return new_ids

@@ -1,4 +1,4 @@
-"""Cancelling a run, going on with it, and trying again what ended badly. Each is one transaction and one event."""
+"""Cancelling a run, resuming it, and retrying captures that ended badly. Each is one transaction and one event."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from contract.states import CaptureState, CaseState, ChunkState, EventKind
 from db.audit import note
 from db.chunks import new_chunks
 from db.clock import db_now
+from db.columns import Life, columns_of
 from db.engine import slices, writing
-from db.models import Capture, Case, Chunk, Life, Run, columns_of
+from db.models import Capture, Case, Chunk, Run
 from db.opinions import signed
 
 RETRIED = (CaptureState.REJECTED, CaptureState.QUARANTINED)
@@ -22,7 +23,7 @@ _PENDING_CAPTURE: dict[str, Any] = {"state": CaptureState.PENDING, **dict.fromke
 
 @dataclass(frozen=True)
 class Retried:
-    """What is tried again: so many captures of so many cases, in new chunks. `reviewed` cases were left alone."""
+    """The numbers of captures and cases that are tried again, in new chunks. `reviewed` cases were not changed."""
 
     captures: int
     cases: int
@@ -31,9 +32,9 @@ class Retried:
 
 
 def cancel(engine: Engine, run_id: int, *, actor: str) -> bool:
-    """No chunk of the run is handed out from now on; False where it was cancelled before. Raises NoSuchRun.
+    """From now on no chunk of the run is handed out; False if it was cancelled before. Raises NoSuchRun.
 
-    What a worker has in hand is finished and written: it is done work.
+    Workers finish and write the chunks that they already have, because that work is done anyway.
     """
     with writing(engine) as connection:
         _existing(connection, run_id)
@@ -46,9 +47,9 @@ def cancel(engine: Engine, run_id: int, *, actor: str) -> bool:
 
 
 def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
-    """Go on with a cancelled run; returns the ids of its pending chunks, to be published. Raises NoSuchRun.
+    """Continue a cancelled run; returns the ids of its pending chunks, to be published. Raises NoSuchRun.
 
-    Of a run that was not cancelled, too: whoever asks wants its chunks sent, and a message more does no harm.
+    A run that was not cancelled works as well: the caller wants its chunks sent, and one more message does no harm.
     """
     with writing(engine) as connection:
         _existing(connection, run_id)
@@ -69,31 +70,31 @@ def retry(
 ) -> Retried:
     """Put captures that ended in one of these states back to pending, and open their cases again.
 
-    A case that a reviewer has confirmed or overridden is left as it is: what she saw must not change under her. The
+    A case that a reviewer has confirmed or overridden does not change: the result that they saw must stay the same. The
     result that a case had stays in the event, and in the reporting queue until the new one replaces it.
 
-    Raises NoSuchRun, and UsageError where the run is cancelled or has no such case.
+    Raises NoSuchRun, and UsageError if the run is cancelled or has no such case.
     """
     with writing(engine) as connection:
         if _existing(connection, run_id).cancelled_at is not None:
             raise UsageError(f"run {run_id} is cancelled; `screen resume {run_id}` first")
-        of_run = (Case.run_id == run_id) if case_id is None else (Case.run_id == run_id) & (Case.id == case_id)
+        selected = (Case.run_id == run_id) if case_id is None else (Case.run_id == run_id) & (Case.id == case_id)
         cases = connection.execute(
             select(Case.id, Case.verdict, Case.subtype, Case.score)
-            .where(of_run, Case.id.in_(_case_ids(run_id, states)))
+            .where(selected, Case.id.in_(_case_ids(run_id, states)))
             .order_by(Case.id)
             .with_for_update()
         ).all()
-        if case_id is not None and not connection.execute(select(Case.id).where(of_run)).first():
+        if case_id is not None and not connection.execute(select(Case.id).where(selected)).first():
             raise UsageError(f"run {run_id} has no case {case_id}; `screen report {run_id}` lists its cases")
-        reviewed = set(connection.execute(select(Case.id).where(of_run, signed())).scalars())
+        reviewed = set(connection.execute(select(Case.id).where(selected, signed())).scalars())
         opened = [case for case in cases if case.id not in reviewed]
         captures: list[int] = []
-        for some in slices([case.id for case in opened], 500):
-            connection.execute(update(Case).where(Case.id.in_(some)).values(_OPEN_CASE))
+        for ids in slices([case.id for case in opened], 500):
+            connection.execute(update(Case).where(Case.id.in_(ids)).values(_OPEN_CASE))
             captures += connection.execute(
                 update(Capture)
-                .where(Capture.case_id.in_(some), Capture.state.in_(states))
+                .where(Capture.case_id.in_(ids), Capture.state.in_(states))
                 .values(_PENDING_CAPTURE)
                 .returning(Capture.id)
             ).scalars()
@@ -110,9 +111,10 @@ def _case_ids(run_id: int, states: Collection[CaptureState]) -> Any:
 
 
 def _existing(connection: Connection, run_id: int) -> Any:
-    # key_share: whoever holds a case and reports its result refers to the run, and must not wait for who waits for her.
-    known = select(Run.id, Run.cancelled_at).where(Run.id == run_id).with_for_update(key_share=True)
-    run = connection.execute(known).first()
+    # key_share: a transaction that has locked a case and queues its result refers to the run. It must not wait for this
+    # lock while this transaction waits for its case.
+    statement = select(Run.id, Run.cancelled_at).where(Run.id == run_id).with_for_update(key_share=True)
+    run = connection.execute(statement).first()
     if run is None:
         raise NoSuchRun(run_id)
     return run

@@ -1,6 +1,6 @@
-"""The invariants of a run, counted anew from its rows: what `screen fsck` prints.
+"""The invariants of a run, counted again from its rows: what `screen fsck` prints.
 
-Nothing here believes a stored count: each is held against the rows that it sums up.
+Nothing here trusts a stored count: each is compared with the rows that it sums up.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,20 +15,21 @@ from contract.case_rule import CaseCounts
 from contract.states import CaptureState, CaseState, ChunkState, ReviewState
 from db.aggregation import JUDGED, judge_rows, with_policy
 from db.clock import db_now
+from db.columns import columns_of
 from db.compare import same_value
 from db.engine import reading
 from db.mix_ups import CONFLICTS
-from db.models import Capture, Case, Chunk, ReportQueue, Review, columns_of
+from db.models import Capture, Case, Chunk, ReportQueue, Review
 from db.opinions import CASE_REVIEW
 from db.runs import RunRow, named_run
 
 EXAMPLES = 5
-"""Scores and probabilities nearer than this are the same: databases keep 64 bits, engines compute in 32."""
+"""Most ids that a finding names."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One invariant: of so many rows, how many break it, and the ids of some."""
+    """One invariant: how many rows were checked, how many break it, and the ids of some of these."""
 
     invariant: str
     checked: int
@@ -41,9 +42,9 @@ class Finding:
 
 
 def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = None) -> list[Finding]:
-    """Check every invariant of a run; with `against`, also that its results are those of that run, row by row.
+    """Check every invariant of a run; with `against`, also that its results equal those of that run, row by row.
 
-    A lease may be over for `grace_s` seconds before somebody must have noticed. Raises NoSuchRun.
+    An expired lease is a finding only after `grace_s` seconds, the time the sweeper has to notice. Raises NoSuchRun.
     """
     with reading(engine) as connection:
         run = named_run(connection, run_id)
@@ -76,12 +77,12 @@ def _captures(connection: Connection, run: RunRow) -> Iterator[Finding]:
         select(func.min(Capture.id)).where(Capture.run_id == run.id).group_by(Capture.path).having(func.count() > 1)
     )
     yield _finding(connection, "one row per capture and bundle", run.submitted, repeated, "capture")
-    astray = (
+    misplaced = (
         select(Capture.id)
         .join(Case, Case.id == Capture.case_id)
         .where(Capture.run_id == run.id, Case.run_id != Capture.run_id)
     )
-    yield _finding(connection, "every capture belongs to a case of its run", run.submitted, astray, "capture")
+    yield _finding(connection, "every capture belongs to a case of its run", run.submitted, misplaced, "capture")
 
 
 def _chunks(connection: Connection, run: RunRow, grace_s: float) -> Iterator[Finding]:
@@ -104,31 +105,31 @@ def _chunks(connection: Connection, run: RunRow, grace_s: float) -> Iterator[Fin
 
 def _cases(connection: Connection, run: RunRow) -> Iterator[Finding]:
     of_run = Case.run_id == run.id
-    found = connection.execute(select(func.count()).where(of_run)).scalar_one()
-    yield Finding(f"{run.cases} cases were submitted and are there", run.cases, abs(run.cases - found), [])
+    cases = connection.execute(select(func.count()).where(of_run)).scalar_one()
+    yield Finding(f"{run.cases} cases were submitted and are there", run.cases, abs(run.cases - cases), [])
     by_state = {
         state: select(func.count()).where(Capture.case_id == Case.id, Capture.state == state).scalar_subquery()
         for state in CaptureState
     }
     total = select(func.count()).where(Capture.case_id == Case.id).scalar_subquery()
     lost = select(Case.id).where(of_run, Case.submitted != total)
-    yield _finding(connection, "every case has the captures that it was submitted with", found, lost, "case")
+    yield _finding(connection, "every case has the captures that it was submitted with", cases, lost, "case")
     waiting = by_state[CaptureState.PENDING] > 0
     wrong = select(Case.id).where(of_run, (Case.state == CaseState.AGGREGATED) == waiting)
-    yield _finding(connection, "a case has its result if and only if all its captures ended", found, wrong, "case")
+    yield _finding(connection, "a case has its result if and only if all its captures ended", cases, wrong, "case")
     ended = (CaptureState.SCREENED, CaptureState.REJECTED, CaptureState.QUARANTINED)
     miscounted = select(Case.id).where(
         of_run,
         Case.state == CaseState.AGGREGATED,
         or_(*(getattr(Case, state.value) != by_state[state] for state in ended)),
     )
-    yield _finding(connection, "the counts of a case are those of its rows", found, miscounted, "case")
-    yield _queue(connection, run, found)
+    yield _finding(connection, "the counts of a case are those of its rows", cases, miscounted, "case")
+    yield _queue(connection, run, cases)
 
 
 def _queue(connection: Connection, run: RunRow, cases: int) -> Finding:
-    """Rows that no other row replaces: exactly one for each case that has a result, or that reviewers have closed,
-    where the run's results wait for the sign-off; then none without a review.
+    """Queue rows that no other row replaces: exactly one for each case that has a result. If the run's results wait for
+    the sign-off, exactly one for each case that reviewers have closed, and none for a case without a review.
     """
     later = aliased(ReportQueue)
     current = (
@@ -151,7 +152,7 @@ def _queue(connection: Connection, run: RunRow, cases: int) -> Finding:
 
 
 def _results(connection: Connection, run: RunRow) -> Finding:
-    """The case rule, applied to the rows again, says what is stored."""
+    """The case rule, applied to the rows again, must give what is stored."""
     manifest = run.manifest
     cases = connection.execute(
         select(Case.id, Case.submitted, Case.screened, Case.rejected, Case.quarantined, Case.verdict, Case.subtype,
@@ -164,12 +165,12 @@ def _results(connection: Connection, run: RunRow) -> Finding:
         .where(Capture.run_id == run.id, Capture.state == CaptureState.SCREENED)
         .order_by(Capture.case_id)
     )
-    by_case = {case_id: list(some) for case_id, some in groupby(rows, key=lambda row: row.case_id)}
+    by_case = {case_id: list(captures) for case_id, captures in groupby(rows, key=lambda row: row.case_id)}
     broken = []
     for case in cases:
         counts = CaseCounts(case.submitted, case.screened, case.rejected, case.quarantined)
-        wanted = judge_rows(by_case.get(case.id, []), counts, with_policy(manifest, case.case_policy))
-        if (case.verdict, case.subtype) != (wanted.verdict, wanted.subtype) or not same_value(case.score, wanted.score):
+        result = judge_rows(by_case.get(case.id, []), counts, with_policy(manifest, case.case_policy))
+        if (case.verdict, case.subtype) != (result.verdict, result.subtype) or not same_value(case.score, result.score):
             broken.append(case.id)
     return Finding(
         "each result is what the case rule says of the rows", len(cases), len(broken), _named("case", broken)
@@ -177,11 +178,11 @@ def _results(connection: Connection, run: RunRow) -> Finding:
 
 
 def _identity(connection: Connection, run: RunRow) -> Finding:
-    """Results of before schema 0002 were not looked through for conflicts, and say nothing of them."""
-    looked_through = (Case.run_id == run.id) & Case.identity_conflict.is_not(None)
-    cases = connection.execute(select(func.count()).where(looked_through)).scalar_one()
+    """Results from before schema 0002 were not searched for conflicts, and say nothing about them."""
+    searched = (Case.run_id == run.id) & Case.identity_conflict.is_not(None)
+    cases = connection.execute(select(func.count()).where(searched)).scalar_one()
     silent = select(Case.id).where(
-        looked_through, Case.identity_conflict.is_(False), Case.id.in_(select(CONFLICTS.c.case_id))
+        searched, Case.identity_conflict.is_(False), Case.id.in_(select(CONFLICTS.c.case_id))
     )
     return _finding(connection, "the same capture under two patients is noted at both cases", cases, silent, "case")
 
@@ -189,38 +190,40 @@ def _identity(connection: Connection, run: RunRow) -> Finding:
 def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[Finding]:
     of_captures, of_cases = columns_of(Capture, compared=True), columns_of(Case, compared=True)
 
-    def rows_of(of: RunRow) -> dict[bytes, Any]:
+    def captures_of(run_id: int) -> dict[bytes, Any]:
         columns = (getattr(Capture, name) for name in of_captures)
-        found = connection.execute(select(Capture.path, *columns).where(Capture.run_id == of.id))
-        return {bytes(row.path): row for row in found}
+        rows = connection.execute(select(Capture.path, *columns).where(Capture.run_id == run_id))
+        return {bytes(row.path): row for row in rows}
 
-    ours, theirs = rows_of(run), rows_of(other)
+    captures, expected = captures_of(run.id), captures_of(other.id)
     differ = [
-        path for path in ours.keys() | theirs.keys() if not _same_row(ours.get(path), theirs.get(path), of_captures)
+        path
+        for path in captures.keys() | expected.keys()
+        if not _same_row(captures.get(path), expected.get(path), of_captures)
     ]
     names = sorted(path.decode("utf-8", "backslashreplace") for path in differ)
-    yield Finding(f"every capture ended as in run {other.id}", len(ours), len(differ), names[:EXAMPLES])
+    yield Finding(f"every capture ended as in run {other.id}", len(captures), len(differ), names[:EXAMPLES])
 
-    def results_of(of: RunRow) -> dict[int, Any]:
+    def results_of(run_id: int) -> dict[int, Any]:
         columns = (getattr(Case, name) for name in of_cases)
-        found = connection.execute(select(Case.patient_id, *columns).where(Case.run_id == of.id))
-        return {row.patient_id: row for row in found}
+        rows = connection.execute(select(Case.patient_id, *columns).where(Case.run_id == run_id))
+        return {row.patient_id: row for row in rows}
 
-    mine, wanted = results_of(run), results_of(other)
+    results, expected_results = results_of(run.id), results_of(other.id)
     patients = [
         patient
-        for patient in mine.keys() | wanted.keys()
-        if not _same_row(mine.get(patient), wanted.get(patient), of_cases)
+        for patient in results.keys() | expected_results.keys()
+        if not _same_row(results.get(patient), expected_results.get(patient), of_cases)
     ]
     yield Finding(
-        f"every patient's result is that of run {other.id}", len(mine), len(patients), _named("patient", patients)
+        f"every patient's result is that of run {other.id}", len(results), len(patients), _named("patient", patients)
     )
 
 
-def _same_row(one: Any, other: Any, columns: Sequence[str]) -> bool:
-    if one is None or other is None:
+def _same_row(row: Any, expected: Any, columns: Sequence[str]) -> bool:
+    if row is None or expected is None:
         return False
-    return all(same_value(getattr(one, name), getattr(other, name)) for name in columns)
+    return all(same_value(getattr(row, name), getattr(expected, name)) for name in columns)
 
 
 def _finding(connection: Connection, invariant: str, checked: int, broken: Select[Any], kind: str) -> Finding:
@@ -230,4 +233,4 @@ def _finding(connection: Connection, invariant: str, checked: int, broken: Selec
 
 
 def _named(kind: str, ids: Sequence[int]) -> list[str]:
-    return [f"{kind} {one}" for one in sorted(ids)[:EXAMPLES]]
+    return [f"{kind} {row_id}" for row_id in sorted(ids)[:EXAMPLES]]

@@ -1,86 +1,29 @@
-"""The tables. docs/data.md describes every column; a test fails where it does not.
+"""The tables. Every column says in `doc` what it means: `make docs` prints that in docs/data.md.
 
 No code creates these from the models: the migrations build the schema, on SQLite and PostgreSQL alike, and a test
 compares the two.
 """
 
 from datetime import datetime
-from enum import StrEnum
-from functools import partial
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     CheckConstraint,
     DateTime,
     ForeignKey,
     Index,
-    Integer,
     LargeBinary,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
     false,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from contract.states import CaptureState, CaseState, ChunkState, RejectCode, ReportCause, ReviewAction, Verdict
-from db.clock import UTCDateTime, db_now
-
-BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts up by itself on SQLite
-
-
-def _one_of(column: str, values: type[StrEnum]) -> str:
-    return f"{column} IN ({', '.join(repr(str(v)) for v in values)})"
-
-
-class Life(StrEnum):
-    """When a column of a case, a chunk or a capture gets its value, and when it loses it again.
-
-    What copies rows, opens them again or gives them back derives its lists of columns from this (`columns_of`).
-    """
-
-    KEY = "which row it is, and where it belongs"
-    SEALED = "written by submit, and never changed; a copied row takes it along"
-    STATE = "where the row stands"
-    OUTCOME = "what became of it; a copied row takes it along, and trying again empties it"
-    LEASE = "who works on it; empty in a row that waits"
-    HISTORY = "what happened to it so far, whatever its state"
-
-
-_LIFE, _COMPARED = "life", "compared"
-
-
-def _lived(life: Life, *arguments: Any, compared: bool = False, **options: Any) -> Any:
-    """A column with this life. `compared`: `screen fsck --against` looks whether two runs agree on it."""
-    return mapped_column(*arguments, info={_LIFE: life, _COMPARED: compared}, **options)
-
-
-_key = partial(_lived, Life.KEY)
-_sealed = partial(_lived, Life.SEALED)
-_state = partial(_lived, Life.STATE, compared=True)
-_outcome = partial(_lived, Life.OUTCOME)
-_lease = partial(_lived, Life.LEASE)
-_history = partial(_lived, Life.HISTORY)
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012
-        datetime: UTCDateTime(),
-        dict[str, Any]: JSON(none_as_null=True),
-        list[Any]: JSON(none_as_null=True),
-    }
+from db.clock import db_now
+from db.columns import Base, BigId, history, key, lease, one_of, outcome, sealed, standing
 
 
 class BundleRow(Base):
@@ -88,11 +31,13 @@ class BundleRow(Base):
 
     __tablename__ = "bundle"
 
-    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    path: Mapped[str] = mapped_column(Text)
-    manifest: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True, doc="sha256 of bundle.json")
+    name: Mapped[str] = mapped_column(Text, doc="name in the manifest")
+    path: Mapped[str] = mapped_column(Text, doc="where it lay at the last submit")
+    manifest: Mapped[dict[str, Any]] = mapped_column(
+        doc="the whole manifest, so that results can be recomputed without the files"
+    )
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="first submit with it")
 
 
 class Run(Base):
@@ -100,19 +45,25 @@ class Run(Base):
 
     __tablename__ = "run"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"))
-    root: Mapped[bytes] = mapped_column(LargeBinary)
-    root_text: Mapped[str] = mapped_column(Text)
-    submitted: Mapped[int]
-    cases: Mapped[int]
-    skipped: Mapped[int]
-    reviewers_required: Mapped[int] = mapped_column(server_default="1")
-    report_at_sign_off: Mapped[bool] = mapped_column(server_default=false())
-    pseudonym_key: Mapped[str | None] = mapped_column(String(16))
-    software_version: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
-    cancelled_at: Mapped[datetime | None]
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="number of the run")
+    bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"), doc="the bundle, fixed for the run")
+    root: Mapped[bytes] = mapped_column(LargeBinary, doc="the archive's real path as bytes")
+    root_text: Mapped[str] = mapped_column(Text, doc="the same as text")
+    submitted: Mapped[int] = mapped_column(doc="captures, sealed")
+    cases: Mapped[int] = mapped_column(doc="patients, sealed")
+    skipped: Mapped[int] = mapped_column(doc="files passed over; their names are in the event `submitted`")
+    reviewers_required: Mapped[int] = mapped_column(
+        server_default="1", doc="reviewers who must agree before a case is closed"
+    )
+    report_at_sign_off: Mapped[bool] = mapped_column(
+        server_default=false(), doc="whether its cases go to the reporting queue only when reviewers have closed them"
+    )
+    pseudonym_key: Mapped[str | None] = mapped_column(
+        String(16), doc="fingerprint of the key that made its patients' pseudonyms; empty where they are named"
+    )
+    software_version: Mapped[str] = mapped_column(Text, doc="slide-screen that wrote the run")
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of submit")
+    cancelled_at: Mapped[datetime | None] = mapped_column(doc="set when the run is cancelled")
 
     __table_args__ = (Index(None, "root", "bundle_digest"),)
 
@@ -122,10 +73,12 @@ class Patient(Base):
 
     __tablename__ = "patient"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    external_id: Mapped[str] = mapped_column(Text, unique=True)
-    pseudonymous: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="key")
+    external_id: Mapped[str] = mapped_column(
+        Text, unique=True, doc="the folder's name right below the archive's root, as text"
+    )
+    pseudonymous: Mapped[bool] = mapped_column(default=False, doc="whether external_id is a pseudonym")
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="first submit")
 
 
 class Case(Base):
@@ -133,36 +86,48 @@ class Case(Base):
 
     __tablename__ = "case"
 
-    id: Mapped[int] = _key(BigId, primary_key=True)
-    run_id: Mapped[int] = _key(ForeignKey("run.id", ondelete="CASCADE"))
-    patient_id: Mapped[int] = _key(ForeignKey("patient.id"), index=True)
-    state: Mapped[str] = _state(String(16), default=CaseState.OPEN)
-    submitted: Mapped[int] = _sealed()
-    screened: Mapped[int | None] = _outcome()
-    rejected: Mapped[int | None] = _outcome()
-    quarantined: Mapped[int | None] = _outcome()
-    excluded: Mapped[int | None] = _outcome()
-    novel: Mapped[int | None] = _outcome()
-    verdict: Mapped[str | None] = _outcome(String(16), compared=True)
-    subtype: Mapped[str | None] = _outcome(Text, compared=True)
-    subtype_margin: Mapped[float | None] = _outcome()
-    score: Mapped[float | None] = _outcome(compared=True)
-    score_low: Mapped[float | None] = _outcome()
-    score_high: Mapped[float | None] = _outcome()
-    priority: Mapped[float | None] = _outcome()
-    reasons: Mapped[list[Any] | None] = _outcome()
-    identity_conflict: Mapped[bool | None] = _outcome()
-    case_rule: Mapped[str | None] = _outcome(Text)
-    case_policy: Mapped[dict[str, Any] | None] = _outcome()
-    aggregated_at: Mapped[datetime | None] = _outcome()
-    review_holder: Mapped[str | None] = _history(Text)
-    review_held_until: Mapped[datetime | None] = _history()
+    id: Mapped[int] = key(BigId, primary_key=True, doc="key")
+    run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
+    patient_id: Mapped[int] = key(ForeignKey("patient.id"), index=True, doc="the patient")
+    state: Mapped[str] = standing(String(16), default=CaseState.OPEN, doc="`open`, then `aggregated`")
+    submitted: Mapped[int] = sealed(doc="captures, sealed")
+    screened: Mapped[int | None] = outcome(doc="counted when aggregated")
+    rejected: Mapped[int | None] = outcome(doc="counted when aggregated")
+    quarantined: Mapped[int | None] = outcome(
+        doc="counted when aggregated; the three add up to submitted, which a CHECK enforces"
+    )
+    excluded: Mapped[int | None] = outcome(
+        doc="of the screened ones, those that do not count for the result because of their marks"
+    )
+    novel: Mapped[int | None] = outcome(doc="of the screened ones, those marked `novel`")
+    verdict: Mapped[str | None] = outcome(String(16), compared=True, doc="see below")
+    subtype: Mapped[str | None] = outcome(Text, compared=True, doc="most probable subtype")
+    subtype_margin: Mapped[float | None] = outcome(doc="its lead")
+    score: Mapped[float | None] = outcome(compared=True, doc="for ALL, by the case rule")
+    score_low: Mapped[float | None] = outcome(doc="interval")
+    score_high: Mapped[float | None] = outcome(doc="interval")
+    priority: Mapped[float | None] = outcome(doc="place in the review queue")
+    reasons: Mapped[list[Any] | None] = outcome(doc="JSON list of `{code, sentence}`")
+    identity_conflict: Mapped[bool | None] = outcome(doc="whether a capture lies under another patient too")
+    case_rule: Mapped[str | None] = outcome(Text, doc="rule and version")
+    case_policy: Mapped[dict[str, Any] | None] = outcome(
+        doc="JSON: rule, parameters and thresholds, where the case was recomputed with others than its bundle's"
+    )
+    aggregated_at: Mapped[datetime | None] = outcome(doc="time of the result")
+    review_holder: Mapped[str | None] = history(
+        Text,
+        doc=(
+            "to whom `screen review next` has handed it; a hand-out, no record: it changes, and is emptied when "
+            "she acts"
+        ),
+    )
+    review_held_until: Mapped[datetime | None] = history(doc="until when nobody else is handed it")
 
     __table_args__ = (
         UniqueConstraint("run_id", "patient_id"),
         Index(None, "state", "priority"),
-        CheckConstraint(_one_of("state", CaseState), name="state"),
-        CheckConstraint(_one_of("verdict", Verdict), name="verdict"),
+        CheckConstraint(one_of("state", CaseState), name="state"),
+        CheckConstraint(one_of("verdict", Verdict), name="verdict"),
         CheckConstraint(
             "state = 'open' OR (verdict IS NOT NULL AND submitted = coalesce(screened + rejected + quarantined, -1))",
             name="aggregated_accounts_for_all",
@@ -175,22 +140,26 @@ class Chunk(Base):
 
     __tablename__ = "chunk"
 
-    id: Mapped[int] = _key(BigId, primary_key=True)
-    run_id: Mapped[int] = _key(ForeignKey("run.id", ondelete="CASCADE"), index=True)
-    state: Mapped[str] = _state(String(16), default=ChunkState.PENDING)
-    captures: Mapped[int] = _sealed()
-    attempts: Mapped[int] = _history(default=0)
-    lease_token: Mapped[str | None] = _lease(String(32))
-    lease_until: Mapped[datetime | None] = _lease()
-    worker: Mapped[str | None] = _history(Text)
-    published_at: Mapped[datetime | None] = _lease()
-    done_at: Mapped[datetime | None] = _outcome()
-    last_error: Mapped[str | None] = _history(Text)
-    seconds: Mapped[dict[str, Any] | None] = _outcome()
+    id: Mapped[int] = key(BigId, primary_key=True, doc="key, and all that a message holds")
+    run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), index=True, doc="the run")
+    state: Mapped[str] = standing(String(16), default=ChunkState.PENDING, doc="`pending`, `leased`, `done`")
+    captures: Mapped[int] = sealed(doc="how many")
+    attempts: Mapped[int] = history(default=0, doc="claims so far")
+    lease_token: Mapped[str | None] = lease(String(32), doc="proves the lease; random")
+    lease_until: Mapped[datetime | None] = lease(doc="end of the lease, by the database's clock")
+    worker: Mapped[str | None] = history(Text, doc="host, process and its token that claimed it last")
+    published_at: Mapped[datetime | None] = lease(doc="when its message was sent last")
+    done_at: Mapped[datetime | None] = outcome(doc="when it was finished")
+    last_error: Mapped[str | None] = history(
+        Text, doc="why a worker gave it back last; `screen watch` and `screen status` show it"
+    )
+    seconds: Mapped[dict[str, Any] | None] = outcome(
+        doc="JSON: where the worker's time went (read, decode, quality, wait, infer, total)"
+    )
 
     __table_args__ = (
         Index(None, "state", "lease_until"),
-        CheckConstraint(_one_of("state", ChunkState), name="state"),
+        CheckConstraint(one_of("state", ChunkState), name="state"),
         CheckConstraint(
             "(state = 'leased') = (lease_token IS NOT NULL AND lease_until IS NOT NULL)", name="lease_when_leased"
         ),
@@ -202,41 +171,63 @@ class Capture(Base):
 
     __tablename__ = "capture"
 
-    id: Mapped[int] = _key(BigId, primary_key=True)
-    run_id: Mapped[int] = _key(ForeignKey("run.id", ondelete="CASCADE"))
-    case_id: Mapped[int] = _key(ForeignKey("case.id", ondelete="CASCADE"), index=True)
-    chunk_id: Mapped[int | None] = _key(ForeignKey("chunk.id", ondelete="SET NULL"), index=True)
-    path: Mapped[bytes] = _sealed(LargeBinary)
-    path_text: Mapped[str] = _sealed(Text)
-    size_bytes: Mapped[int] = _sealed(BigInteger)
-    modified_ns: Mapped[int] = _sealed(BigInteger)
-    sha256: Mapped[str | None] = _outcome(String(64), compared=True)
-    state: Mapped[str] = _state(String(16), default=CaptureState.PENDING)
-    reject_code: Mapped[str | None] = _outcome(String(32), compared=True)
-    reason: Mapped[str | None] = _outcome(Text)
-    label: Mapped[str | None] = _outcome(Text, compared=True)
-    probability: Mapped[float | None] = _outcome()
-    p_all: Mapped[float | None] = _outcome()
-    probabilities: Mapped[list[Any] | None] = _outcome(compared=True)
-    cam: Mapped[bytes | None] = _outcome(LargeBinary)
-    quality: Mapped[dict[str, Any] | None] = _outcome()
-    marks: Mapped[list[Any] | None] = _outcome()
-    novelty: Mapped[float | None] = _outcome()
-    excluded: Mapped[bool | None] = _outcome()
-    camera: Mapped[str | None] = _outcome(Text)
-    captured_at: Mapped[datetime | None] = _outcome(DateTime)
-    width: Mapped[int | None] = _outcome()
-    height: Mapped[int | None] = _outcome()
-    engine: Mapped[str | None] = _outcome(Text)
-    reused_from: Mapped[int | None] = _key(ForeignKey("capture.id", ondelete="SET NULL"), index=True)
-    ended_at: Mapped[datetime | None] = _outcome()
+    id: Mapped[int] = key(BigId, primary_key=True, doc="key")
+    run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
+    case_id: Mapped[int] = key(ForeignKey("case.id", ondelete="CASCADE"), index=True, doc="the case")
+    chunk_id: Mapped[int | None] = key(
+        ForeignKey("chunk.id", ondelete="SET NULL"), index=True, doc="its chunk; empty for a reused capture"
+    )
+    path: Mapped[bytes] = sealed(LargeBinary, doc="relative to the archive's root, as bytes")
+    path_text: Mapped[str] = sealed(Text, doc="the same as text: UTF-8 as it is, other bytes as `\\xNN`")
+    size_bytes: Mapped[int] = sealed(BigInteger, doc="at submit")
+    modified_ns: Mapped[int] = sealed(BigInteger, doc="modification time at submit, nanoseconds since 1970")
+    sha256: Mapped[str | None] = outcome(
+        String(64), compared=True, doc="of the bytes that were decoded; empty where they could not be read"
+    )
+    state: Mapped[str] = standing(
+        String(16), default=CaptureState.PENDING, doc="`pending`, then one of `screened`, `rejected`, `quarantined`"
+    )
+    reject_code: Mapped[str | None] = outcome(String(32), compared=True, doc="see below, for rejected captures")
+    reason: Mapped[str | None] = outcome(Text, doc="sentence, for rejected and quarantined captures")
+    label: Mapped[str | None] = outcome(Text, compared=True, doc="the most probable label")
+    probability: Mapped[float | None] = outcome(doc="its probability")
+    p_all: Mapped[float | None] = outcome(doc="1 - P(benign label)")
+    probabilities: Mapped[list[Any] | None] = outcome(
+        compared=True, doc="JSON list in the order of the bundle's labels"
+    )
+    cam: Mapped[bytes | None] = outcome(
+        LargeBinary,
+        doc=(
+            "activation map of the label: float16, row by row, as many rows as columns; empty where the bundle has none"
+        ),
+    )
+    quality: Mapped[dict[str, Any] | None] = outcome(doc="JSON: its [measures of quality](#quality)")
+    marks: Mapped[list[Any] | None] = outcome(doc="JSON list of `{code, sentence}`: its [marks](#marks)")
+    novelty: Mapped[float | None] = outcome(
+        doc="distance of its embedding from the training captures; above 1 it is marked `novel`; empty where the "
+        "bundle has no reference"
+    )
+    excluded: Mapped[bool | None] = outcome(doc="whether its marks keep it out of the case's result")
+    camera: Mapped[str | None] = outcome(Text, doc="camera model in the file's EXIF; empty where there is none")
+    captured_at: Mapped[datetime | None] = outcome(
+        DateTime, doc="when the file's EXIF says it was taken, by the microscope's clock, without a time zone"
+    )
+    width: Mapped[int | None] = outcome(doc="pixels, upright")
+    height: Mapped[int | None] = outcome(doc="pixels, upright")
+    engine: Mapped[str | None] = outcome(Text, doc="engine and precision, such as `openvino/bfloat16`")
+    reused_from: Mapped[int | None] = key(
+        ForeignKey("capture.id", ondelete="SET NULL"),
+        index=True,
+        doc="the capture of an earlier run whose row was copied",
+    )
+    ended_at: Mapped[datetime | None] = outcome(doc="when it ended")
 
     __table_args__ = (
         UniqueConstraint("run_id", "path"),
         Index(None, "run_id", "state"),
         Index(None, "sha256"),
-        CheckConstraint(_one_of("state", CaptureState), name="state"),
-        CheckConstraint(_one_of("reject_code", RejectCode), name="reject_code"),
+        CheckConstraint(one_of("state", CaptureState), name="state"),
+        CheckConstraint(one_of("reject_code", RejectCode), name="reject_code"),
         CheckConstraint("(state = 'screened') = (probabilities IS NOT NULL)", name="screened_has_probabilities"),
         CheckConstraint("(state = 'rejected') = (reject_code IS NOT NULL)", name="rejected_has_code"),
     )
@@ -247,20 +238,22 @@ class Review(Base):
 
     __tablename__ = "review"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), index=True)
-    action: Mapped[str] = mapped_column(String(16))
-    reviewer: Mapped[str] = mapped_column(Text)
-    verdict: Mapped[str | None] = mapped_column(String(16))
-    subtype: Mapped[str | None] = mapped_column(Text)
-    comment: Mapped[str | None] = mapped_column(Text)
-    bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"))
-    software_version: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="key")
+    case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), index=True, doc="the case")
+    action: Mapped[str] = mapped_column(String(16), doc="`confirm`, `override`, `defer`, `comment`, `second_opinion`")
+    reviewer: Mapped[str] = mapped_column(Text, doc="who, by the name that she gave")
+    verdict: Mapped[str | None] = mapped_column(String(16), doc="of an override, and what a confirm has confirmed")
+    subtype: Mapped[str | None] = mapped_column(
+        Text, doc="the same; empty where there is none, or for ALL where it is not known"
+    )
+    comment: Mapped[str | None] = mapped_column(Text, doc="required for an override and a comment")
+    bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"), doc="the bundle that was reviewed")
+    software_version: Mapped[str] = mapped_column(Text, doc="slide-screen")
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="when")
 
     __table_args__ = (
-        CheckConstraint(_one_of("action", ReviewAction), name="action"),
-        CheckConstraint(_one_of("verdict", Verdict), name="verdict"),
+        CheckConstraint(one_of("action", ReviewAction), name="action"),
+        CheckConstraint(one_of("verdict", Verdict), name="verdict"),
         CheckConstraint(
             "action <> 'override' OR (verdict IS NOT NULL AND comment IS NOT NULL)", name="override_says_why"
         ),
@@ -272,15 +265,24 @@ class ReportQueue(Base):
 
     __tablename__ = "report_queue"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
-    case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"))
-    cause: Mapped[str] = mapped_column(String(16))
-    replaces_id: Mapped[int | None] = mapped_column(ForeignKey("report_queue.id", ondelete="CASCADE"), unique=True)
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now())
-    taken_by: Mapped[str | None] = mapped_column(Text)
-    taken_until: Mapped[datetime | None]
-    acknowledged_at: Mapped[datetime | None]
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="key")
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
+    case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), doc="the case")
+    cause: Mapped[str] = mapped_column(
+        String(16),
+        doc=(
+            "`screened`, or `signed_off` where the run's results wait for that; `override` by a reviewer; "
+            "`recomputed`: captures were tried again, one was found under another patient too, or `screen "
+            "recompute --apply`"
+        ),
+    )
+    replaces_id: Mapped[int | None] = mapped_column(
+        ForeignKey("report_queue.id", ondelete="CASCADE"), unique=True, doc="the row that this one corrects"
+    )
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="when")
+    taken_by: Mapped[str | None] = mapped_column(Text, doc="consumer")
+    taken_until: Mapped[datetime | None] = mapped_column(doc="end of its lease")
+    acknowledged_at: Mapped[datetime | None] = mapped_column(doc="when it was delivered")
 
     __table_args__ = (
         Index(None, "run_id"),
@@ -293,7 +295,7 @@ class ReportQueue(Base):
             sqlite_where=(replaces_id.is_(None)),
             postgresql_where=(replaces_id.is_(None)),
         ),
-        CheckConstraint(_one_of("cause", ReportCause), name="cause"),
+        CheckConstraint(one_of("cause", ReportCause), name="cause"),
         CheckConstraint(
             "(cause IN ('screened', 'signed_off')) = (replaces_id IS NULL)", name="correction_names_what_it_replaces"
         ),
@@ -305,20 +307,11 @@ class Event(Base):
 
     __tablename__ = "event"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    at: Mapped[datetime] = mapped_column(server_default=db_now())
-    kind: Mapped[str] = mapped_column(String(32))
-    run_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
-    case_id: Mapped[int | None] = mapped_column(BigInteger)
-    capture_id: Mapped[int | None] = mapped_column(BigInteger)
-    actor: Mapped[str] = mapped_column(Text)
-    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
-
-
-def columns_of(model: type[Base], *lives: Life, compared: bool = False) -> tuple[str, ...]:
-    """Names of the columns with one of these lives, or of those that are `compared`, in the order of the table."""
-    return tuple(
-        name
-        for name, column in model.__table__.c.items()
-        if (column.info.get(_COMPARED, False) if compared else column.info.get(_LIFE) in lives)
-    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="key")
+    at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="when")
+    kind: Mapped[str] = mapped_column(String(32), doc="what")
+    run_id: Mapped[int | None] = mapped_column(BigInteger, index=True, doc="the run")
+    case_id: Mapped[int | None] = mapped_column(BigInteger, doc="the case")
+    capture_id: Mapped[int | None] = mapped_column(BigInteger, doc="the capture")
+    actor: Mapped[str] = mapped_column(Text, doc="`submit` or `worker`")
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="JSON")

@@ -17,8 +17,9 @@ from contract.names import display_name
 from contract.states import PASSING, CaptureState, EventKind
 from db.aggregation import aggregate_finished_cases
 from db.audit import SUBMIT, note
+from db.columns import Life, columns_of
 from db.engine import insert_many, reading, slices, writing
-from db.models import BundleRow, Capture, Case, Chunk, Life, Patient, Run, columns_of
+from db.models import BundleRow, Capture, Case, Chunk, Patient, Run
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
 AT_A_TIME = 5000

@@ -29,8 +29,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def output_options(function: Function) -> Function:
     """Adds `--json` and `--csv`, passed on as `output`: "table", "json" or "csv"."""
-    function = click.option("--csv", "output", flag_value="csv", help="Rows as CSV on stdout.")(function)
-    function = click.option("--json", "output", flag_value="json", help="Everything as JSON on stdout.")(function)
+    function = click.option("--csv", "output", flag_value="csv", help="Print the rows as CSV on stdout.")(function)
+    function = click.option("--json", "output", flag_value="json", help="Print everything as JSON on stdout.")(function)
     return click.option("--table", "output", flag_value="table", default="table", hidden=True)(function)
 
 

@@ -1,9 +1,8 @@
-"""Every key of a recipe, as tables in docs/training.md: `python -m trainer.keys` makes them from the models."""
+"""Every key of a recipe, as tables from the models that read them: `make docs` prints them in docs/training.md."""
 
 import json
-import re
-import sys
 import types
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -24,7 +23,6 @@ from trainer.config import (
     TrainingTable,
 )
 
-BEGIN, END = "<!-- keys: made by `python -m trainer.keys` -->", "<!-- end of keys -->"
 TABLES: dict[str, type[BaseModel]] = {
     "At the top of the file": Config,
     "`[model]`": ModelTable,
@@ -37,7 +35,14 @@ TABLES: dict[str, type[BaseModel]] = {
     "`[case]`": CaseTable,
     "`[export]`": ExportTable,
 }
-_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", types.NoneType: "unset"}
+_NAMES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    types.NoneType: "unset",
+}
 
 
 def tables() -> str:
@@ -47,13 +52,14 @@ def tables() -> str:
 
 def _table(heading: str, model: type[BaseModel]) -> str:
     rows = [
-        f"| `{name}` | {_kind(field)} | {_default(field)} | {_meaning(field)} |"
+        f"| `{name}` | {kind_in_words(field)} | {_default(field)} | {_meaning(field)} |"
         for name, field in model.model_fields.items()
     ]
     return "\n".join([f"{heading}:", "", "| key | type | default | meaning |", "|---|---|---|---|", *rows])
 
 
-def _kind(field: FieldInfo) -> str:
+def kind_in_words(field: FieldInfo) -> str:
+    """What the key takes, with its limits: "whole number, from 1"."""
     limits = [text for text in map(_limit, field.metadata) if text]
     return ", ".join([_named(field.annotation), *limits])
 
@@ -64,6 +70,8 @@ def _named(kind: Any) -> str:
         return ", ".join([_named(inner[0]), *(text for part in inner[1:] for text in _limits(part))])
     if origin is Literal:
         return " or ".join(f"`{json.dumps(value)}`" for value in inner)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return " or ".join(f"`{json.dumps(choice.value)}`" for choice in kind)
     if origin in (Union, types.UnionType):
         return " or ".join(_named(one) for one in inner)
     if origin is list:
@@ -99,15 +107,3 @@ def _meaning(field: FieldInfo) -> str:
     if field.description:
         return field.description.replace("|", "\\|")
     return "the only value so far" if get_origin(field.annotation) is Literal else ""
-
-
-def with_tables(page: str) -> str:
-    """The page with the tables between its two marks made anew."""
-    return re.sub(
-        f"({re.escape(BEGIN)}\n).*?(\n{re.escape(END)})", lambda m: f"{m[1]}\n{tables()}\n{m[2]}", page, flags=re.DOTALL
-    )
-
-
-if __name__ == "__main__":
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/training.md")
-    target.write_text(with_tables(target.read_text(encoding="utf-8")), encoding="utf-8")

@@ -31,34 +31,40 @@ cache_option = click.option(
     "--cache",
     type=click.Path(path_type=Path),
     default=lambda: Path(platformdirs.user_cache_dir("slide-screen")) / "captures",
-    help="Folder for decoded captures.  [default: the user's cache folder]",
+    show_default="the user's cache folder",
+    help="Keep decoded captures in this folder.",
 )
 
 
 def data_options(command: Command) -> Command:
     """What of a recipe may be said on the command line: network, size, epochs, labels, split, batch size."""
     for option in reversed((
-        click.option("--architecture", help="timm's name of another backbone than the recipe's."),
+        click.option("--architecture", help="Use this backbone, by timm's name, instead of the recipe's."),
         click.option(
             "--initial-weights",
-            help='"imagenet", "package", "none", or a .safetensors, .pth or .pt file, instead of the recipe\'s.',
+            help='Begin with these weights instead of the recipe\'s: "imagenet", "package", "none", or a .safetensors, '
+                ".pth or .pt file.",
         ),
         click.option(
             "--size", type=click.IntRange(32, 2048),
-            help="Side of the captures in pixels, instead of the recipe's; its smaller stages change in proportion.",
+            help="Set the side of the captures in pixels instead of the recipe's; its smaller stages change in "
+                "proportion.",
         ),
         click.option(
             "--epochs", type=click.IntRange(min=1),
-            help="Epochs in all, instead of the recipe's; its stages change in proportion, each keeps at least one.",
+            help="Train this many epochs in all instead of the recipe's; its stages change in proportion, each "
+                "keeps at least one.",
         ),
-        click.option("--split-rule", type=click.Choice(get_args(SplitRule)), help="Instead of the recipe's."),
+        click.option("--split-rule", type=click.Choice(get_args(SplitRule)),
+            help="Hold captures out by this rule instead of the recipe's."),
         click.option(
             "--split", "given_split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            help="A split.csv that was written before: the same captures train, validate and test.",
+            help="Take the split of this split.csv: the same captures train, validate and test.",
         ),
-        click.option("--labels", help="The data's labels, separated by commas, instead of the recipe's."),
-        click.option("--benign-label", help="Which of them is benign."),
-        click.option("--batch-size", type=click.IntRange(min=2), help="Instead of the recipe's."),
+        click.option("--labels", help="Use these labels, separated by commas, instead of the recipe's."),
+        click.option("--benign-label", help="Name the label that is benign, instead of the recipe's."),
+        click.option("--batch-size", type=click.IntRange(min=2),
+            help="Take this many captures in a step instead of the recipe's."),
     )):  # fmt: skip
         command = option(command)
     return command

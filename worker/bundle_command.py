@@ -14,6 +14,7 @@ from contract.bundle import Bundle
 from contract.errors import ExitCode, UsageError
 from contract.reproduction import MOST_CHANGED
 from contract.settings import Settings, get_settings
+from contract.states import EngineName, Precision
 from worker.agreement import Agreement, compare
 from worker.cache import cache_folder
 from worker.engines import plans
@@ -26,12 +27,14 @@ from worker.verification import agreement_sentences, proof_sentences
 BUNDLE = click.Path(path_type=Path)
 TOLERANCES = ("golden", "novelty", "map")
 engine_option = click.option(
-    "--engine", type=click.Choice(["auto", *ENGINES]), help="Engine; default SCREEN_ENGINE, or the first that works."
+    "--engine",
+    type=click.Choice([name.value for name in EngineName]),
+    help="Use this engine instead of SCREEN_ENGINE.",
 )
 precision_option = click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    help="Its arithmetic; default SCREEN_PRECISION, or the fastest that works.",
+    type=click.Choice([name.value for name in Precision]),
+    help="Let the engine compute in this precision instead of SCREEN_PRECISION.",
 )
 
 
@@ -43,7 +46,7 @@ def bundle() -> None:
 @bundle.command()
 @click.argument("path", type=BUNDLE)
 def show(path: Path) -> None:
-    """Print the manifest of the bundle PATH as JSON, with its digest."""
+    """Print the manifest and the digest of the bundle PATH as JSON."""
     opened = Bundle.open(path)
     click.echo(_dumped({"digest": opened.digest, **opened.manifest.model_dump(mode="json")}))
 
@@ -54,15 +57,16 @@ def show(path: Path) -> None:
 @precision_option
 @click.option(
     "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="An archive: every capture through this engine and in float32, compared.",
+    help="Also compare this engine with float32 on every capture of this archive, a folder for each patient.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="All figures as JSON on stdout, instead of the digest.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON on stdout, instead of the digest.")
 def verify(path: Path, engine: str | None, precision: str | None, captures: Path | None, as_json: bool) -> ExitCode:
-    """Check the files of the bundle PATH against their digests, and an engine against what the bundle says of its
-    captures: label, novelty, and whether they count.
+    """Check the files of the bundle PATH against their digests, and an engine against the results that the bundle
+    stores for its captures: label, novelty, and whether they count.
 
-    Exit code 1 where an engine does not reproduce the bundle; with --captures, also where fewer than 99.9 % of the
-    captures keep their label, more than 0.5 % count or are novel otherwise than in float32, or a verdict differs.
+    Exit code 1 where an engine does not reproduce the bundle. With --captures, also where fewer than 99.9 % of the
+    captures keep their label, more than 0.5 % differ from float32 in whether they count or are novel, or a verdict
+    differs.
     """
     opened = Bundle.open(path)
     _say(f"{opened.manifest.name}: {len(opened.manifest.files)} files match their digests")
@@ -71,8 +75,8 @@ def verify(path: Path, engine: str | None, precision: str | None, captures: Path
     for sentence in proof_sentences(opened.manifest, running, proof):
         _say(sentence)
     batch, rate = best_batch(running, golden_batch(opened)[0])
-    _say(f"{rate:.0f} captures/s, decoded ones, in batches of {batch}")
-    found: dict[str, Any] = {
+    _say(f"{rate:.0f} decoded captures/s in batches of {batch}")
+    record: dict[str, Any] = {
         "digest": opened.digest,
         "engine": running.name,
         "precision": running.precision,
@@ -85,18 +89,18 @@ def verify(path: Path, engine: str | None, precision: str | None, captures: Path
     }
     agreement = _agreement(opened, running, options, captures) if captures else None
     if agreement is not None:
-        found["agreement"] = {
+        record["agreement"] = {
             **asdict(agreement), "equal_share": agreement.equal_share, "good_enough": agreement.good_enough
         }  # fmt: skip
-    click.echo(_dumped(found) if as_json else opened.digest)
+    click.echo(_dumped(record) if as_json else opened.digest)
     return ExitCode.SOME_ENDED_BADLY if agreement is not None and not agreement.good_enough else ExitCode.OK
 
 
 def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, archive: Path) -> Agreement:
-    found = walk_archive(archive)
+    walked = walk_archive(archive)
     reference, _ = open_engine(bundle, EngineOptions("auto", "float32", options.cache_dir))
-    with click.progressbar(length=len(found.captures), label="comparing", file=sys.stderr) as bar:
-        agreement = compare(bundle, running, reference, found, bar.update)
+    with click.progressbar(length=len(walked.captures), label="comparing", file=sys.stderr) as bar:
+        agreement = compare(bundle, running, reference, walked, bar.update)
     _say(f"{running.name} in {running.precision} against {reference.name} in float32:")
     for sentence in agreement_sentences(agreement):
         _say(sentence)
@@ -108,37 +112,39 @@ def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, archive:
 @engine_option
 @precision_option
 @click.option(
-    "--target", help="For tensorrt: devices by compute capability, as sm80,sm86; default: the device in this machine."
+    "--target",
+    help="For tensorrt: build for these devices, by compute capability (sm80,sm86), instead of this machine's device.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(1, 1024), default=plans.DEFAULT_BATCH, show_default=True,
-    help="For tensorrt: the largest batch; default SCREEN_BATCH_SIZE, or this.",
+    help="For tensorrt: build for batches of up to this many captures, unless SCREEN_BATCH_SIZE is set.",
 )  # fmt: skip
 def compile_(path: Path, engine: str | None, precision: str | None, target: str | None, batch_size: int) -> None:
-    """Compile the bundle PATH for an engine ahead of time, into the cache that workers of this user read.
+    """Compile the bundle PATH for an engine in advance, into the cache that workers of this user read.
 
-    With the library tensorrt_rtx this needs no device. Prints the compiled files.
+    With the library tensorrt_rtx this needs no device. Prints the paths of the compiled files.
     """
     opened = Bundle.open(path)
     options = _options(engine, precision)
     chosen = _first_usable() if options.engine == "auto" else options.engine
     if chosen != "tensorrt":
         if target:
-            raise UsageError(f"--target is for tensorrt; {chosen} compiles for this machine alone")
+            raise UsageError(f"--target is for tensorrt; {chosen} compiles for this machine only")
         running, _ = open_engine(opened, EngineOptions(chosen, options.precision, options.cache_dir))
         _say(f"{running.name} in {running.precision}: ready on {running.device}")
         return
     precisions = [options.precision] if options.precision != "auto" else [plans.best_precision(opened)]
     targets = target.split(",") if target else [_own_target()]
-    for one in precisions:
-        keys = [plans.plan_key(opened, one, sm, options.batch_size or batch_size) for sm in targets]
-        _compile_plans(opened, one, keys, options.cache_dir)
+    for plan_precision in precisions:
+        keys = [plans.plan_key(opened, plan_precision, sm, options.batch_size or batch_size) for sm in targets]
+        _compile_plans(opened, plan_precision, keys, options.cache_dir)
 
 
 def _compile_plans(opened: Bundle, precision: str, keys: Sequence[PlanKey], cache_dir: Path) -> None:
-    asked = plans.summary(opened, precision)
-    _say(f"{', '.join(asked.inputs)} -> {', '.join(asked.outputs)}")
-    _say(", ".join(f"{sum(n.values())} {kind.lower()} ({_shares(n)})" for kind, n in sorted(asked.layers.items())))
+    summary = plans.summary(opened, precision)
+    _say(f"{', '.join(summary.inputs)} -> {', '.join(summary.outputs)}")
+    layers = sorted(summary.layers.items())
+    _say(", ".join(f"{sum(counts.values())} {kind.lower()} ({_shares(counts)})" for kind, counts in layers))
     for key in keys:
         plan, was_kept = plans.obtain(opened, key, cache_dir)
         _say(f"{key.target}: {len(plan) / 1e6:.1f} MB{', was there already' if was_kept else ''}")
@@ -146,7 +152,7 @@ def _compile_plans(opened: Bundle, precision: str, keys: Sequence[PlanKey], cach
 
 
 def _shares(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} {dtype.lower()}" for dtype, n in sorted(counts.items()))
+    return ", ".join(f"{count} {dtype.lower()}" for dtype, count in sorted(counts.items()))
 
 
 def _own_target() -> str:

@@ -2,7 +2,8 @@
 
 from alembic import context
 
-from db.models import Base
+from db import models  # noqa: F401 - declares the tables
+from db.columns import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

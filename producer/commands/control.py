@@ -38,9 +38,11 @@ def resume(run: int) -> ExitCode:
 
 @click.command()
 @click.argument("run", type=ID)
-@click.option("--rejected", is_flag=True, help="Captures that were rejected; without this and the next: both kinds.")
-@click.option("--quarantined", is_flag=True, help="Captures that were quarantined.")
-@click.option("--case", "case_id", type=ID, metavar="ID", help="Of this case alone.")
+@click.option(
+    "--rejected", is_flag=True, help="Screen the rejected captures again; without this and --quarantined, both kinds."
+)
+@click.option("--quarantined", is_flag=True, help="Screen the quarantined captures again.")
+@click.option("--case", "case_id", type=ID, metavar="ID", help="Screen captures of this case alone again.")
 def retry(run: int, rejected: bool, quarantined: bool, case_id: int | None) -> ExitCode:
     """Screen captures of RUN again that were rejected or quarantined: after a repair of the storage, say.
 

@@ -13,8 +13,13 @@ from producer.output import ID, json_out, plain, stdout, table
 
 @click.command("fsck")
 @click.argument("run", type=ID)
-@click.option("--against", type=ID, metavar="RUN", help="Also compare with this run of the same archive, row by row.")
-@click.option("--json", "as_json", is_flag=True, help="All findings as JSON on stdout.")
+@click.option(
+    "--against",
+    type=ID,
+    metavar="RUN",
+    help="Also compare captures and results with this run of the same archive, row by row.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON on stdout.")
 def command(run: int, against: int | None, as_json: bool) -> ExitCode:
     """Check that nothing in RUN was lost or counted twice.
 

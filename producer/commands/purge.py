@@ -13,11 +13,22 @@ from producer.output import json_out, login_name, plain, say, stdout, table
 
 
 @click.command()
-@click.option("--older-than", "age", required=True, help="90d, 18m (months of 30 days) or 2y (years of 365 days).")
-@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
-@click.option("--force", is_flag=True, help="Also runs with results that nobody has acknowledged or signed.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="The runs, and what became of each, as JSON on stdout.")
+@click.option(
+    "--older-than",
+    "age",
+    required=True,
+    help="Remove runs that were submitted longer ago than this: 90d, 18m (months of 30 days) or 2y (years of 365 "
+    "days).",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also remove runs with results that no other system has acknowledged, or with cases that reviewers have not "
+    "closed.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask first; needed where there is no terminal to ask on.")
+@click.option("--json", "as_json", is_flag=True, help="Print the runs, and what became of each, as JSON on stdout.")
 def purge(age: str, dry_run: bool, force: bool, yes: bool, as_json: bool) -> ExitCode:
     """Remove runs that were submitted longer ago than that, with all that belongs to them.
 

@@ -20,7 +20,7 @@ COLUMNS = (
 
 consumer_option = click.option(
     "--consumer", default=socket.gethostname, show_default="the machine's name",
-    help="Who takes: what it takes, nobody else can acknowledge.",
+    help="Name the consumer; only the consumer that took a result can acknowledge it.",
 )  # fmt: skip
 ids_argument = click.argument("ids", type=ID, nargs=-1, required=True)
 
@@ -40,7 +40,9 @@ def _database() -> Engine:
 
 
 @queue.command("list")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Show or take at most this many results."
+)
 @output_options
 def list_(limit: int, output: str) -> ExitCode:
     """What is not acknowledged yet, whoever has it, the oldest first."""
@@ -48,10 +50,16 @@ def list_(limit: int, output: str) -> ExitCode:
 
 
 @queue.command()
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="Show or take at most this many results.",
+)
 @click.option(
     "--hold", type=click.FloatRange(min=1), default=300, show_default=True,
-    help="Seconds after which a take counts as forgotten, and the rows are given to others.",
+    help="After this many seconds without an acknowledgement others may take the results.",
 )  # fmt: skip
 @consumer_option
 @output_options
@@ -65,7 +73,7 @@ def take(limit: int, hold: float, consumer: str, output: str) -> ExitCode:
 @queue.command()
 @ids_argument
 @consumer_option
-@click.option("--json", "as_json", is_flag=True, help="What was done with which, as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print what became of each result as JSON on stdout.")
 def ack(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
     """Say that the results with these queue ids are delivered: nobody is given them again."""
     return _tell(results.acknowledge(_database(), consumer, ids), "acknowledged", as_json)
@@ -74,7 +82,7 @@ def ack(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
 @queue.command()
 @ids_argument
 @consumer_option
-@click.option("--json", "as_json", is_flag=True, help="What was done with which, as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print what became of each result as JSON on stdout.")
 def release(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
     """Give the results with these queue ids back, for anybody to take."""
     return _tell(results.release(_database(), consumer, ids), "released", as_json)

@@ -20,14 +20,30 @@ COLUMNS = (
 
 @click.command()
 @click.argument("run", type=ID)
-@click.option("--rule", type=click.Choice(get_args(RuleName)), help="Another case rule than the bundle's.")
-@click.option("--benign-at-most", type=float, help="A score up to this is benign.")
-@click.option("--all-at-least", type=float, help="A score from this on is ALL.")
-@click.option("--min-captures", type=int, help="With fewer the case is insufficient.")
-@click.option("--positive-from", type=float, help="For positive_share: P(ALL) from which a capture counts.")
-@click.option("--top-k", type=int, help="For top_k_mean: how many of the highest P(ALL) count.")
-@click.option("--link", type=float, help="For noisy_or: how far one capture alone can raise the score.")
-@click.option("--apply", "apply_", is_flag=True, help="Write the new results; without it they are only shown.")
+@click.option("--rule", type=click.Choice(get_args(RuleName)), help="Use this case rule instead of the bundle's.")
+@click.option(
+    "--benign-at-most",
+    type=float,
+    help="Call a case benign up to this score, from 0 to 1, instead of the bundle's threshold.",
+)
+@click.option(
+    "--all-at-least",
+    type=float,
+    help="Call a case ALL from this score on, from 0 to 1, instead of the bundle's threshold.",
+)
+@click.option(
+    "--min-captures",
+    type=int,
+    help="Call a case with fewer usable captures insufficient, instead of the bundle's number.",
+)
+@click.option(
+    "--positive-from", type=float, help="For positive_share: count a capture from this P(ALL) on, from 0 to 1."
+)
+@click.option("--top-k", type=int, help="For top_k_mean: take the mean of this many highest P(ALL).")
+@click.option(
+    "--link", type=float, help="For noisy_or: let one capture alone raise the score by at most this, from 0 to 1."
+)
+@click.option("--apply", "apply_", is_flag=True, help="Write the new results; without this they are only shown.")
 @output_options
 def recompute(run: int, apply_: bool, output: str, **changed: Any) -> ExitCode:
     """Compute the results of RUN again from their rows, and show which would change.

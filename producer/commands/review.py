@@ -38,15 +38,15 @@ COLUMNS = (
 )  # fmt: skip
 
 case_argument = click.argument("case", type=ID)
-comment_option = click.option("--comment", help="Why, in a sentence; kept for good.")
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+comment_option = click.option("--comment", help="Say why, in a sentence; it is kept for good.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON on stdout.")
 captures_option = click.option(
-    "--captures", type=click.IntRange(0), default=TOP_CAPTURES, show_default=True, help="How many captures are named."
+    "--captures", type=click.IntRange(0), default=TOP_CAPTURES, show_default=True, help="Name this many captures."
 )
 reviewer_option = click.option(
     "--reviewer", envvar="SCREEN_REVIEWER", show_envvar=True, default=login_name, show_default="the login name",
     callback=lambda _context, _option, name: Reviewer(name.strip(), version("slide-screen")),
-    help="Your name, kept with all that you do.",
+    help="Your name, which is kept with everything that you do; SCREEN_REVIEWER may give it.",
 )  # fmt: skip
 
 
@@ -71,14 +71,16 @@ def _say_alarms(database: Engine, runs: Iterable[int]) -> None:
 
 
 @review.command("list")
-@click.option("--run", type=ID, help="Of this run alone.")
+@click.option("--run", type=ID, help="Show the cases of this run alone.")
 @click.option(
     "--state",
     type=click.Choice([state.value for state in ReviewState]),
-    help="In this state; otherwise all that is not closed.",
+    help="Show the cases in this state instead of all that are not closed.",
 )
-@click.option("--mine", is_flag=True, help="What you have in hand or have acted on, closed cases too.")
-@click.option("--limit", type=click.IntRange(1), help=f"At most so many; a table has {SHOWN} otherwise.")
+@click.option("--mine", is_flag=True, help="Show the cases that you have in hand or have acted on, closed ones too.")
+@click.option(
+    "--limit", type=click.IntRange(1), help=f"Show at most this many cases; without this a table shows {SHOWN}."
+)
 @reviewer_option
 @output_options
 def list_(
@@ -103,10 +105,10 @@ def list_(
 
 
 @review.command("next")
-@click.option("--run", type=ID, help="Of this run alone.")
+@click.option("--run", type=ID, help="Show the cases of this run alone.")
 @click.option(
     "--hold", type=click.IntRange(1, 1440), metavar="MINUTES",
-    help="How long it is kept from others; default SCREEN_REVIEW_HOLD_MINUTES.",
+    help="Keep the case from others for this many minutes instead of SCREEN_REVIEW_HOLD_MINUTES.",
 )  # fmt: skip
 @captures_option
 @json_option
@@ -169,10 +171,10 @@ def confirm(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -
     "--verdict",
     type=click.Choice([verdict.value for verdict in Verdict], case_sensitive=False),
     required=True,
-    help="What you say it is.",
+    help="Say what it is.",
 )
-@click.option("--subtype", help="For ALL, where it is known: one of the bundle's.")
-@click.option("--comment", required=True, help="Why, in a sentence; kept for good.")
+@click.option("--subtype", help="Name one of the bundle's subtypes, for ALL where it is known.")
+@click.option("--comment", required=True, help="Say why, in a sentence; it is kept for good.")
 @json_option
 @reviewer_option
 def override(
@@ -251,8 +253,18 @@ def _standing(after: dict[str, Any]) -> str:
 
 @review.command()
 @click.argument("run", type=ID, required=False)
-@click.option("--all", "everything", is_flag=True, help="Of all runs; of a patient with several cases the last closed.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="labels.csv to write.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Take all runs; of a patient with several cases, the case that was closed last.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Write the labels to this file, labels.csv for example.",
+)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCode:
     """Write reviewed labels of RUN as a labels.csv that `screen train` takes.

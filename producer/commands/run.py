@@ -30,13 +30,19 @@ from producer.watching import follow_run
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), envvar="SCREEN_BUNDLE", show_envvar=True, help="Bundle to screen with."
+    "--bundle",
+    type=click.Path(path_type=Path),
+    envvar="SCREEN_BUNDLE",
+    show_envvar=True,
+    help="Screen with this bundle instead of the one that SCREEN_BUNDLE names.",
 )
 @click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report to this file, too.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the HTML report to this file."
+)
 @click.option(
     "--worker-log", type=click.Path(path_type=Path, dir_okay=False), default=Path("screening-worker.log"),
-    show_default=True, help="The worker's log lines.",
+    show_default=True, help="Write the worker's log lines to this file.",
 )  # fmt: skip
 @pseudonymize_option
 @truth_option

@@ -25,13 +25,22 @@ _SHOWN = 10
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), envvar="SCREEN_BUNDLE", show_envvar=True, help="Bundle to screen with."
+    "--bundle",
+    type=click.Path(path_type=Path),
+    envvar="SCREEN_BUNDLE",
+    show_envvar=True,
+    help="Screen with this bundle instead of the one that SCREEN_BUNDLE names.",
 )
 @click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
 @pseudonymize_option
-@click.option("--dry-run", is_flag=True, help="Say what would be done and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be submitted, and write nothing.")
 @click.option("--watch", is_flag=True, help="Follow the run until it is finished.")
-@click.option("--json", "as_json", is_flag=True, help="The run and what was found, as JSON on stdout.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the run and what the walk found, skipped files included, as JSON on stdout.",
+)
 def submit(
     archive: Path, bundle: Path | None, everything: bool, pseudonymize: bool, dry_run: bool, watch: bool, as_json: bool
 ) -> int:

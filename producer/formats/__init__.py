@@ -1,6 +1,6 @@
-"""What a run can be exported as: one module for each format, and one line in FORMATS.
+"""The formats of a run's export: one module for each format, and its name in `load_formats`.
 
-A format is a function of what `db.run_report.read_run` read in one transaction; it asks the database nothing.
+A format is a function of what `db.run_report.read_run` read in one transaction; it makes no query of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,16 +12,16 @@ from contract.files import write_whole
 from db.run_report import EvidenceLimits, RunReport
 
 Truth = Mapping[str, str]
-"""True label of each patient who is known, by the name of the folder."""
+"""The name of a patient's folder -> the patient's true label, where it is known."""
 
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A format, as `screen report` offers it: `--NAME` prints it on stdout, or, `to_file`, `--NAME FILE` writes it.
+    """A format of `screen report`: `--NAME` prints it on stdout, or, with `to_file`, `--NAME FILE` writes it.
 
-    `render` makes its text. `evidence` says which captures it shows. With `says_warnings` the text itself says that a
-    run cannot be believed, and what the bundle's notice is; else stderr does. Without `takes_truth` true labels have no
-    place in it.
+    `render` makes its text. `evidence` says which captures it shows. With `says_warnings` the text itself contains the
+    warning about an implausible run and the bundle's notice; otherwise stderr has them. Without `takes_truth` it cannot
+    contain true labels.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ExportFormat:
     takes_truth: bool = True
 
     def check(self, truth: Truth | None) -> None:
-        """Raises UsageError for true labels where they have no place."""
+        """Raise UsageError for true labels where the format cannot contain them."""
         if truth is not None and not self.takes_truth:
             raise UsageError(
                 f"--{self.name} goes to other systems and takes no --truth; leave it out, or call it alone"
@@ -45,7 +45,8 @@ class ExportFormat:
 
 
 def load_formats() -> dict[str, ExportFormat]:
-    """All formats by name. Their modules are imported here, and not for every command."""
+    """All formats by name. Their modules are imported only here, not for every command."""
     from producer.formats import csv, fhir, html, json, table
 
-    return {found.name: found for found in (table.FORMAT, json.FORMAT, csv.FORMAT, html.FORMAT, fhir.FORMAT)}
+    formats = (table.FORMAT, json.FORMAT, csv.FORMAT, html.FORMAT, fhir.FORMAT)
+    return {export_format.name: export_format for export_format in formats}

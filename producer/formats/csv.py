@@ -17,4 +17,4 @@ def render(report: RunReport, truth: Truth | None) -> str:
     return as_csv([case_record(case, truth, report.manifest.benign_label) for case in report.cases], columns)
 
 
-FORMAT = ExportFormat("csv", "A row for each case as CSV on stdout.", to_file=False, render=render)
+FORMAT = ExportFormat("csv", "Print a row for each case as CSV on stdout.", to_file=False, render=render)

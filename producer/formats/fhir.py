@@ -1,9 +1,9 @@
-"""A run's results as FHIR R4: of each case a Patient, a DiagnosticReport and its Observations, in one Bundle, and
-before them all a DetectedIssue where the run as a whole cannot be believed.
+"""A run's results as FHIR R4 in one Bundle: for each case a Patient, a DiagnosticReport and its Observations. An
+implausible run has a DetectedIssue before them all.
 
-Made by the models of fhir.resources, which refuse what FHIR does not allow. They are those of R4B (4.3.0), where these
-resources are as in R4 (4.0.1). docs/data.md says what goes where. No code of LOINC or SNOMED is claimed for what a
-network proposes: the codes are this system's own, below `urn:slide-screen`.
+The models of fhir.resources make them, and refuse what FHIR does not allow. The models are those of R4B (4.3.0), in
+which these resources are the same as in R4 (4.0.1). docs/data.md says what goes where. We claim no code of LOINC or
+SNOMED for what a network proposes: the codes are this system's own, below `urn:slide-screen`.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ VERDICTS = {
 
 
 def render(report: RunReport, _: Truth | None) -> str:
-    """The Bundle as of now; says how many cases are left out because they have no result yet."""
+    """The Bundle with the results so far. Says how many cases it leaves out because they have no result yet."""
     unfinished = sum(case.review is None for case in report.cases)
     if unfinished:
         say(f"{unfinished} cases are not finished and left out", "yellow")
@@ -39,10 +39,10 @@ def render(report: RunReport, _: Truth | None) -> str:
 def fhir_bundle(report: RunReport, written: datetime) -> str:
     """The Bundle of a run's finished cases as JSON.
 
-    The same case has the same ids in every export. Reviewers are not named. Of an implausible run every report that no
-    reviewer has signed says so, too: whoever takes one report out of the Bundle must not miss it.
+    The same case has the same ids in every export. Reviewers are not named. In an implausible run, every report that no
+    reviewer has signed says so too, because a reader may take a single report out of the Bundle.
     """
-    from fhir.resources.R4B.bundle import Bundle  # a quarter of a second, and most commands need none of it
+    from fhir.resources.R4B.bundle import Bundle  # takes a quarter of a second, and most commands do not need it
 
     device = _device(report.run)
     finding = None if report.implausible is None else f"{report.implausible.finding}."
@@ -52,8 +52,8 @@ def fhir_bundle(report: RunReport, written: datetime) -> str:
             resources += _of_case(report.run, case, device.id, finding)
     if report.implausible is not None:
         resources.insert(0, _issue(report.run, resources, report.implausible, device.id))
-    made = Bundle(type="collection", timestamp=written, entry=[_entry(resource) for resource in resources])
-    return str(made.model_dump_json(indent=1)) + "\n"
+    document = Bundle(type="collection", timestamp=written, entry=[_entry(resource) for resource in resources])
+    return str(document.model_dump_json(indent=1)) + "\n"
 
 
 def _entry(resource: Any) -> dict[str, Any]:
@@ -72,11 +72,13 @@ def _device(run: RunSummary) -> Any:
 
 
 def _issue(run: RunSummary, resources: Sequence[Any], implausible: Implausibility, device: str) -> Any:
-    """That the run cannot be believed, about all its reports that no reviewer has signed."""
+    """The DetectedIssue of an implausible run; it points to all reports that no reviewer has signed."""
     from fhir.resources.R4B.detectedissue import DetectedIssue
 
     proposals = [
-        one for one in resources if one.__resource_type__ == "DiagnosticReport" and one.status == "preliminary"
+        resource
+        for resource in resources
+        if resource.__resource_type__ == "DiagnosticReport" and resource.status == "preliminary"
     ]
     return DetectedIssue(
         id=_id("issue", run.run_id, run.bundle_digest),
@@ -85,7 +87,7 @@ def _issue(run: RunSummary, resources: Sequence[Any], implausible: Implausibilit
         code=_code("issue", "implausible_run", "most captures of most patients do not count"),
         severity="high",
         author=_reference(device),
-        implicated=[_reference(one.id) for one in proposals] or None,
+        implicated=[_reference(proposal.id) for proposal in proposals] or None,
         detail=f"{implausible.sentence}.",
     )
 
@@ -137,7 +139,7 @@ def _of_case(run: RunSummary, case: CaseRow, device: str, finding: str | None) -
         subject=_reference(patient.id),
         effectiveDateTime=case.aggregated_at,
         issued=review.closed_at if review.closed else case.aggregated_at,
-        result=[_reference(one.id) for one in observations],
+        result=[_reference(observed.id) for observed in observations],
         conclusion=" ".join(part for part in conclusion if part),
         conclusionCode=[_code("verdict", verdict, VERDICTS[verdict])],
     )
@@ -145,7 +147,7 @@ def _of_case(run: RunSummary, case: CaseRow, device: str, finding: str | None) -
 
 
 def _score(case: CaseRow) -> dict[str, Any]:
-    """The score with its interval and the thresholds that it met, or that there is none."""
+    """The score with its interval and the thresholds of the verdict, or the reason why there is no score."""
     if case.score is None:
         absent = {"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "not-performed"}
         return {"dataAbsentReason": {"coding": [absent], "text": "no capture counts for the result"}}
@@ -189,4 +191,6 @@ def _id(*parts: object) -> str:
     return str(uuid5(NAMESPACE_URL, ":".join((SYSTEM, *map(str, parts)))))
 
 
-FORMAT = ExportFormat("fhir", "Write a FHIR R4 Bundle, as JSON.", to_file=True, render=render, takes_truth=False)
+FORMAT = ExportFormat(
+    "fhir", "Write a FHIR R4 Bundle as JSON to this file.", to_file=True, render=render, takes_truth=False
+)

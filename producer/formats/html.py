@@ -1,4 +1,4 @@
-"""A run as one self-contained HTML file: results by urgency, with the captures that carry them."""
+"""A run as one self-contained HTML file: results by urgency, with the captures that they rest on."""
 
 import base64
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from db.run_report import CaptureEvidence, CaseEvidence, EvidenceLimits, RunRepo
 from producer.formats import ExportFormat, Truth
 
 EVIDENCE = EvidenceLimits(cases=40, counting=3, excluded=12)
-"""More cases would make the file too large to open. Of the excluded captures the first few are pictured, too."""
+"""More cases would make the file too large to open. The first few excluded captures have a picture, too."""
 _LOADER = jinja2.PackageLoader("producer", "templates")
 
 
 def render(report: RunReport, truth: Truth | None) -> str:
-    """The report below why the run cannot be believed. A capture that cannot be read any more is named without its
-    picture.
-    """
+    """The report, below the warning for an implausible run. A capture that cannot be read any more has no picture."""
     show = pictures_of(report.root, report.pseudonym_key, get_settings().pseudonym_key_file)
-    pages = {case_id: _case_page(found, show, report.manifest.labels) for case_id, found in report.evidence.items()}
+    pages = {
+        case_id: _case_page(evidence, show, report.manifest.labels) for case_id, evidence in report.evidence.items()
+    }
     environment = jinja2.Environment(loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -42,8 +42,8 @@ def render(report: RunReport, truth: Truth | None) -> str:
 
 
 def _case_page(evidence: CaseEvidence, show: Pictures, labels: Sequence[str]) -> dict[str, Any]:
-    """What a reviewer wants to see of a case: the captures with the highest P(ALL), those that do not count and why,
-    and how P(ALL) is spread over all of them.
+    """What a reviewer must see of a case: the captures with the highest P(ALL), those that do not count and why, and
+    the distribution of P(ALL) over all captures.
     """
     return {
         "captures": [_figure(capture, labels, show(capture.path, capture.cam)) for capture in evidence.counting],
@@ -70,12 +70,21 @@ def _figure(capture: CaptureEvidence, labels: Sequence[str], picture: Picture | 
 
 
 def _histogram(scores: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
-    """Of each tenth of P(ALL) the captures that count and those that do not, as shares of the fullest tenth."""
+    """For each tenth of P(ALL), the captures that count and those that do not, as shares of the fullest tenth."""
     counts = np.zeros((10, 2))
     for p_all, excluded in scores:
         counts[min(int(p_all * 10), 9), int(excluded)] += 1
     most = max(1.0, counts.sum(axis=1).max())
-    return [{"counted": float(a / most), "excluded": float(b / most), "captures": int(a + b)} for a, b in counts]
+    return [
+        {"counted": float(counted / most), "excluded": float(excluded / most), "captures": int(counted + excluded)}
+        for counted, excluded in counts
+    ]
 
 
-FORMAT = ExportFormat("html", "Write a self-contained HTML file.", to_file=True, render=render, evidence=EVIDENCE)
+FORMAT = ExportFormat(
+    "html",
+    "Write one self-contained HTML file: the captures that carry each result, and those that do not count and why.",
+    to_file=True,
+    render=render,
+    evidence=EVIDENCE,
+)

@@ -10,7 +10,7 @@ from producer.output import as_json
 from producer.truth import is_right
 
 BESIDE = ("policy", "review")
-"""Of a case, what stands under names of its own."""
+"""Fields of a case that the record has in another form, or not at all."""
 
 
 def render(report: RunReport, truth: Truth | None) -> str:
@@ -34,7 +34,7 @@ def render(report: RunReport, truth: Truth | None) -> str:
 
 
 def case_record(case: CaseRow, truth: Truth | None, benign_label: str) -> dict[str, Any]:
-    """A case as flat values, with the thresholds of its result; with `truth` also its label, and if it is right."""
+    """A case as flat values with the thresholds of its result; with `truth` also the true label, and if it is right."""
     record = {name: value for name, value in asdict(case).items() if name not in BESIDE}
     record |= {name: getattr(case.policy, name) for name in ("benign_at_most", "all_at_least")}
     if truth is not None:

@@ -15,7 +15,7 @@ from producer.truth import is_right
 
 
 def render(report: RunReport, truth: Truth | None) -> str:
-    """As wide and as colourful as the terminal."""
+    """The tables in the width and colours of the terminal."""
     with stdout.capture() as capture:
         _print(report, truth)
     return capture.get()
@@ -69,8 +69,8 @@ def _captures(case: CaseRow) -> str:
     if case.verdict is None:
         return f"? of {case.submitted}"
     parts = [f"{case.screened} of {case.submitted}"]
-    for count, ended in ((case.rejected, "rejected"), (case.quarantined, "quarantined")):
-        parts += [f"[red]{count} {ended}[/]"] if count else []
+    for count, state in ((case.rejected, "rejected"), (case.quarantined, "quarantined")):
+        parts += [f"[red]{count} {state}[/]"] if count else []
     parts += [f"[yellow]{case.excluded} excluded[/]"] if case.excluded else []
     return ", ".join(parts)
 
@@ -91,4 +91,4 @@ def _ended_badly(captures: Sequence[BadCapture]) -> Table:
     return shown
 
 
-FORMAT = ExportFormat("table", "Tables on stdout, for people.", to_file=False, render=render, says_warnings=True)
+FORMAT = ExportFormat("table", "Print tables on stdout, for people.", to_file=False, render=render, says_warnings=True)

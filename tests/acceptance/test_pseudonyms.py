@@ -10,9 +10,10 @@ from sqlalchemy import select
 from contract.bundle import Bundle
 from contract.errors import PseudonymKeyMissing, SettingsError
 from contract.pseudonyms import PseudonymKey, RealPaths, read_key, real_paths
+from db.columns import Base
 from db.engine import open_engine, reading
 from db.fsck import fsck
-from db.models import Base, Chunk
+from db.models import Chunk
 from db.progress import progress
 from tests.support.archives import jpeg, write_archive
 from tests.support.commands import Environment

@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 
 from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsError
 from db import schema
+from db.columns import Base
 from db.engine import migrating, open_engine, reading, writing
-from db.models import Base, Event, ReportQueue
+from db.models import Event, ReportQueue
 from tests.support.commands import REPOSITORY
 
 RUN_OF_0001 = (

@@ -18,7 +18,7 @@ PAGES = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").glob("*.md"))]
 PACKAGES = ("contract", "db", "producer", "trainer", "worker")
 SHELL = re.compile(r"\s(?:\||>|>>|<|&&|\|\||;|&|#)(?:\s|$)")
 """Where another command, a file or a comment begins."""
-PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*|N|…")
+PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*(?:\.\.\.)?|N|…")
 
 
 def commands_in(code: str) -> Iterator[str]:

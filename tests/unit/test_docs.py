@@ -1,7 +1,7 @@
-"""The documentation says what the code does: every command, option, setting, code and column, and no other."""
+"""The documentation says what the code does: its tables are made from it, and its links and how-tos lead somewhere."""
 
 import re
-from enum import StrEnum
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_origin
 
@@ -12,24 +12,15 @@ from sqlalchemy import inspect
 from benchmarks import document
 from contract.errors import ExitCode
 from contract.quality import MEASURES
-from contract.settings import PREFIX, Settings
-from contract.states import (
-    CaptureState,
-    ChunkState,
-    EventKind,
-    MarkCode,
-    RejectCode,
-    ReportCause,
-    ReviewAction,
-    ReviewState,
-    SkipReason,
-    Verdict,
-)
+from contract.settings import Settings
+from contract.states import Code
+from db.columns import Base
 from db.engine import open_engine
-from db.models import Base
 from db.schema import upgrade
+from db.view_columns import VIEW_COLUMNS
+from db.views import VIEWS
+from docs import tables
 from producer.cli import screen
-from tests.faults import record
 from tests.support.commands import REPOSITORY
 from trainer import keys
 from trainer.config import recipe_names
@@ -53,22 +44,42 @@ def first_column(part: str) -> set[str]:
     return set(re.findall(r"^\| `?([^|`]+?)`? \|", rows, re.MULTILINE))
 
 
-def options_of(command: click.Command) -> set[str]:
-    named = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
-    return {name for one in named for name in (*one.opts, *one.secondary_opts)}
+def test_every_table_of_the_pages_is_what_the_code_says() -> None:
+    for path, text in tables.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make docs`"
+
+
+def test_the_pages_hold_a_table_of_everything_that_is_declared() -> None:
+    marked = set(re.findall(r"<!-- table: (.+?) -->", TRAINING + DATA + OPERATIONS))
+    commands = {name: tables.find_command([name]) for name in screen.lazy}
+    groups = {name for name, command in commands.items() if isinstance(command, click.Group)}
+    assert marked >= {f"subcommands of screen {name}" for name in groups}
+    assert marked >= {f"options of screen {name}" for name, command in commands.items() if options_below(command)}
+    assert marked >= {f"columns of {name}" for name in (*Base.metadata.tables, *VIEWS)}
+    assert marked >= {f"codes of {codes.__name__}" for codes in Code.__subclasses__()}
+    assert marked >= {"commands", "exit codes", "settings", "keys"}
+
+
+def options_below(command: click.Command) -> list[click.Option]:
+    """Its own options and those of its subcommands."""
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return [*tables.documented_options(command), *(option for sub in below for option in options_below(sub))]
 
 
 @pytest.mark.parametrize("name", screen.lazy)
-def test_every_command_and_option_is_documented_and_no_other(name: str) -> None:
-    command = screen.get_command(click.Context(screen), name)
-    assert command is not None
+def test_every_command_and_option_says_what_it_does_in_a_sentence(name: str) -> None:
+    command = tables.find_command([name])
     assert command.help
-    part = section(OPERATIONS, f"### screen {name}")
-    if isinstance(command, click.Group):
-        for subcommand in command.commands:
-            assert f"screen {name} {subcommand}" in part
-    else:
-        assert first_column(part) == options_of(command)
+    assert f"### screen {name}\n" in OPERATIONS
+    for option in options_below(command):
+        assert re.fullmatch(r"[A-Z].+[.!]", option.help or "", re.DOTALL), f"{name} {option.opts[0]}: {option.help}"
+
+
+def test_every_code_and_column_says_what_it_means() -> None:
+    assert [code for codes in Code.__subclasses__() for code in codes if not code.meaning] == []
+    assert [code for code in ExitCode if not code.meaning] == []
+    columns = [column for table in Base.metadata.tables.values() for column in table.columns]
+    assert [str(column) for column in columns if not column.doc] == []
 
 
 def test_every_documented_command_exists() -> None:
@@ -81,17 +92,11 @@ def test_every_measure_of_quality_is_documented() -> None:
     ) == {*MEASURES}
 
 
-def test_every_setting_is_documented_and_no_other() -> None:
-    wanted = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert first_column(section(OPERATIONS, "## Settings")) == wanted
-
-
 def test_every_setting_says_what_it_is_for() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
 def test_every_key_of_a_recipe_is_documented_as_it_is() -> None:
-    assert keys.with_tables(TRAINING) == TRAINING, "run `python -m trainer.keys`"
     part = section(TRAINING, "## Every key of a recipe")
     for model in keys.TABLES.values():
         for name, field in model.model_fields.items():
@@ -103,44 +108,12 @@ def test_every_recipe_is_documented() -> None:
     assert first_column(section(TRAINING, "## Recipes")) == set(recipe_names())
 
 
-def test_every_exit_code_is_documented() -> None:
-    codes = re.findall(r"^\| (\d+) \|", section(OPERATIONS, "## Commands"), re.MULTILINE)
-    assert {int(code) for code in codes} == {int(code) for code in ExitCode}
-
-
-@pytest.mark.parametrize(
-    ("heading", "values"),
-    [
-        ("## Reject codes", RejectCode),
-        ("## Skip reasons", SkipReason),
-        ("## Verdicts", Verdict),
-        ("## Marks", MarkCode),
-        ("## Review states", ReviewState),
-    ],
-)
-def test_every_code_is_documented_and_no_other(heading: str, values: type[StrEnum]) -> None:
-    assert first_column(section(DATA, heading)) == {str(value) for value in values}
-
-
-def test_the_states_are_named() -> None:
-    for state in (*CaptureState, *ChunkState, *ReviewAction, *ReportCause, *EventKind):
-        assert f"`{state}`" in DATA
-
-
-@pytest.mark.parametrize("table", Base.metadata.tables)
-def test_every_column_of_a_table_is_documented_and_no_other(table: str) -> None:
-    assert first_column(section(DATA, f"### table {table}")) == set(Base.metadata.tables[table].columns.keys())
-
-
-def test_every_column_of_a_view_is_documented_and_no_other(tmp_path: Path) -> None:
+def test_every_column_of_a_view_is_described_and_no_other(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'x.db'}")
     upgrade(engine)
     inspector = inspect(engine)
-    views = inspector.get_view_names()
-    assert set(re.findall(r"^### view (\w+)$", DATA, re.MULTILINE)) == set(views)
-    for view in views:
-        columns = {column["name"] for column in inspector.get_columns(view)}
-        assert first_column(section(DATA, f"### view {view}")) == columns, view
+    columns = {view: [column["name"] for column in inspector.get_columns(view)] for view in inspector.get_view_names()}
+    assert columns == {view: list(VIEW_COLUMNS[view]) for view in VIEW_COLUMNS}
 
 
 def test_links_between_pages_lead_somewhere() -> None:
@@ -149,10 +122,37 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_page_of_benchmarks_is_what_its_results_say() -> None:
-    assert document.page() == document.PAGE.read_text(encoding="utf-8"), "run `python -m benchmarks document`"
+def test_every_result_of_a_benchmark_has_its_section() -> None:
     assert {file.stem for file in document.RESULTS.glob("*.json")} == set(document.SECTIONS)
 
 
-def test_the_page_of_faults_is_what_was_counted() -> None:
-    assert record.page() == record.PAGE.read_text(encoding="utf-8"), "run `python -m tests.faults.record`"
+def steps_of_how_tos() -> Iterator[tuple[str, str]]:
+    """Of CONTRIBUTING.md, "How to add": what is added, and each file that its steps name."""
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for what, steps in re.findall(
+        r"^- \*(.+?)\*: (.+?)(?=\n- |\n\n)", section(page, "## How to add"), re.DOTALL | re.MULTILINE
+    ):
+        for path in re.findall(r"`([\w./-]+/[\w.-]*|[\w-]+\.toml|docs/\w+\.md)`|(docs/\w+\.md|pyproject\.toml)", steps):
+            yield what, "".join(path)
+
+
+def test_there_is_a_how_to_for_each_extension() -> None:
+    wanted = {"an engine", "a quality mark", "a reject code", "an export format", "a step of a recipe", "a web page"}
+    assert {what for what, _ in steps_of_how_tos()} >= wanted
+
+
+@pytest.mark.parametrize(("what", "path"), sorted(set(steps_of_how_tos())))
+def test_each_file_of_a_how_to_is_there(what: str, path: str) -> None:
+    assert (REPOSITORY / path).exists(), f"how to add {what}"
+
+
+@pytest.mark.parametrize(
+    ("what", "path", "name"),
+    re.findall(
+        r"^- \*(.+?)\*:(?:.|\n(?!- ))*?`([\w/]+\.py)` `(\w+)`",
+        (REPOSITORY / "CONTRIBUTING.md").read_text(),
+        re.MULTILINE,
+    ),
+)
+def test_each_name_of_a_how_to_is_in_its_file(what: str, path: str, name: str) -> None:
+    assert re.search(rf"\b{name}\b", (REPOSITORY / path).read_text(encoding="utf-8")), f"how to add {what}"

@@ -6,14 +6,15 @@ import pytest
 
 from contract.case_rule import CaseResult
 from contract.outcomes import Screened
-from db.models import Base, Capture, Case, Chunk, Life, columns_of
+from db.columns import Base, Life, columns_of
+from db.models import Capture, Case, Chunk
 
 EVERY = tuple(Life)
 
 
 @pytest.mark.parametrize("model", [Case, Chunk, Capture])
 def test_every_column_says_what_happens_to_it(model: type[Base]) -> None:
-    assert columns_of(model, *EVERY) == tuple(model.__table__.c.keys()), "see db.models.Life"
+    assert columns_of(model, *EVERY) == tuple(model.__table__.c.keys()), "see db.columns.Life"
 
 
 @pytest.mark.parametrize("model", [Case, Chunk, Capture])

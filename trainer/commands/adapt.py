@@ -11,14 +11,22 @@ from trainer.options import require_train_extra
 @click.command("adapt")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("archive", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
-@click.option("--forget-parent", is_flag=True, help="Captures that only the parent knows become novel.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Write the new bundle to this folder.")
 @click.option(
-    "--draw", default=48, show_default=True, type=click.IntRange(min=2), help="How many captures to draw for labelling."
+    "--forget-parent",
+    is_flag=True,
+    help="Let captures that only the parent knows become novel, for a bundle that serves the new microscope alone.",
+)
+@click.option(
+    "--draw",
+    default=48,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Draw this many captures for labelling, half at random, half near the border.",
 )
 @click.option(
     "--labels", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="OUT.to-label.csv of an earlier call, filled: gives a figure of accuracy.",
+    help="Measure the accuracy with OUT.to-label.csv of an earlier call, with its labels filled in.",
 )  # fmt: skip
 def adapt(bundle: Path, archive: Path, out: Path, forget_parent: bool, draw: int, labels: Path | None) -> None:
     """Make of BUNDLE a bundle for the microscope that the unlabelled captures in ARCHIVE come from.

@@ -15,17 +15,32 @@ from trainer.options import cache_option, configured, data_options, require_trai
 
 @click.command("compare")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--recipe", "recipes", multiple=True, help="A recipe; name several. With backbones: the one they share.")
 @click.option(
-    "--backbone", "backbones", multiple=True, help="A timm architecture to put into the first recipe; several."
+    "--recipe",
+    "recipes",
+    multiple=True,
+    help="Train by this recipe; give the option several times. With --backbone: the recipe that the backbones share.",
 )
-@click.option("--paper-backbones", is_flag=True, help="The ten backbones that the reference paper compares.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 20), help="How many seeds for each.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for bundles and report.html.")
+@click.option(
+    "--backbone",
+    "backbones",
+    multiple=True,
+    help="Put this backbone, by timm's name, into the first recipe; give the option several times.",
+)
+@click.option("--paper-backbones", is_flag=True, help="Train the ten backbones that the reference paper compares.")
+@click.option(
+    "--seeds", default=3, show_default=True, type=click.IntRange(1, 20), help="Train each with this many seeds."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Write the bundles, comparison.json and report.html to this folder.",
+)
 @data_options
 @cache_option
-@click.option("--force", is_flag=True, help="Train anew what OUT already holds.")
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
+@click.option("--force", is_flag=True, help="Train again what OUT already holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
 def compare(
     data: Path,
     recipes: tuple[str, ...],

@@ -28,10 +28,18 @@ def fetch(out: Path) -> None:
 
 @data.command("audit")
 @click.argument("root", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="The findings as JSON on stdout.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write them as a page.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
 @click.option(
-    "--bits", default=4, show_default=True, type=click.IntRange(0, 16), help="Between near-duplicates' hashes."
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the findings as an HTML page to this file.",
+)
+@click.option(
+    "--bits",
+    default=4,
+    show_default=True,
+    type=click.IntRange(0, 16),
+    help="Call captures near-duplicates whose 64-bit hashes differ in at most this many bits.",
 )
 @cache_option
 def audit(root: Path, as_json: bool, html: Path | None, bits: int, cache: Path) -> None:

@@ -17,24 +17,32 @@ from trainer.options import cache_option, require_train_extra
 @click.command("evaluate")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, evaluation.json and figures.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write report.html, evaluation.json and the figures as PNG to this folder.",
+)
 @click.option(
     "--split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A split.csv: only captures of one split are scored.",
+    help="Score only the captures of one split of this split.csv, see --only.",
 )  # fmt: skip
 @click.option(
-    "--only", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]), help="Which split."
+    "--only",
+    default="test",
+    show_default=True,
+    type=click.Choice(["train", "validation", "test"]),
+    help="With --split: score this split.",
 )
 @click.option(
     "--audit-captures", default=600, show_default=True, type=click.IntRange(min=0),
-    help="Captures, at most, in the robustness audit; 0 leaves it out.",
+    help="Take at most this many captures into the robustness audit; 0 leaves it out.",
 )  # fmt: skip
 @click.option(
     "--cross-validate", "folds", type=click.IntRange(2, 20),
-    help="Train the bundle's recipe anew on DATA, once for each of so many folds, into OUT.",
+    help="Instead train by the bundle's recipe on DATA, once for each of this many folds, into OUT.",
 )  # fmt: skip
 @cache_option
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
 def evaluate(
     bundle: Path,
     data: Path,

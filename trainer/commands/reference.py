@@ -14,7 +14,8 @@ from trainer.options import cache_option, require_train_extra
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A split.csv that says which captures are for training and which for validation; else the bundle's own.",
+    help="Take this split.csv instead of the bundle's own: training captures give the classes, validation captures"
+        " the threshold of novelty.",
 )  # fmt: skip
 @cache_option
 def reference(bundle: Path, data: Path, out: Path, split: Path | None, cache: Path) -> None:

@@ -11,32 +11,49 @@ from trainer.options import cache_option, configured, data_options, require_trai
 
 @click.command("train")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the bundle to.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Write the bundle to this folder, and the split with paths and patients to OUT.split.csv beside it.",
+)
 @click.option(
     "--recipe", default="ours", show_default=True,
-    help="Name of a shipped recipe (ours, fast, probe, thesis, reference, b3-hsv, demo) or a TOML file.",
+    help="Train by this recipe: a shipped one (ours, fast, probe, thesis, reference, b3-hsv, demo) or a TOML file.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's.")
+@click.option("--seed", type=click.IntRange(min=0), help="Use this seed instead of the recipe's.")
 @data_options
 @click.option(
     "--minutes", type=click.FloatRange(min=1),
-    help="Train at most so many of the recipe's epochs as fit into this time here, the bundle included.",
+    help="Train as many of the recipe's epochs as fit into this many minutes on this machine, the export included.",
 )  # fmt: skip
 @click.option(
     "--cross-validate", "folds", type=click.IntRange(2, 20),
-    help="Train once for each of so many folds; OUT holds a bundle of each, and cross-validation.json.",
+    help="Train once for each of this many folds; OUT then holds a bundle of each, and cross-validation.json.",
 )  # fmt: skip
 @cache_option
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="Folder for the checkpoint, kept afterwards.  [default: OUT.checkpoint, removed once the bundle is written]",
+    show_default="OUT.checkpoint, removed once the bundle is written",
+    help="Write the checkpoint to this folder, and keep it.",
 )
 @click.option(
-    "--resume/--no-resume", default=True, show_default=True, help="Go on from the checkpoint if there is one."
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on from the checkpoint if there is one, or begin again.",
 )
-@click.option("--devices", default=1, show_default=True, type=click.IntRange(min=1), help="Devices on each machine.")
-@click.option("--nodes", default=1, show_default=True, type=click.IntRange(min=1), help="Machines.")
+@click.option(
+    "--devices",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Train on this many devices of each machine; each takes batches of the recipe's size.",
+)
+@click.option(
+    "--nodes", default=1, show_default=True, type=click.IntRange(min=1), help="Train on this many machines together."
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def train(
     data: Path,

@@ -10,10 +10,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @click.command("synth")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--patients", default=12, show_default=True, type=click.IntRange(1, 9999), help="Number of patients.")
-@click.option("--captures", default=24, show_default=True, type=click.IntRange(1, 999), help="Captures of each.")
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Same seed, same captures.")
-@click.option("--processes", type=click.IntRange(min=1), help="Processes to draw with.  [default: one for each core]")
+@click.option(
+    "--patients", default=12, show_default=True, type=click.IntRange(1, 9999), help="Draw this many patients."
+)
+@click.option(
+    "--captures",
+    default=24,
+    show_default=True,
+    type=click.IntRange(1, 999),
+    help="Draw this many captures of each patient.",
+)
+@click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Use this seed; the same seed gives the same bytes.",
+)
+@click.option(
+    "--processes", type=click.IntRange(min=1), show_default="one for each core", help="Draw with this many processes."
+)
 def synth(out: Path, patients: int, captures: int, seed: int, processes: int | None) -> None:
     """Write synthetic captures to OUT: a folder per patient, and labels.csv.
 
