@@ -70,6 +70,7 @@ ROWS = (
     Row(4, THREE, COPIES, copies_weight=1.0),
     Row(4, THREE, COPIES, 3.0, 0.3),
     Row(4, THREE, COPIES, 3.0, 0.3, 0.05),
+    Row(4, THREE, COPIES, 3.0, 0.3, 0.02),
 )
 
 
