@@ -1,11 +1,16 @@
-"""Files that are there whole or not at all, whatever ends the process."""
+"""Writes files and folders that exist completely or not at all, however the process ends."""
 
+import errno
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Write `content` beside `file` and rename it; folders above are made. Text is UTF-8. Raises OSError."""
+    """Write `content` to a file beside `file`, then rename it; make missing folders. Text is UTF-8. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
@@ -14,3 +19,23 @@ def write_whole(file: Path, content: str | bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder beside `out`, which becomes `out` at the end of the block, and is removed after an error.
+
+    Raises FileExistsError if `out` has appeared in the meantime; with `replace` it is replaced, by a complete folder.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp lets only the owner read; the user of a worker reads bundles too
+        if out.exists():
+            if not replace:
+                raise FileExistsError(errno.EEXIST, "has appeared in the meantime, and was left as it is", str(out))
+            shutil.rmtree(out)
+        folder.replace(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
