@@ -28,7 +28,8 @@ def test_after_an_error_nothing_of_a_folder_is_left(tmp_path: Path) -> None:
             (folder / "a").write_text("a")
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert names_in(tmp_path) == []
 
 
@@ -40,7 +41,8 @@ def test_a_folder_that_has_appeared_meanwhile_stays_unless_it_is_to_be_replaced(
             out.mkdir()
             (out / "theirs").write_text("1")
 
-    pytest.raises(FileExistsError, meet).match("appeared in the meantime")
+    with pytest.raises(FileExistsError, match="appeared in the meantime"):
+        meet()
     assert names_in(out) == ["theirs"]
     with whole_folder(out, replace=True) as folder:
         (folder / "ours").write_text("2")
