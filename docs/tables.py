@@ -126,7 +126,7 @@ def _option(option: click.Option) -> tuple[str, str, str, str]:
     return names, "" if option.is_flag else _values(option.type), _option_default(option), option.help or ""
 
 
-def _values(kind: click.ParamType) -> str:
+def _values(kind: "click.ParamType[Any]") -> str:
     """What an option takes, in words."""
     if isinstance(kind, click.Choice):
         return " or ".join(f"`{getattr(choice, 'value', choice)}`" for choice in kind.choices)
