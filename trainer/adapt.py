@@ -1,4 +1,4 @@
-"""`screen adapt`: from unlabelled captures of another microscope a new bundle that names its parent.
+"""`screen adapt`: makes a new bundle, which names its parent, from unlabelled captures of another microscope.
 
 walk and look (adapt_archive) -> the microscope's own captures (adapt_majority) -> reference beside the parent's
 (adapt_reference) -> captures to label, or the figure that labels give (adapt_labels) -> what engines must reproduce
@@ -8,7 +8,6 @@ The network stays as it is: it brings every capture to its own stain target by i
 """
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from contract.archive import walk_archive
 from contract.bundle import MODEL, Bundle, Manifest, write_manifest
 from contract.errors import BundleError, UsageError
+from contract.files import whole_folder
 from contract.novelty import Novelty, read_novelty
 from trainer import adapt_labels, adapt_reference, report
 from trainer.adapt_archive import Looked, Measures, look, measured, pixels_of
@@ -30,14 +30,15 @@ from trainer.progress import say
 from trainer.proof import HIDDEN_CAPTURES, spread, write_expectations
 
 KNOWN_ALREADY = 0.9
-"""Share of the microscope's captures that count by the parent, from which on there is nothing to adapt. Measured on the
-public set (docs/training.md): adapted to looks of which 99 % counted, Chula's captures fell from 80 % novel to 8 %."""
+"""If at least this share of the microscope's captures counts by the parent, there is nothing to adapt. Measured on the
+public set (docs/training.md): 99 % of some looks counted; after adapting to them, only 8 % of Chula's captures were
+novel, before it 80 %."""
 REPORT, PARENTS_REPORT = "report.html", "parent-report.html"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How to adapt: whether the parent's captures stay known, how many captures to draw for labelling, and the file of
+    """How to adapt: whether to forget the parent's captures, how many captures to draw for labelling, and the file of
     labels if a reviewer has filled it.
     """
 
@@ -48,71 +49,65 @@ class Wanted:
 
 @dataclass(frozen=True)
 class _Served:
-    """What a bundle makes of captures: its graph, what it knows, and what its manifest says."""
+    """A bundle ready to judge captures: its graph, its novelty reference, and its manifest."""
 
     runner: GraphRunner
-    known: Novelty
+    reference: Novelty
     manifest: Manifest
 
     def counts(self, answers: Predictions, measures: Measures) -> NDArray[np.bool_]:
-        """Which captures count for a case, [N], by their answers and quality measures."""
-        novelty, quality = self.known.of(answers.embedding), self.manifest.reference["quality"]
+        """Which captures count for a case, [N], judged by the graph's answers and the quality measures."""
+        novelty, quality = self.reference.of(answers.embedding), self.manifest.reference["quality"]
         return adapt_reference.counting(self.manifest.case_policy, quality, novelty, measures)
 
 
-def adapt(parent: Bundle, archive: Path, out: Path, wanted: Wanted) -> Bundle:
-    """Write the bundle that `parent` becomes for the microscope of `archive` to `out`, and without labels the captures
-    to label beside it.
+def adapt(parent: Bundle, archive: Path, out: Path, options: Wanted) -> Bundle:
+    """Adapt `parent` to the microscope of `archive` and write the new bundle to `out`. Without labels, also write the
+    list of captures to label beside it.
 
     Raises UsageError, BundleError, ArchiveError, ArchiveUnavailable, DataError, ExportError; then nothing is written.
     """
     to_label = out.with_name(f"{out.name}.to-label.csv")
-    before = _checked(parent, out, to_label, wanted)
+    before = _checked(parent, out, to_label, options)
     labels = None
-    if wanted.labels is not None:
-        labels = read_labels(wanted.labels, list(walk_archive(archive).captures), parent.manifest.labels)
-    looked = look(parent, before.runner, archive)
-    own = majority(looked, adapt_reference.blocks_of(parent.manifest, looked.answers.embedding.shape[1]))
-    _refuse_known(parent, before, looked, own)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    if options.labels is not None:
+        labels = read_labels(options.labels, list(walk_archive(archive).captures), parent.manifest.labels)
+    sample = look(parent, before.runner, archive)
+    selection = majority(sample, adapt_reference.blocks_of(parent.manifest, sample.answers.embedding.shape[1]))
+    _refuse_known(parent, before, sample, selection)
+    with whole_folder(out) as folder:
         shutil.copytree(parent.path, folder, dirs_exist_ok=True)
-        after, of_other_patients = _with_reference(before, looked, own, folder, wanted)
-        figures = _figures(before, after, labels, looked.root) if labels is not None else None
-        provenance = _provenance(wanted, looked, own)
-        provenance |= {"share_known": of_other_patients, "share_that_counts": _counting(before, after, looked)}
+        after, share_known = _with_reference(before, sample, selection, folder, options)
+        figures = _figures(before, after, labels, sample.root) if labels is not None else None
+        provenance = _provenance(options, sample, selection)
+        provenance |= {"share_known": share_known, "share_that_counts": _counting(before, after, sample)}
         provenance["accuracy"] = figures
-        write_expectations(folder, after.manifest, _hidden(looked, own, after.manifest))
+        write_expectations(folder, after.manifest, _hidden(sample, selection, after.manifest))
         _finish(parent, after.manifest, folder, out.name.removesuffix(".bundle"), provenance)
-        folder.chmod(0o755)  # mkdtemp is for the owner only; a bundle is read by the worker's user
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     if labels is None:
-        _draw(after, looked, own, wanted.draw, to_label)
+        _draw(after, sample, selection, options.draw, to_label)
     return Bundle.open(out)
 
 
-def _checked(parent: Bundle, out: Path, to_label: Path, wanted: Wanted) -> _Served:
-    """The parent as it serves; before any work."""
-    for taken in (out, *(() if wanted.labels else (to_label,))):
-        if taken.exists():
-            raise UsageError(f"{taken} is there already; name another folder with --out")
-    known = read_novelty(parent)
-    if known is None or "quality" not in parent.manifest.reference:
+def _checked(parent: Bundle, out: Path, to_label: Path, options: Wanted) -> _Served:
+    """The parent, ready to judge captures; refuse what cannot be adapted before any work is done."""
+    for target in (out, *(() if options.labels else (to_label,))):
+        if target.exists():
+            raise UsageError(f"{target} is there already; name another folder with --out")
+    novelty = read_novelty(parent)
+    if novelty is None or "quality" not in parent.manifest.reference:
         raise BundleError(
-            f"bundle {parent.path} has no reference for novelty and quality, so it cannot tell what is new to it; take "
-            "one of the captures that it was trained on first (`screen reference`)"
+            f"bundle {parent.path} has no reference for novelty and quality, so it cannot tell what is new to it; "
+            "first take one from the captures that it was trained on (`screen reference`)"
         )
-    return _Served(GraphRunner(parent.path / MODEL, parent.manifest.outputs), known, parent.manifest)
+    return _Served(GraphRunner(parent.path / MODEL, parent.manifest.outputs), novelty, parent.manifest)
 
 
-def _refuse_known(parent: Bundle, before: _Served, looked: Looked, own: Majority) -> None:
-    """Raise UsageError where most of the microscope's captures count by the parent already: the reference of few and
-    very different looks is wide, and would make known what is novel to the parent.
+def _refuse_known(parent: Bundle, before: _Served, sample: Looked, selection: Majority) -> None:
+    """Raise UsageError if most of the microscope's captures already count by the parent. A reference of few and very
+    different looks is wide: the bundle would then know much that is novel to the parent.
     """
-    share = float(before.counts(looked.answers, looked.measures)[own.own].mean())
+    share = float(before.counts(sample.answers, sample.measures)[selection.own].mean())
     if share >= KNOWN_ALREADY:
         raise UsageError(
             f"{share:.0%} of these captures count by {parent.manifest.name} already: it knows this microscope, and "
@@ -120,79 +115,79 @@ def _refuse_known(parent: Bundle, before: _Served, looked: Looked, own: Majority
         )
 
 
-def _hidden(looked: Looked, own: Majority, manifest: Manifest) -> NDArray[np.uint8]:
-    """Captures of the microscope that every engine must decide alike, spread over what they are called and patients."""
-    rows = np.flatnonzero(own.own)
-    called, patients = looked.answers.probabilities.argmax(axis=1)[rows], looked.patient_numbers()[rows]
+def _hidden(sample: Looked, selection: Majority, manifest: Manifest) -> NDArray[np.uint8]:
+    """Captures of the microscope that every engine must decide alike, spread over predicted labels and patients."""
+    rows = np.flatnonzero(selection.own)
+    called, patients = sample.answers.probabilities.argmax(axis=1)[rows], sample.patient_numbers()[rows]
     chosen = spread(rows, called.tolist(), patients.tolist(), HIDDEN_CAPTURES, seed=0)
-    return np.concatenate(list(pixels_of(looked.root, [looked.captures[row] for row in chosen], manifest.image)))
+    return np.concatenate(list(pixels_of(sample.root, [sample.captures[row] for row in chosen], manifest.image)))
 
 
 def _with_reference(
-    before: _Served, looked: Looked, own: Majority, folder: Path, wanted: Wanted
+    before: _Served, sample: Looked, selection: Majority, folder: Path, options: Wanted
 ) -> tuple[_Served, float]:
-    """The bundle in `folder` with its new reference, and which share of the archive's own captures a reference of other
-    patients knows.
+    """The bundle in `folder` with its new reference, and the share of the microscope's captures that a reference of
+    other patients knows.
     """
-    rows, manifest = own.own, before.manifest
-    taken = adapt_reference.take(
+    rows, manifest = selection.own, before.manifest
+    reference = adapt_reference.take(
         folder,
         manifest,
-        None if wanted.forget_parent else before.known,
-        looked.answers.embedding[rows],
-        1 - looked.answers.probabilities[rows, manifest.benign_index],
-        {name: values[rows] for name, values in looked.measures.items()},
-        looked.patient_numbers()[rows],
+        None if options.forget_parent else before.reference,
+        sample.answers.embedding[rows],
+        1 - sample.answers.probabilities[rows, manifest.benign_index],
+        {name: values[rows] for name, values in sample.measures.items()},
+        sample.patient_numbers()[rows],
     )
     runner = GraphRunner(folder / MODEL, manifest.outputs)
-    served = _Served(runner, taken.known, manifest.model_copy(update={"reference": taken.manifest}))
-    return served, taken.of_other_patients
+    served = _Served(runner, reference.known, manifest.model_copy(update={"reference": reference.manifest}))
+    return served, reference.of_other_patients
 
 
 def _figures(before: _Served, after: _Served, labels: Labels, root: bytes) -> dict[str, Any]:
-    """What the labels say of the parent and of the adapted bundle, on the same captures."""
-    found = {}
+    """The accuracy of the parent and of the adapted bundle by the labels, on the same captures."""
+    by_bundle = {}
     pixels = np.concatenate(list(pixels_of(root, labels.captures, before.manifest.image)))
     measures = measured(pixels)
     for name, served in (("parent", before), ("adapted", after)):
         answers = served.runner.predict(pixels)
         counts = served.counts(answers, measures)
-        found[name] = adapt_labels.figures(labels, answers.probabilities, counts, before.manifest.benign_index)
-    return found
+        by_bundle[name] = adapt_labels.figures(labels, answers.probabilities, counts, before.manifest.benign_index)
+    return by_bundle
 
 
-def _draw(after: _Served, looked: Looked, own: Majority, count: int, to_label: Path) -> None:
-    """Write the captures that a reviewer shall label, of the microscope's own that count."""
-    counts = own.own & after.counts(looked.answers, looked.measures)
-    patients = looked.patient_numbers()
-    drawn = adapt_labels.draw(count, counts, looked.answers.probabilities, own.space, patients, after.manifest)
-    to_label.write_text(adapt_labels.to_csv(looked.captures, drawn), encoding="utf-8")
+def _draw(after: _Served, sample: Looked, selection: Majority, count: int, to_label: Path) -> None:
+    """Write the list of captures that a reviewer is asked to label: some of the microscope's captures that count."""
+    counts = selection.own & after.counts(sample.answers, sample.measures)
+    patients = sample.patient_numbers()
+    drawn = adapt_labels.draw(count, counts, sample.answers.probabilities, selection.space, patients, after.manifest)
+    to_label.write_text(adapt_labels.to_csv(sample.captures, drawn), encoding="utf-8")
     say(f"{len(drawn.random) + len(drawn.border)} captures to label: fill the column label of {to_label},")
-    say("then call again with --labels and another --out for a figure")
+    say("then call again with --labels and another --out to get its accuracy")
 
 
-def _provenance(wanted: Wanted, looked: Looked, own: Majority) -> dict[str, Any]:
-    """What the manifest says of how it was adapted; counts alone, no names."""
-    patients = looked.patient_numbers()
+def _provenance(options: Wanted, sample: Looked, selection: Majority) -> dict[str, Any]:
+    """What the manifest says about how the bundle was adapted: only counts, no names."""
+    patients = sample.patient_numbers()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "parents_captures_known": not wanted.forget_parent,
-        "archive": {"captures": looked.found, "patients": looked.patients},
-        "looked_at": len(looked.captures) + looked.unreadable,
-        "used": {"captures": int(own.own.sum()), "patients": len(np.unique(patients[own.own]))},
+        "parents_captures_known": not options.forget_parent,
+        "archive": {"captures": sample.found, "patients": sample.patients},
+        "looked_at": len(sample.captures) + sample.unreadable,
+        "used": {"captures": int(selection.own.sum()), "patients": len(np.unique(patients[selection.own]))},
         "left_out": {
-            "unreadable": looked.unreadable,
-            "unlike_smears": own.unlike_smears,
-            "apart_from_the_majority": own.apart,
-            "empty_or_out_of_focus": own.poor,
+            "unreadable": sample.unreadable,
+            "unlike_smears": selection.unlike_smears,
+            "apart_from_the_majority": selection.apart,
+            "empty_or_out_of_focus": selection.poor,
         },
     }
 
 
-def _counting(before: _Served, after: _Served, looked: Looked) -> dict[str, float]:
-    """Shares of all readable captures that were looked at that count, by the parent and by the new bundle."""
+def _counting(before: _Served, after: _Served, sample: Looked) -> dict[str, float]:
+    """Share of the readable captures that count, by the parent and by the new bundle."""
     served = {"parent": before, "adapted": after}
-    return {name: float(one.counts(looked.answers, looked.measures).mean()) for name, one in served.items()}
+    return {name: float(bundle.counts(sample.answers, sample.measures).mean()) for name, bundle in served.items()}
 
 
 def _finish(parent: Bundle, manifest: Manifest, folder: Path, name: str, adaptation: dict[str, Any]) -> None:
@@ -217,7 +212,7 @@ def _finish(parent: Bundle, manifest: Manifest, folder: Path, name: str, adaptat
 
 
 def _sentences(parent: Bundle, adaptation: dict[str, Any]) -> list[str]:
-    """What was done and what cannot be known; the first is the bundle's notice."""
+    """What was done and what stays unknown; the first sentence is the bundle's notice."""
     used, left_out, figures = adaptation["used"], adaptation["left_out"], adaptation["accuracy"]
     head = f"Adapted without labels to another microscope from the bundle {parent.manifest.name} ({parent.digest[:12]})"
     if figures is None:
@@ -228,29 +223,28 @@ def _sentences(parent: Bundle, adaptation: dict[str, Any]) -> list[str]:
             f"{head}: of {drawn['of']} captures there, drawn at random and labelled, {report.rate(drawn)} are right."
         )
     counting = adaptation["share_that_counts"]
-    found = [
+    sentences = [
         first,
-        f"Its reference is that of {used['captures']} captures of {used['patients']} patients; left out were "
-        + ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in left_out.items())
+        f"Its reference comes from {used['captures']} captures of {used['patients']} patients; not used: "
+        + ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in left_out.items())
         + ".",
-        f"Of all readable captures {counting['adapted']:.1%} count now ({counting['parent']:.1%} by the "
-        "parent); of the reference's own "
-        f"{adaptation['share_known']:.1%} are known by one taken of other patients.",
+        f"{counting['adapted']:.1%} of all readable captures count now ({counting['parent']:.1%} by the parent). "
+        f"A reference taken from other patients knows {adaptation['share_known']:.1%} of the reference's captures.",
     ]
     if figures is not None:
-        found += _compared(figures)
-    return found
+        sentences += _accuracies(figures)
+    return sentences
 
 
-def _compared(figures: dict[str, Any]) -> list[str]:
+def _accuracies(figures: dict[str, Any]) -> list[str]:
     """Accuracy of both bundles, in sentences."""
-    said = []
-    for name, of in figures.items():
-        drawn, near = of[RANDOM], of[adapt_labels.BORDER]
-        said.append(
-            f"{name}: captures drawn at random {report.rate(drawn['accuracy'])} right, ALL or benign "
-            f"{report.rate(drawn['all_versus_benign'])}; {drawn['counting']['accuracy']['of']} of them count, of those "
-            f"{report.rate(drawn['counting']['accuracy'])}. Near the border, which is pessimistic: "
-            f"{report.rate(near['accuracy'])}."
+    sentences = []
+    for name, by_draw in figures.items():
+        drawn, near = by_draw[RANDOM], by_draw[adapt_labels.BORDER]
+        sentences.append(
+            f"{name}: of the captures drawn at random {report.rate(drawn['accuracy'])} are right, as ALL or benign "
+            f"{report.rate(drawn['all_versus_benign'])}; {drawn['counting']['accuracy']['of']} of them count, of which "
+            f"{report.rate(drawn['counting']['accuracy'])} are right. Near the border, which gives a pessimistic "
+            f"figure: {report.rate(near['accuracy'])}."
         )
-    return said
+    return sentences

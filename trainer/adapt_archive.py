@@ -1,5 +1,5 @@
-"""An archive of unlabelled captures as `screen adapt` sees it: walked as a submit walks it, a share of each patient's
-captures decoded, measured and put through the bundle's graph.
+"""How `screen adapt` looks at an archive of unlabelled captures: it walks the archive as a submit does, decodes and
+measures a share of each patient's captures, and runs the bundle's graph on them.
 """
 
 import os
@@ -26,16 +26,16 @@ from trainer.traits import in_threads
 Measures = dict[str, NDArray[np.float64]]
 """Quality measures (contract/quality.py): name -> [N]."""
 DOMINANCE = 2
-"""A patient counts with at most so many times the captures that the median patient has."""
+"""No patient gives more captures than this many times the number that the median patient has."""
 NAMED = 20
-"""Unreadable captures that are named one by one; of more, the number is said."""
+"""How many unreadable captures are named one by one; the message gives only the number of any others."""
 
 
 @dataclass(frozen=True)
 class Looked:
-    """N captures of an archive, their `measures`, and what the graph answered.
+    """N captures of an archive, their `measures`, and the graph's `answers`.
 
-    `found` and `patients` count the whole archive, `unreadable` those of the chosen that cannot be decoded.
+    `found` and `patients` count the whole archive, `unreadable` the chosen captures that cannot be decoded.
     """
 
     root: bytes
@@ -47,8 +47,8 @@ class Looked:
     unreadable: int
 
     def patient_numbers(self) -> NDArray[np.int64]:
-        """The number of each capture's patient, [N], patients in the order of their names."""
-        numbers = np.unique([one.patient for one in self.captures], return_inverse=True)[1]
+        """A number for each capture's patient, [N]; patients are numbered in the order of their names."""
+        numbers = np.unique([capture.patient for capture in self.captures], return_inverse=True)[1]
         return np.asarray(numbers, np.int64)
 
 
@@ -57,39 +57,39 @@ def look(bundle: Bundle, runner: GraphRunner, archive: Path) -> Looked:
 
     Raises ArchiveError, ArchiveUnavailable.
     """
-    found = walk_archive(archive)
-    captures = chosen(list(found.captures))
+    walked = walk_archive(archive)
+    captures = chosen(list(walked.captures))
     kept: list[FoundCapture] = []
     measures: list[Measures] = []
     parts: list[Predictions] = []
     faults: list[str] = []
     with bar("looking at the archive", len(captures)) as progress:
-        for batch in decoded(found.root, captures, bundle.manifest.image):
-            sound = [(one, pixels) for one, pixels in batch if not isinstance(pixels, str)]
-            faults += [f"{display_name(one.path)} ({why})" for one, why in batch if isinstance(why, str)]
-            if sound:
-                kept += [one for one, _ in sound]
-                batch_pixels = np.stack([pixels for _, pixels in sound])
+        for batch in decoded(walked.root, captures, bundle.manifest.image):
+            readable = [(capture, pixels) for capture, pixels in batch if not isinstance(pixels, str)]
+            faults += [f"{display_name(capture.path)} ({why})" for capture, why in batch if isinstance(why, str)]
+            if readable:
+                kept += [capture for capture, _ in readable]
+                batch_pixels = np.stack([pixels for _, pixels in readable])
                 measures.append(measured(batch_pixels))
                 parts.append(runner.predict(batch_pixels))
             progress.advance(len(batch))
     _say_unreadable(faults)
     return Looked(
-        root=found.root,
+        root=walked.root,
         captures=tuple(kept),
-        measures={name: np.concatenate([[], *(one[name] for one in measures)]) for name in MEASURES},
+        measures={name: np.concatenate([[], *(of_batch[name] for of_batch in measures)]) for name in MEASURES},
         answers=joined(parts),
-        found=len(found.captures),
-        patients=found.patients,
+        found=len(walked.captures),
+        patients=walked.patients,
         unreadable=len(faults),
     )
 
 
 def chosen(captures: Sequence[FoundCapture], most: int = REFERENCE_CAPTURES) -> list[FoundCapture]:
-    """Of each patient's captures at most DOMINANCE times what the median patient has, and `most` altogether, spread
-    evenly over them, so that no patient dominates. `captures` come patient by patient.
+    """Choose captures so that no patient dominates: at most `most` altogether, and from each patient at most DOMINANCE
+    times what the median patient has, spread evenly over the patient's captures. `captures` come patient by patient.
     """
-    by_patient = [list(group) for _, group in groupby(captures, key=lambda one: one.patient)]
+    by_patient = [list(group) for _, group in groupby(captures, key=lambda capture: capture.patient)]
     counts = np.asarray([len(group) for group in by_patient])
     if not len(counts):
         return []
@@ -108,7 +108,7 @@ def decoded(
 ) -> Iterator[list[tuple[FoundCapture, RGBImage | str]]]:
     """The captures batch by batch, each with its pixels uint8 [S, S, 3], or with the reason why it cannot be read.
 
-    Raises ArchiveUnavailable where the archive itself is gone.
+    Raises ArchiveUnavailable if the archive itself is gone.
     """
 
     def pixels_of(capture: FoundCapture) -> RGBImage | str:
@@ -133,22 +133,24 @@ def pixels_of(root: bytes, captures: Sequence[FoundCapture], image: ImageSpec) -
     for batch in decoded(root, captures, image):
         for capture, pixels in batch:
             if isinstance(pixels, str):
-                raise DataError(f"{display_name(capture.path)}: {pixels}; mend it or take it out, and call again")
+                raise DataError(f"{display_name(capture.path)}: {pixels}; repair it or take it out, and call again")
         yield np.stack([pixels for _, pixels in batch])
 
 
 def measured(pixels: NDArray[np.uint8]) -> Measures:
     """Quality measures of captures, uint8 [N, S, S, 3]."""
     measures = in_threads(lambda row: measure(pixels[row]), range(len(pixels)))
-    return {name: np.asarray([one[name] for one in measures]) for name in MEASURES}
+    return {name: np.asarray([of_capture[name] for of_capture in measures]) for name in MEASURES}
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Answers of several batches as one, without activation maps."""
+    """The answers of several batches as one `Predictions`, without activation maps."""
     if not parts:
         return Predictions(np.zeros((0, 0)), np.zeros((0, 0), np.float32), None)
     return Predictions(
-        np.concatenate([one.probabilities for one in parts]), np.concatenate([one.embedding for one in parts]), None
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.embedding for part in parts]),
+        None,
     )
 
 
@@ -156,4 +158,4 @@ def _say_unreadable(faults: Sequence[str]) -> None:
     for fault in faults[:NAMED]:
         say(f"warning: left out {fault}")
     if len(faults) > NAMED:
-        say(f"warning: and {len(faults) - NAMED} more that cannot be read")
+        say(f"warning: {len(faults) - NAMED} more captures cannot be read and are left out")

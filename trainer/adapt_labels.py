@@ -1,8 +1,8 @@
-"""What `screen adapt` asks a reviewer, and what her labels tell: accuracy on captures of the new microscope.
+"""What `screen adapt` asks a reviewer, and what their labels tell: accuracy on captures of the new microscope.
 
-Half of the captures are drawn at random from those that count, so that their share of right ones estimates that of all;
-the other half where the bundle is least sure, so that somebody sees the worst. NEW.to-label.csv names patients and
-stays with the archive; nothing of it goes into the bundle.
+Half of the captures are drawn at random from those that count, so that the share that is right estimates the share of
+all. The other half are those where the bundle is least sure, so that somebody sees the worst. NEW.to-label.csv names
+patients and stays with the archive; nothing of it goes into the bundle.
 """
 
 import csv
@@ -27,7 +27,7 @@ from trainer.metrics import interval
 COLUMNS = ("path", "patient", "why", "label")
 RANDOM, BORDER = "random", "border"
 FEWEST = 20
-"""Labels of randomly drawn captures below which no figure is given: with 20, all of them right, the interval still
+"""With fewer labelled captures drawn at random, no figure is given: with 20, all of them right, the interval still
 reaches down to 83 %."""
 LOOKS = 8
 SEED = 20161
@@ -49,34 +49,34 @@ def draw(
     patients: NDArray[np.int64],
     manifest: Manifest,
 ) -> Drawn:
-    """`count` captures, or all where there are fewer, of those that `counts` [N] says count.
+    """Draw `count` captures, or all if there are fewer, from those that count, `counts` [N].
 
-    The nearest to a border come one from each look in turn (k-means in `space` [N, d]), within a look from the patient
-    that was drawn least.
+    Those nearest to a border are taken from each look in turn (a look is a k-means cluster in `space` [N, d]); within a
+    look, from the patient who has been drawn least so far.
     """
     rng = np.random.default_rng(SEED)
     rows = np.flatnonzero(counts)
     at_random = rng.choice(rows, min(count - count // 2, len(rows)), replace=False)
-    rest = np.setdiff1d(rows, at_random)
-    wanted = min(count // 2, len(rest))
-    if not wanted:
+    not_drawn = np.setdiff1d(rows, at_random)
+    border_count = min(count // 2, len(not_drawn))
+    if not border_count:
         return Drawn(sorted(at_random.tolist()), [])
-    looks = KMeans(min(LOOKS, len(rest)), n_init=4, random_state=0).fit_predict(space[rest])
-    apart = from_border(probabilities, manifest)
-    waiting = {int(look): rest[looks == look].tolist() for look in np.unique(looks)}
-    asked: Counter[int] = Counter()
+    looks = KMeans(min(LOOKS, len(not_drawn)), n_init=4, random_state=0).fit_predict(space[not_drawn])
+    distance = from_border(probabilities, manifest)
+    waiting = {int(look): not_drawn[looks == look].tolist() for look in np.unique(looks)}
+    drawn_by_patient: Counter[int] = Counter()
     border: list[int] = []
-    while len(border) < wanted:
-        for look in [look for look, left in waiting.items() if left][: wanted - len(border)]:
-            row = min(waiting[look], key=lambda row: (asked[int(patients[row])], apart[row]))
+    while len(border) < border_count:
+        for look in [look for look, left in waiting.items() if left][: border_count - len(border)]:
+            row = min(waiting[look], key=lambda row: (drawn_by_patient[int(patients[row])], distance[row]))
             waiting[look].remove(row)
-            asked[int(patients[row])] += 1
+            drawn_by_patient[int(patients[row])] += 1
             border.append(row)
     return Drawn(sorted(at_random.tolist()), border)
 
 
 def from_border(probabilities: NDArray[np.float64], manifest: Manifest) -> NDArray[np.float64]:
-    """How far each capture, probabilities [N, L], is from another label or another side of a threshold, [N]."""
+    """How far each capture, given its probabilities [N, L], is from another label or from crossing a threshold, [N]."""
     ordered = np.sort(probabilities, axis=1)
     p_all = 1 - probabilities[:, manifest.benign_index]
     policy = manifest.case_policy
@@ -85,19 +85,19 @@ def from_border(probabilities: NDArray[np.float64], manifest: Manifest) -> NDArr
 
 
 def to_csv(captures: Sequence[FoundCapture], drawn: Drawn) -> str:
-    """The captures to label, in the order of their paths, which tells nothing of what the bundle calls them."""
-    why = dict.fromkeys(drawn.random, RANDOM) | dict.fromkeys(drawn.border, BORDER)
+    """The captures to label, in the order of their paths, which does not show what the bundle calls them."""
+    reasons = dict.fromkeys(drawn.random, RANDOM) | dict.fromkeys(drawn.border, BORDER)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for row in sorted(why):
-        writer.writerow([display_name(captures[row].path), display_name(captures[row].patient), why[row], ""])
+    for row in sorted(reasons):
+        writer.writerow([display_name(captures[row].path), display_name(captures[row].patient), reasons[row], ""])
     return text.getvalue()
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a reviewer labelled: captures, the index of each one's label, and whether it had been drawn at random."""
+    """Captures that a reviewer labelled, the index of each one's label, and whether it was drawn at random."""
 
     captures: list[FoundCapture]
     targets: NDArray[np.int64]
@@ -105,23 +105,23 @@ class Labels:
 
 
 def read_labels(file: Path, archive: Sequence[FoundCapture], labels: Sequence[str]) -> Labels:
-    """The filled lines of a file that `to_csv` wrote. Raises DataError naming the line at fault, or where there are
-    fewer than FEWEST labels of captures drawn at random.
+    """The filled lines of a file that `to_csv` wrote. Raises DataError naming the line at fault, or if fewer than
+    FEWEST captures drawn at random are labelled.
     """
     rows, _ = read_csv(file, needed=COLUMNS)
-    by_path = {display_name(one.path): one for one in archive}
+    by_path = {display_name(capture.path): capture for capture in archive}
     filled = [(number, row) for number, row in enumerate(rows, start=2) if row["label"].strip()]
     seen: set[str] = set()
     for number, row in filled:
         where = f"{file}, line {number}"
         if row["path"] not in by_path:
-            raise DataError(f"{where}: {row['path']} is not in the archive; labels must be of captures that are")
+            raise DataError(f"{where}: {row['path']} is not in the archive; label only captures of this archive")
         if row["path"] in seen:
-            raise DataError(f"{where}: {row['path']} is listed twice; keep one line of it")
+            raise DataError(f"{where}: {row['path']} is listed twice; keep one of the lines")
         if row["label"].strip() not in labels:
             raise DataError(f"{where}: unknown label {row['label']!r}; the bundle's labels are {', '.join(labels)}")
         if row["why"] not in (RANDOM, BORDER):
-            raise DataError(f"{where}: why is {row['why']!r}, not {RANDOM} or {BORDER}; leave that column as it was")
+            raise DataError(f"{where}: why is {row['why']!r}, not {RANDOM} or {BORDER}; do not change that column")
         seen.add(row["path"])
     at_random = sum(row["why"] == RANDOM for _, row in filled)
     if at_random < FEWEST:
@@ -139,25 +139,28 @@ def read_labels(file: Path, archive: Sequence[FoundCapture], labels: Sequence[st
 def figures(
     labels: Labels, probabilities: NDArray[np.float64], counts: NDArray[np.bool_], benign: int
 ) -> dict[str, Any]:
-    """Accuracy by label, and of ALL against benign, of one bundle: of the captures drawn at random, which estimates
-    that of all such captures, and of those near the border; each also for those alone that count.
+    """One bundle's accuracy, by label and for ALL against benign: on the captures drawn at random, which estimates the
+    accuracy on all such captures, and on those near the border. Each is also given for only the captures that count.
     """
     right = probabilities.argmax(axis=1) == labels.targets
-    side = (probabilities[:, benign] < 0.5) == (labels.targets != benign)
-    patients = np.asarray([one.patient for one in labels.captures])
+    right_side = (probabilities[:, benign] < 0.5) == (labels.targets != benign)
+    patients = np.asarray([capture.patient for capture in labels.captures])
 
-    def of(rows: NDArray[np.bool_], what: NDArray[np.bool_]) -> dict[str, Any]:
+    def share(rows: NDArray[np.bool_], is_hit: NDArray[np.bool_]) -> dict[str, Any]:
         if not rows.any():
             return {"value": None, "hits": 0, "of": 0, "interval": None}
-        hits = what[rows]
+        hits = is_hit[rows]
         spread = interval(hits, patients[rows])
         return {"value": float(hits.mean()), "hits": int(hits.sum()), "of": int(rows.sum()), "interval": spread}
 
     return {
         name: {
-            "accuracy": of(rows, right),
-            "all_versus_benign": of(rows, side),
-            "counting": {"accuracy": of(rows & counts, right), "all_versus_benign": of(rows & counts, side)},
+            "accuracy": share(rows, right),
+            "all_versus_benign": share(rows, right_side),
+            "counting": {
+                "accuracy": share(rows & counts, right),
+                "all_versus_benign": share(rows & counts, right_side),
+            },
         }
         for name, rows in ((RANDOM, labels.random), (BORDER, ~labels.random))
     }

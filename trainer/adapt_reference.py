@@ -1,4 +1,4 @@
-"""The reference that an adapted bundle compares captures with: the archive's own, beside what its parent knew."""
+"""The reference that an adapted bundle compares captures with: one from the archive, beside the parent's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,17 +17,17 @@ from contract.quality import MEASURES, marks_of
 from trainer.reference import statistics, write_embeddings
 
 FOLDS = 5
-"""Parts that the patients are cut into; each part once is what the reference has not seen."""
+"""The patients are cut into this many parts; each part is once the one that the reference has not seen."""
 SEED = 20162
 ODDEST = 1.5
-"""How far the oddest part of the patients may raise a threshold: without a bound, one patient of another stain made a
-fifth of real smears known to a reference of drawings."""
+"""How far the oddest part of the patients may raise a threshold. Without this bound, one patient of another stain made
+a fifth of real smears known to a reference of drawings."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What the manifest says, what the bundle knows from now on, and the share of the microscope's own captures that
-    are known by a reference that was taken of other patients.
+    """The manifest's entry, what the bundle knows from now on, and the share of the microscope's own captures that a
+    reference taken from other patients knows.
     """
 
     manifest: dict[str, Any]
@@ -36,9 +36,9 @@ class Taken:
 
 
 def blocks_of(manifest: Manifest, width: int) -> list[int]:
-    """Widths of the blocks of the bundle's embedding, which is `width` wide."""
+    """Widths of the blocks that make up the bundle's embedding, which is `width` wide."""
     blocks = manifest.reference["novelty"].get("blocks", [{"begin": 0, "end": width}])
-    return [one["end"] - one["begin"] for one in blocks]
+    return [block["end"] - block["begin"] for block in blocks]
 
 
 def take(
@@ -52,27 +52,28 @@ def take(
 ) -> Taken:
     """Write the reference of N captures of the microscope into `folder`, a copy of the parent's.
 
-    `embeddings` [N, D], `p_all` [N], `measures` name -> [N], `patients` [N], at least FOLDS of them. `known` is what
-    the parent knew, and the bundle shall go on knowing: a capture is novel if it is to both, and quality may lie within
-    either's range. None: the archive's alone. What a run may drift from is always the archive's alone.
+    `embeddings` [N, D], `p_all` [N], `measures` name -> [N], `patients` [N], at least FOLDS of them. `known` is the
+    parent's reference, which the bundle keeps: a capture is novel if it is novel to both references, and its quality
+    may lie within the range of either. With None there is only the archive's. Drift is always measured against the
+    archive's alone.
     """
     widths = blocks_of(parent, embeddings.shape[1])
     groups = _groups(embeddings[:, -widths[-1] :], len(parent.labels))
     others = parent.reference["novelty"].get("others", []) if known is not None else []
     file = f"reference.{len(others) + 2}.npz" if known is not None else FILE
     if known is None:
-        for one in parent.reference["novelty"].get("others", []):
-            (folder / one["file"]).unlink()
+        for other in parent.reference["novelty"].get("others", []):
+            (folder / other["file"]).unlink()
     blocks = write_embeddings(folder, widths, embeddings, groups, embeddings, file=file)
-    own, novelty = _calibrated(folder / file, blocks, widths, embeddings, groups, patients)
-    both = own if known is None else replace(known, others=(*known.others, own))
-    found = statistics(blocks, measures, novelty, p_all)
+    of_archive, novelty = _calibrated(folder / file, blocks, widths, embeddings, groups, patients)
+    combined = of_archive if known is None else replace(known, others=(*known.others, of_archive))
+    reference = statistics(blocks, measures, novelty, p_all)
     if known is not None:
         of_parent = parent.reference["novelty"]
-        found["novelty"] = {**found["novelty"], "blocks": of_parent["blocks"],
-                            "others": [*others, {"file": file, "blocks": blocks}]}  # fmt: skip
-        found["quality"] = envelope(parent.reference["quality"], found["quality"])
-    return Taken(found, both, float((novelty <= 1).mean()))
+        reference["novelty"] = {**reference["novelty"], "blocks": of_parent["blocks"],
+                                "others": [*others, {"file": file, "blocks": blocks}]}  # fmt: skip
+        reference["quality"] = envelope(parent.reference["quality"], reference["quality"])
+    return Taken(reference, combined, float((novelty <= 1).mean()))
 
 
 def _groups(features: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -88,11 +89,12 @@ def _calibrated(
     groups: NDArray[np.int64],
     patients: NDArray[np.int64],
 ) -> tuple[Novelty, NDArray[np.float64]]:
-    """The reference in `file` with thresholds for patients that it has not seen, also put into `blocks`; and how novel
-    each capture is to a reference of other patients, [N].
+    """The reference in `file` with thresholds that suit patients it has not seen, and how novel each capture is to a
+    reference of other patients, [N]. The thresholds are also put into `blocks`.
 
-    Patients of one microscope differ more than captures of one patient, and there are few: the threshold is the
-    largest that any fifth of them needs to be known to the others, and no more than ODDEST times the next.
+    Patients of one microscope differ more than captures of one patient, and there are few patients. So each fifth of
+    the patients is compared with the others; the threshold is the largest that any fifth needs to be known to them, but
+    no more than ODDEST times the second largest.
     """
     order = np.random.default_rng(SEED).permutation(np.unique(patients))
     novelty = np.zeros(len(embeddings))
@@ -113,14 +115,14 @@ def _calibrated(
     return open_reference(file, blocks), novelty
 
 
-def envelope(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Quantiles by measure that span both: the lower of those up to the median, the higher of those above."""
+def envelope(first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Quantiles of each measure that span both ranges: the lower value up to the median, the higher value above it."""
     return {
         name: {
-            quantile: (min if float(quantile) <= 0.5 else max)(value, other[name][quantile])
+            quantile: (min if float(quantile) <= 0.5 else max)(value, second[name][quantile])
             for quantile, value in quantiles.items()
         }
-        for name, quantiles in one.items()
+        for name, quantiles in first.items()
     }
 
 
@@ -130,10 +132,10 @@ def counting(
     novelty: NDArray[np.float64],
     measures: Mapping[str, NDArray[np.float64]],
 ) -> NDArray[np.bool_]:
-    """Which captures would count for a case, [N]: the worker's decision, by their `novelty` [N] and `measures`."""
+    """Which captures would count for a case, [N], as the worker decides it from their `novelty` [N] and `measures`."""
     result = []
-    for row, strange in enumerate(novelty):
+    for row, value in enumerate(novelty):
         marks = marks_of({name: float(measures[name][row]) for name in MEASURES}, quality)
-        novel = mark_of(float(strange))
-        result.append(not policy.excludes(mark.code for mark in ([*marks, novel] if novel else marks)))
+        novelty_mark = mark_of(float(value))
+        result.append(not policy.excludes(mark.code for mark in ([*marks, novelty_mark] if novelty_mark else marks)))
     return np.asarray(result, bool)

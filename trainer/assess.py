@@ -1,4 +1,4 @@
-"""What is said of a bundle's graph on labelled captures, whether they come from its own test or from elsewhere."""
+"""Scores of a bundle's graph on labelled captures, whether they come from its own test split or from elsewhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Scored:
-    """The captures `rows` of `pixels`, what the graph answered, and in `of` what is true of them.
+    """The captures `rows` of `pixels`; `found` is the graph's answer for them, `of` joins it with their true labels.
 
-    `cases` are the same captures grouped as the case rule sees them; `unit` says what a case is.
+    `cases` are the same captures, grouped as the case rule groups them; `unit` says what a case is.
     """
 
     pixels: Pixels
@@ -41,42 +41,45 @@ def score(
     pixels: Pixels,
     rows: NDArray[np.int64],
     groups: NDArray[np.int64],
-    what: str,
+    title: str,
 ) -> Scored:
-    """Run the graph over the captures `rows`. `groups` [N] numbers what is alike where patients are unknown."""
-    with bar(what, len(rows)) as progress:
-        found = predict(runner, pixels, rows, progress.advance)
+    """Run the graph over the captures `rows`, with `title` at the progress bar.
+
+    `groups` [N] numbers the groups of captures that are alike; they stand for patients if those are unknown.
+    """
+    with bar(title, len(rows)) as progress:
+        predictions = predict(runner, pixels, rows, progress.advance)
     targets = data.targets()[rows]
     benign = data.labels.index(benign_label)
     alike: Groups = [data.captures[i].patient for i in rows] if data.patients_known else groups[rows]
     cases = alike if data.patients_known else blocks_of([data.captures[i].path for i in rows], targets)
     return Scored(
-        pixels, rows, Labelled(data.labels, benign, targets, found.probabilities, alike),
-        Labelled(data.labels, benign, targets, found.probabilities, cases),
-        "patient" if data.patients_known else "block", found,
+        pixels, rows, Labelled(data.labels, benign, targets, predictions.probabilities, alike),
+        Labelled(data.labels, benign, targets, predictions.probabilities, cases),
+        "patient" if data.patients_known else "block", predictions,
     )  # fmt: skip
 
 
 def predict(runner: GraphRunner, pixels: Pixels, rows: NDArray[np.int64], advance: Any = None) -> Predictions:
-    """All outputs for the captures `rows` of a memory map, which is never loaded whole."""
+    """All outputs for the captures `rows` of a memory map, which is never loaded as a whole."""
     parts = [runner.predict(pixels[part], advance) for part in np.array_split(rows, max(1, len(rows) // 512))]
     return Predictions(
-        np.concatenate([one.probabilities for one in parts]),
-        np.concatenate([one.embedding for one in parts]),
-        None if parts[0].cam is None else np.concatenate([one.cam for one in parts if one.cam is not None]),
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.embedding for part in parts]),
+        None if parts[0].cam is None else np.concatenate([part.cam for part in parts if part.cam is not None]),
     )
 
 
 def metrics(scored: Scored, temperature: float, policy: CasePolicy, sites: Sequence[str | None]) -> dict[str, Any]:
-    """Per capture; per patient, or per block where patients are unknown; per site where sites are; activation."""
+    """Figures per capture; per patient, or per block if patients are unknown; per site if any is known; activation."""
     result = capture_metrics(scored.of, temperature)
     result[f"per_{scored.unit}"] = patient_metrics(policy, scored.cases)
-    named = np.asarray([site or "" for site in sites])
-    if (named != "").any():
+    site_names = np.asarray([site or "" for site in sites])
+    if (site_names != "").any():
         right = scored.of.probabilities.argmax(axis=1) == scored.of.targets
         result["per_site"] = {
-            site: {"captures": int((named == site).sum()), "accuracy": float(right[named == site].mean())}
-            for site in sorted(set(named.tolist()))
+            site: {"captures": int((site_names == site).sum()), "accuracy": float(right[site_names == site].mean())}
+            for site in sorted(set(site_names.tolist()))
         }
     if scored.found.cam is not None:
         called = scored.of.probabilities.argmax(axis=1)
@@ -86,13 +89,13 @@ def metrics(scored: Scored, temperature: float, policy: CasePolicy, sites: Seque
 
 
 def robustness(runner: GraphRunner, scored: Scored, limit: int) -> dict[str, Any]:
-    """The robustness table of these captures, of at most `limit` of them."""
+    """The robustness table of at most `limit` of these captures."""
     return audit(runner, scored.pixels, scored.rows, scored.of, limit)
 
 
 def draw(scored: Scored, measured: dict[str, Any], temperature: float, policy: CasePolicy) -> dict[str, bytes]:
-    """The figures that belong to `measured`, which `metrics` made, with its robustness table and shortcuts: PNGs."""
-    found = {
+    """The PNGs that belong to `measured`, the result of `metrics` with its robustness table and shortcuts."""
+    drawn = {
         "roc": figures.roc(scored.of),
         "confusion": figures.confusion(scored.of.labels, measured["confusion"]),
         "reliability": figures.reliability(scored.of, temperature),
@@ -101,5 +104,5 @@ def draw(scored: Scored, measured: dict[str, Any], temperature: float, policy: C
         "worst": pictures.worst(scored.pixels, scored.rows, scored.of, scored.found),
     }
     if "robustness" in measured:
-        found["robustness"] = figures.robustness(measured["robustness"], measured["shortcuts"])
-    return found
+        drawn["robustness"] = figures.robustness(measured["robustness"], measured["shortcuts"])
+    return drawn

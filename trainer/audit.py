@@ -1,4 +1,4 @@
-"""`screen data audit`: what a data set holds, and by what its labels could be told without looking at a cell."""
+"""`screen data audit`: what a data set holds, and what could give its labels away without a look at a cell."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,13 +16,13 @@ from trainer.progress import bar
 from trainer.traits import Traits, clusters, near_duplicates, traits_of
 
 SPEC = ImageSpec(size=256, resampling="bilinear", min_side=1)
-"""Captures are looked at at this size, whatever a recipe will train at."""
+"""The audit looks at captures of this size, independent of the size that a recipe will train at."""
 SHOWN = 20
-"""Duplicates and unreadable files that are named; all are counted."""
+"""How many duplicates and unreadable files are named; all are counted."""
 
 
 def audit(root: Path, cache: Path, bits: int = 4) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Counts, sizes, unreadable files, duplicates, scale bars, colour and sharpness by label, and shortcuts; figures.
+    """Counts, sizes, unreadable files, duplicates, scale bars, colour and sharpness by label, shortcuts; and figures.
 
     Raises DataError if there are no labelled captures under `root`.
     """
@@ -30,37 +30,37 @@ def audit(root: Path, cache: Path, bits: int = 4) -> tuple[dict[str, Any], dict[
     if not captures:
         raise DataError(f"{root}: holds no capture; name the folder that holds labels.csv or one folder per class")
     refuse_missing(root, captures)
-    labels = sorted({one.label for one in captures})
+    labels = sorted({capture.label for capture in captures})
     sha256, digest = data_digests(root, captures)
     data = LabelledData(root, tuple(labels), tuple(captures), patients_known, sha256, digest)
     with bar("decoding", len(captures)) as progress:
-        found = decoded(data, SPEC, cache, progress.advance, refuse_many=False)
-    readable = np.setdiff1d(np.arange(len(captures)), list(found.unreadable))
+        cached = decoded(data, SPEC, cache, progress.advance, refuse_many=False)
+    readable = np.setdiff1d(np.arange(len(captures)), list(cached.unreadable))
     if not len(readable):
         raise DataError(f"{root}: none of {len(captures)} files can be decoded")
-    traits = traits_of(found.pixels, readable.tolist())
+    traits = traits_of(cached.pixels, readable.tolist())
     pairs = readable[near_duplicates(traits.hashes, bits)]
     exact = _exact(data)
     groups = _groups(data, readable, pairs)
     targets = data.targets()[readable]
-    figures = {"samples": pictures.samples(found.pixels, readable, data.targets(), labels)}
+    figures = {"samples": pictures.samples(cached.pixels, readable, data.targets(), labels)}
     return {
         "root": str(root),
         "digest": digest,
         "captures": len(captures),
-        "patients": len({one.patient for one in captures}) if patients_known else None,
+        "patients": len({capture.patient for capture in captures}) if patients_known else None,
         "labels": {label: _of_label(label, data, readable, traits) for label in labels},
         "sizes": [
             {"width": width, "height": height, "captures": count}
-            for (width, height), count in Counter(map(tuple, found.sizes[readable].tolist())).most_common()
+            for (width, height), count in Counter(map(tuple, cached.sizes[readable].tolist())).most_common()
         ],
         "unreadable": {
-            "count": len(found.unreadable),
-            "first": [{"path": captures[i].path, "why": why} for i, why in sorted(found.unreadable.items())[:SHOWN]],
+            "count": len(cached.unreadable),
+            "first": [{"path": captures[i].path, "why": why} for i, why in sorted(cached.unreadable.items())[:SHOWN]],
         },
         "exact_duplicates": _duplicates(exact, data),
         "near_duplicates": _duplicates(pairs, data) | {"bits": bits, "captures": len(np.unique(pairs))},
-        "scale_bars": int(sum(one is not None for one in traits.bars)),
+        "scale_bars": int(sum(scale_bar is not None for scale_bar in traits.bars)),
         "shortcuts": {
             "folds": shortcuts.FOLDS,
             "grouped_by": "patient" if patients_known else "near-duplicates",
@@ -71,9 +71,9 @@ def audit(root: Path, cache: Path, bits: int = 4) -> tuple[dict[str, Any], dict[
 
 
 def _exact(data: LabelledData) -> NDArray[np.int64]:
-    """Pairs of captures with the same bytes: each with the first that has them."""
+    """Pairs of captures with the same bytes: each capture with the first one that has these bytes."""
     first: dict[str, int] = {}
-    pairs = [(first[d], i) for i, d in enumerate(data.sha256) if first.setdefault(d, i) != i]
+    pairs = [(first[digest], i) for i, digest in enumerate(data.sha256) if first.setdefault(digest, i) != i]
     return np.asarray(pairs, np.int64).reshape(-1, 2)
 
 
@@ -97,53 +97,55 @@ def _duplicates(pairs: NDArray[np.int64], data: LabelledData) -> dict[str, Any]:
 
 
 def _of_label(label: str, data: LabelledData, readable: NDArray[np.int64], traits: Traits) -> dict[str, Any]:
-    of_all = [one for one in data.captures if one.label == label]
-    own = [place for place, i in enumerate(readable) if data.captures[i].label == label]
+    labelled = [capture for capture in data.captures if capture.label == label]
+    places = [place for place, i in enumerate(readable) if data.captures[i].label == label]
     result: dict[str, Any] = {
-        "captures": len(of_all),
-        "patients": len({one.patient for one in of_all}) if data.patients_known else None,
-        "readable": len(own),
+        "captures": len(labelled),
+        "patients": len({capture.patient for capture in labelled}) if data.patients_known else None,
+        "readable": len(places),
     }
-    if own:
-        colour, sharpness = traits.colour[own], traits.sharpness[own]
+    if places:
+        colour, sharpness = traits.colour[places], traits.sharpness[places]
         result |= {
             "mean_rgb": colour[:, :3].mean(axis=0).round(1).tolist(),
             "deviation_rgb": colour[:, 3:].mean(axis=0).round(1).tolist(),
-            "background_rgb": traits.background[own].mean(axis=0).round(1).tolist(),
+            "background_rgb": traits.background[places].mean(axis=0).round(1).tolist(),
             "sharpness_median": float(np.median(sharpness)),
             "sharpness_quartiles": np.percentile(sharpness, [25, 75]).round(1).tolist(),
-            "scale_bars": sum(traits.bars[place] is not None for place in own),
+            "scale_bars": sum(traits.bars[place] is not None for place in places),
         }
     return result
 
 
-def warnings(found: dict[str, Any]) -> list[str]:
-    """What anybody who trains on this should know first, in sentences."""
-    said = []
-    if count := found["unreadable"]["count"]:
-        said.append(f"{count} of {found['captures']} files cannot be decoded.")
-    if pairs := found["exact_duplicates"]["pairs"]:
-        said.append(f"{pairs} captures have exactly the bytes of another.")
+def warnings(audited: dict[str, Any]) -> list[str]:
+    """What people who train on this data should know first, in sentences."""
+    sentences = []
+    if count := audited["unreadable"]["count"]:
+        sentences.append(f"{count} of {audited['captures']} files cannot be decoded.")
+    if pairs := audited["exact_duplicates"]["pairs"]:
+        sentences.append(f"{pairs} captures have exactly the same bytes as another.")
     for kind in ("exact_duplicates", "near_duplicates"):
-        if conflicts := found[kind]["with_different_labels"]:
-            said.append(f"{conflicts} pairs of {kind.replace('_', ' ')} have different labels: one of each is wrong.")
-        if across := found[kind]["of_different_patients"]:
-            said.append(
+        if conflicts := audited[kind]["with_different_labels"]:
+            sentences.append(
+                f"{conflicts} pairs of {kind.replace('_', ' ')} have different labels: one of each is wrong."
+            )
+        if across := audited[kind]["of_different_patients"]:
+            sentences.append(
                 f"{across} pairs of {kind.replace('_', ' ')} are of different patients: have they been mixed up?"
             )
-    if count := found["near_duplicates"]["captures"]:
-        said.append(f"{count} captures have a near-duplicate: a random split would put some on both sides.")
-    if found["patients"] is None:
-        said.append("Patients are unknown: no split can hold them apart.")
-    shares = {label: row["scale_bars"] / row["readable"] for label, row in found["labels"].items() if row["readable"]}
+    if count := audited["near_duplicates"]["captures"]:
+        sentences.append(f"{count} captures have a near-duplicate: a random split would put some on both sides.")
+    if audited["patients"] is None:
+        sentences.append("Patients are unknown: no split can keep them apart.")
+    shares = {label: row["scale_bars"] / row["readable"] for label, row in audited["labels"].items() if row["readable"]}
     if shares and max(shares.values()) - min(shares.values()) > 0.1:
         shown = ", ".join(f"{label} {share:.0%}" for label, share in shares.items())
-        said.append(f"Scale bars are not equally frequent: {shown}.")
-    chance = found["shortcuts"]["chance"]
-    for name, accuracy in found["shortcuts"]["accuracy"].items():
+        sentences.append(f"Scale bars are not equally frequent: {shown}.")
+    chance = audited["shortcuts"]["chance"]
+    for name, accuracy in audited["shortcuts"]["accuracy"].items():
         if accuracy > chance + 0.15:
-            said.append(
-                f"The label can be told without looking at a cell: {name} reaches {accuracy:.1%}, where always naming "
-                f"the most frequent label gives {chance:.1%}."
+            sentences.append(
+                f"The label can be guessed without looking at a cell: {name} reaches {accuracy:.1%}, while always "
+                f"naming the most frequent label gives {chance:.1%}."
             )
-    return said
+    return sentences

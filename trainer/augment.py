@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the device: uint8 in, float out, no loop over images.
 
 Geometry is one affine resampling. Stain, brightness and white balance are one 3x3 matrix and one offset per image in
-optical density, where Beer and Lambert make stains additive: stain jitter after Tellez et al. 2018 (IEEE TMI), with
-the haematoxylin and eosin vectors of Ruifrok & Johnston 2001 and their cross product as the third.
+optical density, where stains are additive (law of Beer and Lambert). Stain jitter follows Tellez et al. 2018 (IEEE
+TMI), with the haematoxylin and eosin vectors of Ruifrok & Johnston 2001 and their cross product as the third.
 """
 
 import io
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - its name everywhere
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -27,15 +27,15 @@ SHARE_BLURRED = 0.25
 SHARE_NOISY = 0.25
 SHARE_DEFOCUSED = 0.35
 SHARP = 0.1
-"""Deviation in pixels below which a Gaussian leaves every pixel as it is."""
+"""A Gaussian with a smaller deviation, in pixels, leaves every pixel as it is."""
 MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
-"""Of the Beta distributions of the papers: Zhang et al. 2018, Yun et al. 2019."""
+"""Parameters of the Beta distributions in the papers: Zhang et al. 2018, Yun et al. 2019."""
 
 
 class Augment:
     """Callable: uint8 [N, S, S, 3] -> float32 [N, 3, size, size] in 0..1, channels last.
 
-    All randomness comes from `generator`, so a seed gives the same pixels.
+    All randomness comes from `generator`, so the same seed gives the same pixels.
     """
 
     def __init__(self, table: AugmentTable, generator: torch.Generator) -> None:
@@ -108,9 +108,10 @@ class Augment:
         return light.mul_(contrast).add_(mean * (1 - contrast))
 
     def _mask_corners(self, x: Tensor) -> Tensor:
-        """Paint corners over in the capture's bright background, so that nothing can be learned from what lies there.
+        """Paint over corners with the capture's bright background, so that nothing can be learned from what lies there.
 
-        Each corner by itself with the chance `corner_mask`; 15 to 45 % of the width, 8 to 25 % of the height.
+        Each corner is painted over, independently of the others, with the chance `corner_mask`; 15 to 45 % of the
+        width, 8 to 25 % of the height.
         """
         n, size = len(x), x.shape[-1]
         across, down = self._places(size)
@@ -126,7 +127,7 @@ class Augment:
         return torch.where(masked[:, None], background(x), x)
 
     def draw_scale_bar(self, x: Tensor) -> Tensor:
-        """Draw a bar in some corner, sometimes on a box and with blocks above it in place of text."""
+        """Draw a bar in one of the corners, sometimes on a box and with blocks above it in place of text."""
         n, size = len(x), x.shape[-1]
         chosen = (torch.rand(n, generator=self.generator, device=self.device) < self.table.scale_bar)[:, None, None]
         across, down = self._places(size)
@@ -148,7 +149,7 @@ class Augment:
         return torch.where(((bar | text) & chosen)[:, None], colour, x)
 
     def _places(self, size: int) -> tuple[Tensor, Tensor]:
-        """Where columns and rows lie, from 0 to 1: [1, 1, size] and [1, size, 1]."""
+        """The positions of columns and rows, from 0 to 1: [1, 1, size] and [1, size, 1]."""
         places = (torch.arange(size, device=self.device) + 0.5) / size
         return places[None, None, :], places[None, :, None]
 
@@ -157,20 +158,20 @@ class Augment:
         return torch.where(chosen[:, None, None, None], grey(x), x)
 
     def _jpeg(self, x: Tensor) -> Tensor:
-        """Compress some again, in threads. libjpeg works on the CPU: a GPU's captures travel there and back."""
-        chosen = self._some(len(x), self.table.jpeg)
+        """Compress some captures again, in threads. libjpeg works on the CPU: captures of a GPU go there and back."""
+        chosen = self._choose(len(x), self.table.jpeg)
         qualities = torch.randint(50, 101, (len(chosen),), generator=self.generator, device=self.device)
         if len(chosen):
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                done = list(pool.map(recompressed, x[chosen].cpu(), qualities.tolist()))
-            x[chosen] = torch.stack(done).to(self.device)
+                compressed = list(pool.map(recompressed, x[chosen].cpu(), qualities.tolist()))
+            x[chosen] = torch.stack(compressed).to(self.device)
         return x
 
-    def _some(self, count: int, share: float) -> Tensor:
+    def _choose(self, count: int, share: float) -> Tensor:
         return torch.nonzero(torch.rand(count, generator=self.generator, device=self.device) < share)[:, 0]
 
     def _blur(self, x: Tensor) -> Tensor:
-        chosen = self._some(len(x), SHARE_BLURRED)
+        chosen = self._choose(len(x), SHARE_BLURRED)
         if len(chosen):
             kernel = (torch.outer(BLUR, BLUR) / 16).to(x).expand(3, 1, 3, 3)
             sharp = x[chosen]
@@ -180,8 +181,8 @@ class Augment:
         return x
 
     def _defocus(self, x: Tensor) -> Tensor:
-        """A Gaussian of its own deviation along each axis: defocus where they are alike, else a stage that moved."""
-        chosen = self._some(len(x), SHARE_DEFOCUSED)
+        """Blur by a Gaussian with a deviation for each axis: equal ones are defocus, unequal ones a moving stage."""
+        chosen = self._choose(len(x), SHARE_DEFOCUSED)
         if len(chosen):
             widest = self.table.defocus * x.shape[-1]
             radius = math.ceil(3 * widest)
@@ -197,7 +198,7 @@ class Augment:
         return x
 
     def _noise(self, x: Tensor) -> Tensor:
-        chosen = self._some(len(x), SHARE_NOISY)
+        chosen = self._choose(len(x), SHARE_NOISY)
         if len(chosen):
             deviation = (self._uniform(len(chosen)).abs() * self.table.noise)[:, None, None, None]
             noise = torch.randn(x[chosen].shape, generator=self.generator, device=self.device)
@@ -206,10 +207,10 @@ class Augment:
 
 
 class Mixer:
-    """Callable on a batch: mixes it by mixup or cutmix, or leaves it, by the recipe's shares.
+    """Callable on a batch: mixes it by mixup or cutmix or leaves it as it is, with the chances in the recipe.
 
     float [N, 3, S, S], labels int64 [N] -> the same captures and labels, or mixed ones and their shares [N, labels].
-    Randomness is torch's own.
+    Randomness comes from torch's own generator.
     """
 
     def __init__(self, table: AugmentTable, labels: int) -> None:
@@ -233,7 +234,7 @@ class Mixer:
 def to_unit(captures: Tensor) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in 0..1; the permuted view is channels last already.
 
-    Cast first: exported, TensorRT permutes no bytes.
+    The cast comes first because TensorRT, given the exported graph, permutes no bytes.
     """
     return captures.float().permute(0, 3, 1, 2).div_(255)
 
@@ -244,7 +245,7 @@ def from_unit(x: Tensor) -> NDArray[np.uint8]:
 
 
 def resize(x: Tensor, size: int) -> Tensor:
-    """Down to side `size`, averaging over pixels; unchanged where it has that side."""
+    """Scale down to side `size`, averaging over pixels; unchanged if that is the side already."""
     if x.shape[-1] == size:
         return x
     return F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -257,7 +258,7 @@ def grey(x: Tensor) -> Tensor:
 
 
 def recompressed(capture: Tensor, quality: int) -> Tensor:
-    """One capture, float [3, H, W] in 0..1, as it is after JPEG with this quality."""
+    """One capture, float [3, H, W] in 0..1, as it is after JPEG compression with this quality."""
     pixels = (capture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     packed = io.BytesIO()
     Image.fromarray(pixels).save(packed, format="JPEG", quality=quality)
@@ -265,5 +266,5 @@ def recompressed(capture: Tensor, quality: int) -> Tensor:
 
 
 def background(x: Tensor) -> Tensor:
-    """Colour of the background, [N, 3, 1, 1]: in a bright-field capture most of the brightest quarter is empty."""
+    """Colour of the background, [N, 3, 1, 1]: most of the brightest quarter of a bright-field capture is empty."""
     return torch.quantile(x[:, :, ::4, ::4].flatten(2), 0.8, dim=2)[:, :, None, None]

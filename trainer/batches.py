@@ -1,4 +1,4 @@
-"""Decoded captures as a training works on them: the set, its batches, and what a network answers for some of it."""
+"""Decoded captures for a training: the set, its batches, and a network's answers for some of its captures."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from trainer.augment import to_unit
 class TrainingSet:
     """What `fit` works on. `pixels` uint8 [N, S, S, 3]; `targets` int64 [N]; `train`, `validation`: indices into both.
 
-    `identity` is a digest of configuration, data and split: a checkpoint of another is not continued.
+    `identity` is a digest of configuration, data and split: a training never continues from a checkpoint with another.
     """
 
     pixels: NDArray[np.uint8]
@@ -44,11 +44,11 @@ def batches(data: TrainingSet, order: NDArray[np.int64], size: int) -> Iterator[
 
     cuts = [order[start : start + size] for start in range(0, len(order), size)]
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, cuts[0])
-        for following in cuts[1:]:
-            ready, coming = coming, reader.submit(read, following)
-            yield ready.result()
-        yield coming.result()
+        next_batch = reader.submit(read, cuts[0])
+        for indices in cuts[1:]:
+            batch, next_batch = next_batch, reader.submit(read, indices)
+            yield batch.result()
+        yield next_batch.result()
 
 
 @torch.inference_mode()
@@ -57,10 +57,10 @@ def predict(
 ) -> NDArray[np.float64]:
     """Uncalibrated probabilities [len(indices), labels] of the decoded captures, unaugmented, at the final size."""
     network.eval()
-    found = []
+    parts = []
     for captures, _ in batches(data, indices, size):
         with fabric.autocast():
             logits = network(to_unit(captures.to(fabric.device)))
-        found.append(torch.softmax(logits.double(), dim=1).cpu())
-    probabilities: NDArray[np.float64] = torch.cat(found).numpy()
+        parts.append(torch.softmax(logits.double(), dim=1).cpu())
+    probabilities: NDArray[np.float64] = torch.cat(parts).numpy()
     return probabilities

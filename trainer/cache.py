@@ -1,11 +1,11 @@
-"""Decoded captures, once: a uint8 array on disk that training maps into memory.
+"""Captures, decoded once: a uint8 array on disk that training maps into memory.
 
     CACHE/<key>/captures.npy    uint8 [N, S, S, 3], in the order of the data's captures
     CACHE/<key>/sizes.npy       int32 [N, 2], width and height of the files' images, upright
     CACHE/<key>/unreadable.json index of a capture -> why it cannot be decoded; its row is black
 
-The key is the digest of the data, the image spec, Pillow's version, and the source of the decoder and of what writes
-the files: another of any is another cache.
+The key is the digest of the data, the image spec, Pillow's version, and the source of the decoder and of `_decode_all`,
+which writes the files: if any of these changes, a new cache is built.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ from contract.imaging import Decoded, ImageSpec, decode
 from trainer.data import MAX_UNREADABLE, LabelledData
 
 WINDOW = 256
-"""Captures decoded at a time: what is held in memory is this many, however large the data."""
+"""How many captures are decoded at a time: memory holds this many, however large the data set is."""
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class DecodedCaptures:
     """`pixels` is a read-only memory map, uint8 [N, S, S, 3]; `sizes` [N, 2] are the files' widths and heights;
-    `unreadable` tells why, by index.
+    `unreadable` gives the reason for each capture that cannot be decoded, by its index.
     """
 
     pixels: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class DecodedCaptures:
 def decoded(
     data: LabelledData, spec: ImageSpec, cache: Path, advance: Advance | None = None, *, refuse_many: bool = True
 ) -> DecodedCaptures:
-    """Open the cache of these captures, and build it first if it is not there.
+    """Open the cache of these captures; build it first if it is missing.
 
     `advance` is called with the number of captures just decoded. Raises DataError when more than 1 % of the captures
     cannot be decoded (unless `refuse_many` is off), StorageFull when the cache has no room.
@@ -84,7 +84,7 @@ def _build(data: LabelledData, spec: ImageSpec, folder: Path, advance: Advance |
         (building / "unreadable.json").write_text(json.dumps(unreadable))
         try:
             building.replace(folder)
-        except OSError:  # another run has built the same meanwhile
+        except OSError:  # another run has built the same cache in the meantime
             if not (folder / "captures.npy").is_file():
                 raise
     finally:
@@ -123,8 +123,8 @@ def _decode_all(
 def _refuse_many(data: LabelledData, unreadable: dict[int, str]) -> None:
     if len(unreadable) <= MAX_UNREADABLE * len(data.captures):
         return
-    some = "; ".join(f"{data.captures[i].path} ({why})" for i, why in sorted(unreadable.items())[:10])
+    examples = "; ".join(f"{data.captures[i].path} ({why})" for i, why in sorted(unreadable.items())[:10])
     raise DataError(
-        f"{len(unreadable)} of {len(data.captures)} images cannot be read, more than {MAX_UNREADABLE:.0%}: {some}; "
+        f"{len(unreadable)} of {len(data.captures)} images cannot be read, more than {MAX_UNREADABLE:.0%}: {examples}; "
         "copy them again or take them out"
     )

@@ -1,6 +1,6 @@
 """What a killed training run needs to go on as if nothing had happened: one file, written whole or not at all.
 
-Randomness is not in it: every epoch seeds its generators from (seed, epoch), so an epoch begins the same either way.
+It holds no state of random generators: every epoch seeds its own from (seed, epoch), so it begins the same either way.
 """
 
 import os
@@ -21,8 +21,8 @@ class Checkpoint:
     """State after `epochs_done` epochs. `identity` is the digest of configuration, data and split.
 
     `model` and `averaged` are state dicts of `trainer.model.Network` (`averaged` is None without averaging); `best` is
-    the state dict of the epoch that did best on validation, averaged weights where there are any; `best_epoch` is its
-    place in `history`, from 1. `phase` is the phase that `optimization` is of. `seconds` were spent on training so far.
+    the state dict of the epoch that did best on validation, of averaged weights if there are any; `best_epoch` is its
+    place in `history`, from 1. `optimization` belongs to `phase`. Training has taken `seconds` so far.
     """
 
     identity: str
@@ -58,7 +58,7 @@ def load(folder: Path, identity: str) -> Checkpoint | None:
     file = folder / FILE
     if not file.is_file():
         return None
-    advice = "name another folder with --checkpoint, or start anew with --no-resume"
+    advice = "name another folder with --checkpoint, or start from scratch with --no-resume"
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         state_format = state.pop("format")
@@ -66,5 +66,5 @@ def load(folder: Path, identity: str) -> Checkpoint | None:
     except Exception as error:
         raise SettingsError(f"checkpoint {file}: cannot be read ({type(error).__name__}); {advice}") from error
     if state_format != FORMAT or checkpoint.identity != identity:
-        raise SettingsError(f"checkpoint {file}: is of another configuration, data or split; {advice}")
+        raise SettingsError(f"checkpoint {file}: belongs to another configuration, data or split; {advice}")
     return checkpoint

@@ -25,7 +25,7 @@ PAPER_BACKBONES = (
     "efficientnet_b3", "mobilenetv3_large_100", "vgg19", "vgg16", "legacy_xception", "inception_v3", "resnetv2_50",
     "nasnetalarge", "inception_resnet_v2", "densenet201",
 )  # fmt: skip
-"""The ten that Ghaderzadeh et al. 2022 compare, by their names in timm; resnetv2_50 for their ResNet50V2."""
+"""The ten that Ghaderzadeh et al. 2022 compare, by their names in timm; resnetv2_50 stands for their ResNet50V2."""
 FIGURES = (
     ("accuracy", "accuracy"),
     ("macro_f1", "macro F1"),
@@ -45,35 +45,35 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Contestant:
-    """A recipe under the name it goes by in the table."""
+    """A recipe and its name in the table."""
 
     name: str
     config: Config
 
 
 def contestants(recipes: Sequence[tuple[str, Config]], backbones: Sequence[str]) -> list[Contestant]:
-    """The recipes, or the first of them with each backbone. Raises UsageError if there are fewer than two."""
+    """The recipes, or the first recipe with each of the backbones. Raises UsageError if there are fewer than two."""
     if backbones:
         _, config = recipes[0]
-        found = [Contestant(one, config.changed("model", architecture=one)) for one in backbones]
+        entrants = [Contestant(name, config.changed("model", architecture=name)) for name in backbones]
     else:
-        found = [Contestant(Path(name).stem, config) for name, config in recipes]
-    if len(found) < 2 or len({one.name for one in found}) < len(found):
+        entrants = [Contestant(Path(name).stem, config) for name, config in recipes]
+    if len(entrants) < 2 or len({entrant.name for entrant in entrants}) < len(entrants):
         raise UsageError(
             "name at least two recipes, each once (--recipe A --recipe B), or backbones (--backbone A ...)"
         )
-    return found
+    return entrants
 
 
 def compare(
     root: Path, out: Path, entrants: Sequence[Contestant], seeds: Sequence[int], *, given: Path | None, work: Work
 ) -> dict[str, Any]:
-    """Train every contestant with every seed on the split of the first, and measure. Bundles stay under `out`.
+    """Train every contestant with every seed on the split of the first, and measure it. Bundles stay under `out`.
 
-    A comparison that was killed goes on: finished bundles are kept. Writes comparison.json and report.html. Raises
-    DataError where labels differ.
+    A comparison that was killed goes on when it is called again: finished bundles are kept. Writes comparison.json and
+    report.html. Raises DataError if labels differ.
     """
-    if any(one.config.data.labels != entrants[0].config.data.labels for one in entrants):
+    if any(entrant.config.data.labels != entrants[0].config.data.labels for entrant in entrants):
         raise DataError("the recipes have different labels; give the same to all with --labels")
     split: Split | None = None
     rows: list[dict[str, Any]] = []
@@ -92,7 +92,7 @@ def compare(
             row, called[entrant.name, seed] = _measure(entrant.name, seed, bundle, prepared, test)
             rows.append(row)
     assert split is not None
-    summary = [_summary(one.name, [row for row in rows if row["name"] == one.name]) for one in entrants]
+    summary = [_summary(entrant.name, [row for row in rows if row["name"] == entrant.name]) for entrant in entrants]
     summary.sort(key=lambda row: -row["accuracy"]["mean"])
     best = [row["name"] for row in summary[:2]]
     result = {
@@ -119,13 +119,13 @@ def compare(
 def _measure(
     name: str, seed: int, bundle: Bundle, prepared: Prepared, test: NDArray[np.int64]
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    measured, made = bundle.manifest.metrics["test"], bundle.manifest.provenance
+    measured, provenance = bundle.manifest.metrics["test"], bundle.manifest.provenance
     runner = GraphRunner(bundle.path / MODEL, bundle.manifest.outputs)
     started = time.monotonic()
     probabilities = assess.predict(runner, prepared.decoded.pixels, test).probabilities
     seconds = time.monotonic() - started
-    changes = measured["robustness"]["lines"][1:-1]  # the last masks the cells out: there a fall is good
-    at = measured["all_versus_benign"]["sensitivity_at_specificity"]
+    changes = measured["robustness"]["lines"][1:-1]  # without the last, which masks out the cells: there a fall is good
+    sensitivity = measured["all_versus_benign"]["sensitivity_at_specificity"]
     row = {
         "name": name,
         "seed": seed,
@@ -133,31 +133,31 @@ def _measure(
         "accuracy": measured["accuracy"],
         "macro_f1": measured["macro_f1"],
         "macro_auc": measured["macro_auc"],
-        "sensitivity": at[str(FIXED_SPECIFICITY)],
+        "sensitivity": sensitivity[str(FIXED_SPECIFICITY)],
         "ece": measured["calibration"]["ece"],
         "worst_change": min(line["accuracy"] for line in changes),
-        "parameters": made["parameters"],
-        "multiply_adds": made["multiply_adds"],
-        "training_seconds": made["seconds"],
-        "training_rate": float(np.median([epoch["captures_per_second"] for epoch in made["history"]])),
+        "parameters": provenance["parameters"],
+        "multiply_adds": provenance["multiply_adds"],
+        "training_seconds": provenance["seconds"],
+        "training_rate": float(np.median([epoch["captures_per_second"] for epoch in provenance["history"]])),
         "scoring_rate": len(test) / seconds,
     }
     return row, probabilities.argmax(axis=1)
 
 
 def _summary(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": name}
+    summary: dict[str, Any] = {"name": name}
     for key, _ in (*FIGURES, *COSTS):
         values = [row[key] for row in rows if row[key] is not None]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        found[key] = {"mean": float(np.mean(values)) if values else None, "deviation": deviation}
-    return found
+        summary[key] = {"mean": float(np.mean(values)) if values else None, "deviation": deviation}
+    return summary
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
-    """McNemar's exact test on captures that one calls rightly and the other does not (McNemar 1947).
+    """McNemar's exact test on captures that only one of two recipes calls rightly (McNemar 1947).
 
-    Captures are taken as independent, which those of one patient are not: the true p is larger.
+    The test takes captures as independent, but captures of one patient are not: the true p is larger.
     """
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     discordant = only_first + only_second

@@ -1,4 +1,4 @@
-"""Cross-validation: every capture is scored once, by the bundle that has not seen it."""
+"""Cross-validation: every capture is scored once, by the bundle that was not trained on it."""
 
 import json
 import sys
@@ -23,13 +23,13 @@ from trainer.splits import given_names
 
 FILE = "cross-validation.json"
 CONFIDENT = 0.9
-"""From this probability on a call is taken for sure: where it is wrong and not novel, nobody is warned."""
+"""A call with at least this probability counts as sure: if it is wrong and not novel, nothing warns of it."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Of all captures of the data: `fold` [N] that held it out, -1 for none; what that fold's bundle says of it, as
-    `probabilities` [N, L] and `novel` [N].
+    """For every capture of the data: `fold` [N], the fold that held it out, -1 for none; and the answers of that fold's
+    bundle, `probabilities` [N, L] and `novel` [N].
     """
 
     fold: NDArray[np.int64]
@@ -38,7 +38,7 @@ class HeldOut:
 
 
 def pool(prepared: Prepared, bundles: list[Bundle], out: Path) -> dict[str, Any]:
-    """Score each fold's test captures through its own graph; figures over all of them, and per fold. Writes FILE."""
+    """Score each fold's test captures with its own graph; figures over all of them, and per fold. Writes FILE."""
     data = prepared.data
     held_out = _scored(prepared, bundles)
     rows = np.flatnonzero(held_out.fold >= 0)
@@ -46,7 +46,7 @@ def pool(prepared: Prepared, bundles: list[Bundle], out: Path) -> dict[str, Any]
     benign = data.labels.index(bundles[0].manifest.benign_label)
     targets, probabilities = data.targets()[rows], held_out.probabilities[rows]
     pooled = capture_metrics(Labelled(data.labels, benign, targets, probabilities, groups))
-    del pooled["calibration_before"]  # each fold has a temperature of its own
+    del pooled["calibration_before"]  # each fold has its own temperature
     called = probabilities.argmax(axis=1)
     right = called == targets
     by_fold = [float(right[held_out.fold[rows] == number].mean()) for number in range(len(bundles))]
@@ -77,18 +77,18 @@ def _scored(prepared: Prepared, bundles: list[Bundle]) -> HeldOut:
             answers = assess.predict(runner, prepared.decoded.pixels, rows, progress.advance)
             held_out.fold[rows] = number
             held_out.probabilities[rows] = answers.probabilities
-            if (known := read_novelty(bundle)) is not None:
-                held_out.novel[rows] = known.of(answers.embedding) > 1
+            if (novelty := read_novelty(bundle)) is not None:
+                held_out.novel[rows] = novelty.of(answers.embedding) > 1
     return held_out
 
 
 def warned(right: NDArray[np.bool_], confidence: NDArray[np.float64], novel: NDArray[np.bool_]) -> dict[str, Any]:
-    """Whether a network knows where it is wrong: of the wrong and of the right captures, the share that is novel, or
-    called with a probability below 0.9. `right`, `confidence`, `novel` [N]; None where there is no such capture.
+    """Whether a network knows where it is wrong: the share of the wrong, and of the right, captures that are novel or
+    called with a probability below 0.9. `right`, `confidence`, `novel` [N]; None if there is no such capture.
     """
 
-    def share(chosen: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
-        return float(chosen[among].mean()) if among.any() else None
+    def share(chosen: NDArray[np.bool_], group: NDArray[np.bool_]) -> float | None:
+        return float(chosen[group].mean()) if group.any() else None
 
     doubtful = novel | (confidence < CONFIDENT)
     return {
@@ -101,8 +101,8 @@ def warned(right: NDArray[np.bool_], confidence: NDArray[np.float64], novel: NDA
 
 
 def print_folds(result: dict[str, Any]) -> None:
-    """The table of the folds, and what they say together, on stderr."""
-    pooled, heeded = result["pooled"], result["warned"]
+    """Print the table of the folds, and the figures over all of them, to stderr."""
+    pooled, doubts = result["pooled"], result["warned"]
     low, high = pooled["accuracy_interval"]
     table = Table(
         title=f"{result['folds']} folds: accuracy {result['accuracy_mean']:.4f} ± {result['accuracy_deviation']:.4f}, "
@@ -120,9 +120,9 @@ def print_folds(result: dict[str, Any]) -> None:
         f"{result['all_or_benign_right']:.4f}.",
         highlight=False,
     )
-    if heeded["of_wrong"] is not None:
+    if doubts["of_wrong"] is not None:
         console.print(
-            f"Of the captures that are called wrongly {heeded['of_wrong']:.1%} are novel or below {CONFIDENT:g}, of "
-            f"those called rightly {heeded['of_right'] or 0:.1%}.",
+            f"{doubts['of_wrong']:.1%} of the captures that are called wrongly are novel or below {CONFIDENT:g}, and "
+            f"{doubts['of_right'] or 0:.1%} of those called rightly.",
             highlight=False,
         )

@@ -1,4 +1,4 @@
-"""Labelled captures: a folder per class, or a labels.csv. Everything wrong with them is said here, before any work.
+"""Labelled captures: a folder per class, or a labels.csv. Any fault in them is reported here, before other work starts.
 
 Raises DataError, whose message names the thing at fault and the next step.
 """
@@ -22,12 +22,12 @@ from trainer.config import DataTable
 LABELS_FILE = "labels.csv"
 SPLITS = ("train", "validation", "test")
 MAX_UNREADABLE = 0.01
-"""Share of unreadable images above which training is refused: something is wrong with the copy, not with a file."""
+"""With a larger share of unreadable images, training is refused: the whole copy is at fault, not single files."""
 
 
 @dataclass(frozen=True)
 class LabelledCapture:
-    """One file: `path` relative to the data's root, posix; `patient` is the path where patients are unknown."""
+    """One file: `path` relative to the data's root, posix; `patient` is the path if patients are unknown."""
 
     path: str
     label: str
@@ -53,13 +53,13 @@ class LabelledData:
 
     def targets(self) -> NDArray[np.int64]:
         """Index of each capture's label, [N]."""
-        return np.asarray([self.labels.index(one.label) for one in self.captures], dtype=np.int64)
+        return np.asarray([self.labels.index(capture.label) for capture in self.captures], dtype=np.int64)
 
 
 def read_data(root: Path, table: DataTable, *, for_training: bool = True) -> LabelledData:
     """Read DATA: labels.csv if it has one, else a folder per class, perhaps under Original/. Raises DataError.
 
-    Data that is only scored may hold few captures of a label, or none.
+    Data that is not for training may hold few captures of a label, or none.
     """
     captures, patients_known = find_captures(root)
     _check_labels(root, captures, table.labels)
@@ -76,7 +76,7 @@ def read_data(root: Path, table: DataTable, *, for_training: bool = True) -> Lab
 
 
 def find_captures(root: Path) -> tuple[list[LabelledCapture], bool]:
-    """The captures under `root` with whatever labels they have, by path, and whether patients are known.
+    """The captures under `root`, whatever their labels, sorted by path; and whether patients are known.
 
     Raises DataError if there is neither a labels.csv nor a folder per class.
     """
@@ -86,17 +86,20 @@ def find_captures(root: Path) -> tuple[list[LabelledCapture], bool]:
         captures, patients_known = _from_csv(root)
     else:
         captures, patients_known = _from_folders(root), False
-    captures.sort(key=lambda one: one.path)
+    captures.sort(key=lambda capture: capture.path)
     return captures, patients_known
 
 
 def _from_folders(root: Path) -> list[LabelledCapture]:
-    """The Kaggle set has Segmented/ beside Original/: the same captures again, which the graph segments itself."""
+    """Read one folder per class, below Original/ if there is one.
+
+    The Kaggle set has Segmented/ beside it. It holds the same captures and is not read: the graph segments them itself.
+    """
     base = root / "Original" if (root / "Original").is_dir() else root
     below = base.relative_to(root)
     captures = [
-        ((below / os.fsdecode(found.path)).as_posix(), os.fsdecode(found.patient))
-        for found in walk(base, follow_links=True).captures
+        ((below / os.fsdecode(capture.path)).as_posix(), os.fsdecode(capture.patient))
+        for capture in walk(base, follow_links=True).captures
     ]
     if not captures:
         raise DataError(
@@ -120,14 +123,14 @@ def _from_csv(root: Path) -> tuple[list[LabelledCapture], bool]:
             raise DataError(f"{table}, line {number}: unknown split {split!r}; use {', '.join(SPLITS)}")
         patient = row["patient"] if patients_known else row["path"]
         captures.append(LabelledCapture(row["path"], row["label"], patient, split, row.get("site") or None))
-    given = sum(one.split is not None for one in captures)
-    if 0 < given < len(captures):
-        raise DataError(f"{table}: only {given} of {len(captures)} lines name a split; name it in all or in none")
+    split_count = sum(capture.split is not None for capture in captures)
+    if 0 < split_count < len(captures):
+        raise DataError(f"{table}: only {split_count} of {len(captures)} lines name a split; name it in all or in none")
     return captures, patients_known
 
 
 def read_csv(file: Path, needed: Sequence[str]) -> tuple[list[dict[str, str]], set[str]]:
-    """The rows of a CSV file, missing values as "", and its columns. Raises DataError naming a column that it lacks."""
+    """The rows of a CSV file, missing values as "", and its columns. Raises DataError naming a missing column."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, restval="")
@@ -141,10 +144,10 @@ def read_csv(file: Path, needed: Sequence[str]) -> tuple[list[dict[str, str]], s
 
 
 def _check_labels(root: Path, captures: Sequence[LabelledCapture], labels: Sequence[str]) -> None:
-    for one in captures:
-        if one.label not in labels:
+    for capture in captures:
+        if capture.label not in labels:
             raise DataError(
-                f"{root}: {one.path} has the label {one.label!r}, which is not in the set; the labels are "
+                f"{root}: {capture.path} has the label {capture.label!r}, which is not in the set; the labels are "
                 f"{', '.join(labels)} (data.labels, or --labels)"
             )
     if not captures:
@@ -152,11 +155,11 @@ def _check_labels(root: Path, captures: Sequence[LabelledCapture], labels: Seque
 
 
 def refuse_missing(root: Path, captures: Sequence[LabelledCapture]) -> None:
-    """Every file is listed once and is there. Raises DataError."""
-    for path, count in Counter(one.path for one in captures).items():
+    """Raise DataError unless every file is listed once and exists."""
+    for path, count in Counter(capture.path for capture in captures).items():
         if count > 1:
             raise DataError(f"{root / LABELS_FILE}: {path} is listed {count} times; list each file once")
-    missing = [one.path for one in captures if not (root / one.path).is_file()]
+    missing = [capture.path for capture in captures if not (root / capture.path).is_file()]
     if missing:
         raise DataError(
             f"{root}: {len(missing)} listed file{'s are' if len(missing) > 1 else ' is'} missing, the first is "
@@ -165,25 +168,25 @@ def refuse_missing(root: Path, captures: Sequence[LabelledCapture]) -> None:
 
 
 def _check_patients(captures: Sequence[LabelledCapture]) -> None:
-    for what, values in (("labels", _by_patient(captures, "label")), ("splits", _by_patient(captures, "split"))):
+    for kind, values in (("labels", _by_patient(captures, "label")), ("splits", _by_patient(captures, "split"))):
         for patient, seen in values.items():
             if len(seen) > 1:
                 raise DataError(
-                    f"patient {patient} has two {what}: {' and '.join(sorted(map(str, seen)))}; correct {LABELS_FILE}"
+                    f"patient {patient} has two {kind}: {' and '.join(sorted(map(str, seen)))}; correct {LABELS_FILE}"
                 )
 
 
 def _by_patient(captures: Iterable[LabelledCapture], attribute: str) -> dict[str, set[str]]:
     seen: dict[str, set[str]] = defaultdict(set)
-    for one in captures:
-        seen[one.patient].add(getattr(one, attribute))
+    for capture in captures:
+        seen[capture.patient].add(getattr(capture, attribute))
     return seen
 
 
 def check_counts(captures: Sequence[LabelledCapture], table: DataTable, patients_known: bool) -> None:
-    """Every label needs `min_images` images and, where patients are known, three patients. Raises DataError."""
-    images = Counter(one.label for one in captures)
-    patients = Counter(label for label, _ in {(one.label, one.patient) for one in captures})
+    """Every label needs `min_images` images and, if patients are known, three patients. Raises DataError."""
+    images = Counter(capture.label for capture in captures)
+    patients = Counter(label for label, _ in {(capture.label, capture.patient) for capture in captures})
     for label in table.labels:
         if images[label] < table.min_images:
             raise DataError(
@@ -200,14 +203,14 @@ def check_counts(captures: Sequence[LabelledCapture], table: DataTable, patients
 def data_digests(root: Path, captures: Sequence[LabelledCapture]) -> tuple[tuple[str, ...], str]:
     """sha256 of each file, and one digest over paths, labels, patients, given splits and bytes."""
 
-    def content(one: LabelledCapture) -> str:
-        with (root / one.path).open("rb") as stream:
+    def file_sha256(capture: LabelledCapture) -> str:
+        with (root / capture.path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     with ThreadPoolExecutor() as pool:
-        sha256 = tuple(pool.map(content, captures))
+        sha256 = tuple(pool.map(file_sha256, captures))
     total = hashlib.sha256()
-    for one, digest in zip(captures, sha256, strict=True):
-        line = "\0".join([one.path, one.label, one.patient, one.split or "", digest])
+    for capture, digest in zip(captures, sha256, strict=True):
+        line = "\0".join([capture.path, capture.label, capture.patient, capture.split or "", digest])
         total.update(line.encode(errors="surrogateescape") + b"\n")
     return sha256, total.hexdigest()

@@ -1,4 +1,4 @@
-"""Devices to train on, several machines too through Lightning Fabric, and what to do when one is full."""
+"""Devices to train on, through Lightning Fabric also on several machines, and what to do when one is full."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from contract.errors import ScreeningError
 
 
 class DeviceMemoryFull(ScreeningError):
-    """The device's memory does not hold a step of this batch size."""
+    """The device's memory is too small for a step of this batch size."""
 
 
 @dataclass(frozen=True)
 class Devices:
-    """On how many devices of how many machines to train; each takes batches of the recipe's size."""
+    """How many devices on how many machines train; each takes batches of the recipe's size."""
 
     devices: int = 1
     nodes: int = 1
@@ -28,7 +28,7 @@ class Devices:
         return self.devices * self.nodes > 1
 
     def fabric(self, precision: str) -> Fabric:
-        """Joins the other processes, and starts them first if nobody (torchrun, Slurm) has."""
+        """Join the other processes; start them first unless torchrun or Slurm has done so."""
         if precision == "auto":
             precision = "16-mixed" if torch.cuda.is_available() and self.accelerator != "cpu" else "32-true"
         strategy = "ddp" if self.several else "auto"
@@ -37,12 +37,12 @@ class Devices:
             precision=precision,  # type: ignore[arg-type]
         )  # fmt: skip
         fabric.launch()
-        torch.backends.cudnn.benchmark = True  # shapes stay the same for whole epochs
+        torch.backends.cudnn.benchmark = True  # shapes stay the same for a whole epoch
         return fabric
 
 
 def device_name() -> str:
-    """What is trained on here, in words."""
+    """The device that trains here, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
@@ -50,13 +50,13 @@ def device_name() -> str:
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether training would be on a CPU that has instructions for bfloat16; without them it is only slower."""
-    able: Mapping[str, Any] = torch.cpu.get_capabilities()
-    return not torch.cuda.is_available() and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    """Whether training here uses a CPU that has instructions for bfloat16; without them bfloat16 is only slower."""
+    capabilities: Mapping[str, Any] = torch.cpu.get_capabilities()
+    return not torch.cuda.is_available() and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def memory_full(network: nn.Module, shape: torch.Size, fabric: Fabric) -> DeviceMemoryFull:
-    """Try a step with ever smaller batches, and say which one fits."""
+    """Try a step with smaller and smaller batches, and return the error that says which one fits."""
     torch.cuda.empty_cache()
     size = shape[0]
     while size > 2:

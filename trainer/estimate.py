@@ -1,4 +1,4 @@
-"""How long a training takes here: a trial of a few real steps, before it starts; and a training that fits into minutes.
+"""Estimates, by a trial of a few real steps, how long a training takes here, and shortens it to fit into minutes.
 
 The trial is `fit` itself on a few batches, twice at each size: the first time warms up, the second is timed.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import UsageError
+from contract.files import write_whole
 from trainer.batches import TrainingSet, predict
 from trainer.config import Config, Phase, Stage, recipe_names
 from trainer.devices import Devices, computes_in_bfloat16, device_name
@@ -28,14 +29,14 @@ from trainer.schedule import STEP, epochs_of, of_length, stages_of
 TRIAL_STEPS = 2
 FILE = "plan.json"
 GRAPH_SHARE = 1 / 3
-"""Of torch's time for a capture, what the exported graph takes on a CPU (trainer/probe.py)."""
+"""Share of torch's time for a capture that the exported graph needs on a CPU (trainer/probe.py)."""
 SMALLEST_SIZE = 96
-"""Sides below are not suggested: a cell is hardly seen there."""
+"""No smaller side is suggested: a cell is hardly visible in it."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds a capture: of training by (frozen, side), of validation at the final side."""
+    """Seconds per capture: for training, by (frozen, side), and for validation at the final side."""
 
     training: dict[tuple[bool, int], float]
     validation: float
@@ -43,7 +44,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Amount:
-    """How many captures train, validate and test."""
+    """How many captures are for training, validation and test."""
 
     train: int
     validation: int
@@ -52,7 +53,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, and sentences for the provenance on what was fitted."""
+    """The configuration to train, and sentences for the provenance on how it was fitted into the time."""
 
     config: Config
     notes: list[str]
@@ -62,7 +63,7 @@ Measure = Callable[[Config, TrainingSet, Devices], Pace]
 
 
 def trial(config: Config, data: TrainingSet, devices: Devices) -> Pace:
-    """Time a few steps of `config`'s training at each of its sizes, frozen or not, and validation. Nothing is kept."""
+    """Time a few steps of `config`'s training at each size, frozen or not, and validation; the results are not kept."""
     table = config.training
     by_gradient = [phase for phase in table.phases if phase.solver == "gradient"]
     sizes = {(phase.frozen, stage.size) for phase in by_gradient for stage in phase.stages}
@@ -86,9 +87,9 @@ def trial(config: Config, data: TrainingSet, devices: Devices) -> Pace:
 
 
 def training_seconds(config: Config, pace: Pace, amount: Amount) -> float:
-    """Of all epochs, validation after each included, and of the learning-rate finder.
+    """The time of all epochs, each with its validation, and of the learning-rate finder.
 
-    A head fitted by logistic regression takes the features of all captures once, through the exported graph.
+    A head fitted by logistic regression needs the features of all captures once, from the exported graph.
     """
     table = config.resolved().training
     counted = max(1, amount.train // table.batch_size) * table.batch_size
@@ -108,9 +109,9 @@ def training_seconds(config: Config, pace: Pace, amount: Amount) -> float:
 
 
 def export_seconds(config: Config, pace: Pace, amount: Amount) -> float:
-    """Of what follows training: calibration, scoring, robustness and reference statistics.
+    """The time of what follows training: calibration, scoring, robustness and reference statistics.
 
-    All of it goes through the exported graph.
+    All of it uses the exported graph.
     """
     audited = min(amount.test, config.export.audit_captures) * (len(CHANGES) + 1)
     captures = 2 * amount.validation + amount.test + audited + min(amount.train, REFERENCE_CAPTURES)
@@ -131,7 +132,7 @@ def plan(
 ) -> Plan:
     """Say how long `runs` trainings take here, and fit their epochs into `minutes`, if given.
 
-    `folder`, that of the checkpoint, keeps what was decided, so that a killed training goes on as it began: speed
+    The plan is kept in `folder`, the checkpoint's, so that a killed training goes on as it began: the speed measured
     differs from day to day. Raises UsageError when not even one epoch for each stage fits.
     """
     devices = devices or Devices()
@@ -157,31 +158,31 @@ def plan(
 
 
 def _fastest(config: Config, data: TrainingSet, devices: Devices, measure: Measure) -> tuple[Config, Pace]:
-    """The configuration with its precision decided where that is open on this machine, and its pace."""
+    """The configuration and its pace. A precision of "auto" becomes bfloat16 if that is faster on this machine."""
     pace = measure(config.resolved(), data, devices)
     if config.training.precision != "auto" or not computes_in_bfloat16():
         return config, pace
     half = config.changed("training", precision="bf16-mixed")
-    other = measure(half.resolved(), data, devices)
+    half_pace = measure(half.resolved(), data, devices)
     amount = Amount(len(data.train), len(data.validation), 0)
-    faster = training_seconds(half, other, amount) < training_seconds(config, pace, amount)
-    return (half, other) if faster else (config, pace)
+    faster = training_seconds(half, half_pace, amount) < training_seconds(config, pace, amount)
+    return (half, half_pace) if faster else (config, pace)
 
 
 def _fitting(config: Config, pace: Pace, amount: Amount, seconds: float) -> Config:
-    """The recipe, or it with the most epochs that take no longer than so many seconds, bundle included."""
+    """The recipe, or a shorter one with as many epochs as fit into `seconds`; the time for the bundle counts too."""
 
     def needed(candidate: Config) -> float:
         return training_seconds(candidate, pace, amount) + export_seconds(candidate, pace, amount)
 
-    least = len(stages_of(config))
+    fewest = len(stages_of(config))
     if needed(config) <= seconds:
         return config
-    for epochs in range(epochs_of(config) - 1, least - 1, -1):
+    for epochs in range(epochs_of(config) - 1, fewest - 1, -1):
         candidate = of_length(config, epochs)
         if needed(candidate) <= seconds:
             return candidate
-    shortest = needed(of_length(config, least))
+    shortest = needed(of_length(config, fewest))
     size = int(config.image.size * math.sqrt(seconds / shortest) // STEP * STEP)
     ways = [f"--minutes {math.ceil(shortest / 60)}"]
     if size >= SMALLEST_SIZE:
@@ -189,25 +190,25 @@ def _fitting(config: Config, pace: Pace, amount: Amount, seconds: float) -> Conf
     others = [name for name in ("probe", "fast") if name in recipe_names() and name != config.name]
     ways += [f"--recipe {name}" for name in others]
     raise UsageError(
-        f"{seconds / 60:.3g} min are too few for recipe {config.name} here: one epoch for each of its {least} stages "
+        f"{seconds / 60:.3g} min are too few for recipe {config.name} here: one epoch for each of its {fewest} stages "
         f"and the export take about {shortest / 60:.2g} min; give {', or '.join(ways)}"
     )
 
 
 def _fitted_note(recipe: Config, fitted: Config, minutes: float) -> str:
-    wanted, left = epochs_of(recipe), epochs_of(fitted)
-    if left == wanted:
-        return f"The {wanted} epochs of the recipe fit into the {minutes:g} minutes that were given."
-    return f"To fit into {minutes:g} minutes, {left} of the recipe's {wanted} epochs are trained."
+    recipe_epochs, epochs = epochs_of(recipe), epochs_of(fitted)
+    if epochs == recipe_epochs:
+        return f"The {recipe_epochs} epochs of the recipe fit into the {minutes:g} minutes that were given."
+    return f"To fit into {minutes:g} minutes, {epochs} of the recipe's {recipe_epochs} epochs are trained."
 
 
 def _sentence(config: Config, pace: Pace, amount: Amount, runs: int) -> str:
-    training, after = training_seconds(config, pace, amount), export_seconds(config, pace, amount)
+    training, export = training_seconds(config, pace, amount), export_seconds(config, pace, amount)
     epochs = epochs_of(config)
-    each = f"{runs} folds of " if runs > 1 else ""
+    folds = f"{runs} folds of " if runs > 1 else ""
     return (
-        f"about {_minutes(runs * (training + after))} min on {device_name()}, {each}{epochs} epochs of {amount.train} "
-        f"captures, of which {_minutes(runs * after)} min to measure the network and write the bundle"
+        f"about {_minutes(runs * (training + export))} min on {device_name()}, {folds}{epochs} epochs of "
+        f"{amount.train} captures, of which {_minutes(runs * export)} min to measure the network and write the bundle"
         f"{' (bfloat16)' if config.training.precision == 'bf16-mixed' else ''}; --minutes N fits the epochs into N"
     )
 
@@ -217,20 +218,17 @@ def _minutes(seconds: float) -> str:
 
 
 def _key(data: TrainingSet, minutes: float | None, runs: int) -> str:
-    """What a plan belongs to: configuration, data and split of the training, and what was asked for."""
+    """Names the training that a plan is for: its configuration, data and split, and the minutes and runs asked for."""
     return hashlib.sha256(f"{data.identity} {minutes} {runs}".encode()).hexdigest()
 
 
-def _keep(folder: Path, key: str, made: Plan) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    training = made.config.training.model_dump(mode="json", include={"phases", "precision"})
-    partial = folder / f"{FILE}.partial"
-    partial.write_text(json.dumps({"key": key, "training": training, "notes": made.notes}), encoding="utf-8")
-    partial.replace(folder / FILE)
+def _keep(folder: Path, key: str, plan: Plan) -> None:
+    training = plan.config.training.model_dump(mode="json", include={"phases", "precision"})
+    write_whole(folder / FILE, json.dumps({"key": key, "training": training, "notes": plan.notes}))
 
 
 def _kept(folder: Path, key: str, config: Config) -> Plan | None:
-    """What was decided when this very training began, if it did."""
+    """The plan that was kept when this same training began; None if it has not begun."""
     if not (folder / FILE).is_file():
         return None
     kept = json.loads((folder / FILE).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Where the evidence lies: the share of the activation maps that falls on nucleated cells."""
+"""Where the network finds its evidence: the share of the activation maps that lies on nucleated cells."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from contract.quality import nucleated
 def activation_share(
     pixels: NDArray[np.uint8], rows: NDArray[np.int64], cam: NDArray[np.float32], called: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each capture: the share of its called label's positive activation at places with nucleated cells, and the
-    share of such places, which is what a network that looks everywhere alike would reach.
+    """For each capture: the share of its called label's positive activation at places with nucleated cells, and the
+    share of such places, which a network that looks everywhere alike would reach.
 
-    `cam` [N, L, h, w] of the captures `rows`. NaN where nothing is active, or no cell was found.
+    `cam` [N, L, h, w] of the captures `rows`. The first is NaN if nothing is active or no cell was found.
     """
     shares, areas = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     size = (cam.shape[3], cam.shape[2])
@@ -32,13 +32,13 @@ def activation_share(
 def by_label(
     labels: Sequence[str], targets: NDArray[np.int64], shares: NDArray[np.float64], areas: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Means per true label; None where no capture counts."""
-    found = {}
+    """Means per true label; None if no capture of it has a share."""
+    means = {}
     for index, label in enumerate(labels):
-        own = (targets == index) & ~np.isnan(shares)
-        found[label] = {
-            "captures": int(own.sum()),
-            "on_cells": float(shares[own].mean()) if own.any() else None,
-            "cells_area": float(areas[own].mean()) if own.any() else None,
+        chosen = (targets == index) & ~np.isnan(shares)
+        means[label] = {
+            "captures": int(chosen.sum()),
+            "on_cells": float(shares[chosen].mean()) if chosen.any() else None,
+            "cells_area": float(areas[chosen].mean()) if chosen.any() else None,
         }
-    return found
+    return means

@@ -1,15 +1,14 @@
-"""From a fitted network to a bundle: round, calibrate, export, check, score, write. The folder appears whole.
+"""From a fitted network to a bundle: round, calibrate, export, check, score, write. The folder appears once complete.
 
 weights rounded to half (if the recipe stores them so) -> temperature on validation -> graph -> golden captures:
 torch and ONNX Runtime must agree -> validation and test scored through the graph -> case thresholds on validation
 -> robustness audit, reference statistics, figures, report -> what engines must reproduce (trainer/proof.py), the half
-graph first of all -> bundle.json, last -> renamed into place
+graph first -> bundle.json, last -> renamed into place
 """
 
 import copy
 import importlib.metadata
 import platform
-import shutil
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from contract.bundle import (
     write_manifest,
 )
 from contract.errors import ExportError
+from contract.files import whole_folder
 from contract.imaging import decode
 from trainer import assess, figures, metrics, pictures, reference, report, shortcuts, splits
 from trainer.cache import DecodedCaptures
@@ -60,10 +60,10 @@ LIBRARIES = ("torch", "timm", "lightning", "onnx", "onnxscript", "onnxruntime", 
 
 @dataclass(frozen=True)
 class Trained:
-    """All that the bundle is made of.
+    """Everything that the bundle is made from.
 
-    `identity` says of which configuration, data and split it is; `adapted` what was done otherwise than the recipe
-    says, in sentences; `initial_weights` where those are from (trainer/weights.py).
+    `identity` names its configuration, data and split; `adapted` says in sentences what was done differently from the
+    recipe; `initial_weights` says where those come from (trainer/weights.py).
     """
 
     config: Config
@@ -84,22 +84,12 @@ class Trained:
 
 
 def export_bundle(trained: Trained, out: Path, *, force: bool = False) -> Bundle:
-    """Write the bundle to `out`; an existing one is replaced only with `force`, and only by a complete one.
+    """Write the bundle to `out`. An existing one is replaced only with `force`, and only by a complete one.
 
     Raises ExportError if torch and the exported graph disagree on the golden captures by more than 1e-4.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with whole_folder(out, replace=force) as folder:
         _write_files(trained, folder)
-        folder.chmod(0o755)  # mkdtemp is for the owner only; a bundle is read by the worker's user
-        if out.exists():
-            if not force:
-                raise ExportError(f"{out} has appeared meanwhile; the new bundle was not written")
-            shutil.rmtree(out)
-        folder.replace(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return Bundle.open(out)
 
 
@@ -131,21 +121,21 @@ def _write_files(trained: Trained, folder: Path) -> None:
 def calibrated(trained: Trained, network: Network) -> Exportable:
     """The exportable network with the temperature that fits the validation captures.
 
-    They are scored through a graph of temperature 1, which takes a third of torch's time on a CPU; the logarithm of its
-    probabilities is their logits but for a term that softmax ignores.
+    They are scored with a graph of temperature 1, which takes a third of torch's time on a CPU. The logarithms of its
+    probabilities differ from the logits only by a term that softmax ignores.
     """
     config, rows = trained.config, trained.rows("validation")
     plain = Exportable(network, 1.0, config.export.test_time_flips).eval()
     with tempfile.TemporaryDirectory() as folder, bar("calibrating", len(rows)) as progress:
         export_graph(plain, config.image.size, Path(folder) / MODEL, half=False)
         runner = GraphRunner(Path(folder) / MODEL, graph_outputs(plain))
-        found = assess.predict(runner, trained.decoded.pixels, rows, progress.advance).probabilities
-    temperature = metrics.fit_temperature(np.log(np.maximum(found, 1e-30)), trained.data.targets()[rows])
+        probabilities = assess.predict(runner, trained.decoded.pixels, rows, progress.advance).probabilities
+    temperature = metrics.fit_temperature(np.log(np.maximum(probabilities, 1e-30)), trained.data.targets()[rows])
     return Exportable(network, temperature, config.export.test_time_flips).eval()
 
 
 def spread_rows(trained: Trained, split: str, count: int) -> list[int]:
-    """Captures of a split, spread over the labels in turn, and within a label over patients as far as there are any."""
+    """Captures of a split, from each label in turn, and within a label from as many patients as there are."""
     rows = trained.rows(split)
     labels = [trained.data.captures[i].label for i in rows]
     groups = trained.patients(rows) if trained.data.patients_known else trained.split.groups[rows].tolist()
@@ -153,7 +143,7 @@ def spread_rows(trained: Trained, split: str, count: int) -> list[int]:
 
 
 def copy_golden(trained: Trained, exportable: Exportable, runner: GraphRunner, folder: Path) -> None:
-    """Copy the golden captures, of the test split. Raises ExportError if torch and the graph answer otherwise."""
+    """Copy golden captures from the test split. Raises ExportError if torch and the graph answer differently."""
     (folder / GOLDEN).mkdir()
     golden, captures = [], []
     for number, row in enumerate(spread_rows(trained, "test", trained.config.export.golden)):
@@ -171,8 +161,8 @@ def copy_golden(trained: Trained, exportable: Exportable, runner: GraphRunner, f
 def write_half_graph(exportable: Exportable, manifest: Manifest, folder: Path) -> None:
     """Write model.half.onnx: the backbone's arithmetic in half precision, for engines that take types from the graph.
 
-    Raises ExportError if it does not decide about golden and hidden captures as the float32 graph does: a value that
-    half precision cannot hold, most likely.
+    Raises ExportError if it does not decide on the golden and hidden captures as the float32 graph does. The most
+    likely reason is a value that half precision cannot hold.
     """
     halved = copy.deepcopy(exportable)
     halved.network.backbone = HalfBackbone(halved.network.backbone)
@@ -180,12 +170,12 @@ def write_half_graph(exportable: Exportable, manifest: Manifest, folder: Path) -
     if failed := half_failures(folder, folder / HALF_MODEL, manifest):
         raise ExportError(
             f"in half precision the network does not decide as in float32: {'; '.join(failed)}; set "
-            "export.half_graph = false and train on from the checkpoint: TensorRT then runs the bundle in float32"
+            "export.half_graph = false and continue from the checkpoint: TensorRT then runs the bundle in float32"
         )
 
 
 def check_agreement(exportable: Exportable, runner: GraphRunner, captures: NDArray[np.uint8]) -> None:
-    """Raise ExportError if any probability differs between torch and the graph by more than 1e-4, or is no number."""
+    """Raise ExportError if torch and the graph differ in any probability by more than 1e-4, or one is not a number."""
     with torch.inference_mode():
         expected = exportable(torch.from_numpy(captures))[0].numpy()
     difference = float(np.abs(expected - runner.probabilities(captures)).max())
@@ -199,7 +189,7 @@ def check_agreement(exportable: Exportable, runner: GraphRunner, captures: NDArr
 def _measured(
     trained: Trained, exportable: Exportable, runner: GraphRunner, folder: Path
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Score validation and test through the graph, fit the case rule, audit, take references: manifest and figures."""
+    """Score validation and test with the graph, fit the case rule, audit, take references: manifest and figures."""
     config, targets, pixels = trained.config, trained.data.targets(), trained.decoded.pixels
     captures, temperature = trained.data.captures, float(exportable.temperature)
 
@@ -211,8 +201,8 @@ def _measured(
     policy, basis = fit_case_policy(validation.cases, config.case, validation.unit)
     test = scored("test")
     measured = {
-        name: assess.metrics(one, temperature, policy, [captures[i].site for i in one.rows])
-        for name, one in (("validation", validation), ("test", test))
+        name: assess.metrics(split, temperature, policy, [captures[i].site for i in split.rows])
+        for name, split in (("validation", validation), ("test", test))
     }
     measured["test"]["shortcuts"] = shortcuts.on_split(trained.traits, targets, trained.rows("train"), test.rows)
     measured["test"]["robustness"] = assess.robustness(runner, test, config.export.audit_captures)
@@ -292,7 +282,7 @@ def _provenance(trained: Trained, basis: dict[str, Any]) -> dict[str, Any]:
         "multiply_adds": multiply_adds(fitted.network, trained.config.image.size)
         * trained.config.export.test_time_flips,
         "best_epoch": fitted.best_epoch,
-        "history": [{k: _finite(v) for k, v in row.items()} for row in fitted.history],
+        "history": [{name: _finite(value) for name, value in row.items()} for row in fitted.history],
         "finders": fitted.finders,
         "seconds": fitted.seconds,
         "device": device_name(),
@@ -301,7 +291,7 @@ def _provenance(trained: Trained, basis: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(distribution: str) -> str:
-    """The version that is installed, without the local part that names a machine's build."""
+    """The installed version, without the local part that names the build of a machine."""
     try:
         return importlib.metadata.version(distribution).split("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -309,5 +299,5 @@ def _version(distribution: str) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no infinity."""
+    """The value, or None for an infinite number or NaN, which JSON cannot hold."""
     return value if not isinstance(value, float) or np.isfinite(value) else None

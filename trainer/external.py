@@ -1,4 +1,4 @@
-"""`screen evaluate`: any bundle on any labelled captures, through its exported graph; nothing is fitted."""
+"""`screen evaluate`: scores any bundle on any labelled captures with its exported graph; nothing is fitted."""
 
 import json
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ FILE = "evaluation.json"
 def evaluate(
     bundle: Bundle, root: Path, *, cache: Path, split: Path | None, only: str, audit_captures: int
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Figures of `bundle` on DATA, and their pictures. With `split`, on the captures whose split is `only` there.
+    """Figures of `bundle` on DATA, and their pictures. With `split`, only for captures whose split in it is `only`.
 
     Raises DataError for labels that the bundle does not know.
     """
@@ -72,18 +72,18 @@ def evaluate(
 
 
 def trained_on(bundle: Bundle, data: LabelledData, rows: NDArray[np.int64]) -> int | None:
-    """How many of the captures, by their bytes, the bundle was trained or tuned on; None if it does not tell."""
+    """How many captures, by their bytes, the bundle was trained or tuned on; None if the bundle does not say."""
     if SPLIT_FILE not in bundle.manifest.files:
         return None
-    known, columns = read_csv(bundle.path / SPLIT_FILE, needed=("split",))
+    split_rows, columns = read_csv(bundle.path / SPLIT_FILE, needed=("split",))
     if "sha256" not in columns:
         return None
-    seen = {row["sha256"] for row in known if row["split"] in ("train", "validation")}
+    seen = {row["sha256"] for row in split_rows if row["split"] in ("train", "validation")}
     return sum(data.sha256[i] in seen for i in rows)
 
 
 def write(out: Path, result: dict[str, Any], figures: dict[str, bytes]) -> None:
-    """evaluation.json, report.html and figures/ in the folder `out`."""
+    """Write evaluation.json, report.html and figures/ into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     report.write_figures(out, figures)

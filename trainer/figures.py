@@ -1,4 +1,4 @@
-"""The charts of a report as PNG: curves, matrices, calibration. Pictures of captures are in trainer.pictures."""
+"""Draws the charts of a report as PNG: curves, matrices, calibration. trainer.pictures draws pictures of captures."""
 
 import io
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from contract.case_policy import CasePolicy
 from trainer.metrics import ECE_BINS, Labelled, rows_of, uncalibrated
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+"""Okabe and Ito's palette: colour-blind readers can distinguish these colours."""
 DPI = 110
 Probabilities = NDArray[np.float64]
 mpl.rcParams.update({
@@ -32,7 +32,7 @@ mpl.rcParams.update({
 
 
 def png(figure: Figure, *, photographs: bool = False) -> bytes:
-    """The figure as PNG, closed; charts with 256 colours, a third of the size, photographs with all of theirs."""
+    """The figure as PNG, then closed; charts get 256 colours, a third of the size, photographs keep all of theirs."""
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, dpi=DPI, facecolor="white")
     plt.close(figure)
@@ -51,11 +51,11 @@ def colour(index: int) -> str:
 
 
 def class_distribution(labels: Sequence[str], counts: dict[str, Sequence[int]]) -> bytes:
-    """Captures of each label in each split, beside each other."""
+    """How many captures of each label each split has, as bars beside each other."""
     figure, ax = axes(7.5, 3.4)
-    wide = 0.8 / len(counts)
+    width = 0.8 / len(counts)
     for place, (name, numbers) in enumerate(counts.items()):
-        bars = ax.bar(np.arange(len(labels)) + (place - (len(counts) - 1) / 2) * wide, numbers, wide, label=name)
+        bars = ax.bar(np.arange(len(labels)) + (place - (len(counts) - 1) / 2) * width, numbers, width, label=name)
         ax.bar_label(bars, fontsize=8, padding=2)
     ax.set_xticks(range(len(labels)), labels)
     ax.set_ylabel("captures")
@@ -67,15 +67,15 @@ def class_distribution(labels: Sequence[str], counts: dict[str, Sequence[int]]) 
 def finder(finders: Sequence[dict[str, Any]]) -> bytes:
     """The learning-rate finder's curves, one for each phase that used it, with the suggestion marked."""
     figure, ax = axes(7.5, 3.4)
-    for number, found in enumerate(finders):
-        if not found:
+    for number, curve in enumerate(finders):
+        if not curve:
             continue
-        ax.plot(found["rates"], found["losses"], color=colour(number), label=f"phase {number + 1}")
-        near = int(np.argmin(np.abs(np.log(found["rates"]) - np.log(found["suggestion"]))))
-        ax.plot(found["rates"][near], found["losses"][near], "o", color=colour(number))
+        ax.plot(curve["rates"], curve["losses"], color=colour(number), label=f"phase {number + 1}")
+        marked = int(np.argmin(np.abs(np.log(curve["rates"]) - np.log(curve["suggestion"]))))
+        ax.plot(curve["rates"][marked], curve["losses"][marked], "o", color=colour(number))
         ax.annotate(
-            f"suggestion {found['suggestion']:.1e}" + ("" if found["clear"] else " (unclear curve)"),
-            (found["rates"][near], found["losses"][near]),
+            f"suggestion {curve['suggestion']:.1e}" + ("" if curve["clear"] else " (unclear curve)"),
+            (curve["rates"][marked], curve["losses"][marked]),
             textcoords="offset points", xytext=(8, 8), color=colour(number),
         )  # fmt: skip
     ax.set_xscale("log")
@@ -99,7 +99,7 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> bytes:
     left.set_ylabel("loss")
     highest = max(row["loss"] for row in history)
     validation = [row["validation_loss"] for row in history if row["validation_loss"] is not None]
-    if validation and max(validation) > 3 * highest:  # an early epoch that has run away would flatten all others
+    if validation and max(validation) > 3 * highest:  # an early epoch with an exploded loss would flatten all others
         left.set_ylim(0, max(1.2 * highest, 1.2 * float(np.percentile(validation, 75))))
     line(middle, "training_accuracy", "training (augmented)", "o-")
     line(middle, "validation_accuracy", "validation", "s-")
@@ -117,31 +117,31 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> bytes:
     return png(figure)
 
 
-def roc(of: Labelled) -> bytes:
+def roc(labelled: Labelled) -> bytes:
     """ROC curve of every label against the others, micro average, and the upper left corner enlarged."""
-    figure, both = axes(10, 4.4, 2)
-    onehot = np.eye(len(of.labels), dtype=int)[of.targets]
-    for ax in both:
-        for index, label in enumerate(of.labels):
+    figure, panels = axes(10, 4.4, 2)
+    onehot = np.eye(len(labelled.labels), dtype=int)[labelled.targets]
+    for ax in panels:
+        for index, label in enumerate(labelled.labels):
             if 0 < onehot[:, index].sum() < len(onehot):
-                false_positive, true_positive, _ = roc_curve(onehot[:, index], of.probabilities[:, index])
+                false_positive, true_positive, _ = roc_curve(onehot[:, index], labelled.probabilities[:, index])
                 name = f"{label}, AUC {auc(false_positive, true_positive):.4f}"
                 ax.plot(false_positive, true_positive, color=colour(index), label=name)
-        false_positive, true_positive, _ = roc_curve(onehot.ravel(), of.probabilities.ravel())
+        false_positive, true_positive, _ = roc_curve(onehot.ravel(), labelled.probabilities.ravel())
         name = f"micro average, AUC {auc(false_positive, true_positive):.4f}"
         ax.plot(false_positive, true_positive, "--", color="#555555", label=name)
         ax.set_xlabel("1 - specificity")
         ax.set_ylabel("sensitivity")
-    both[0].set_title("whole", fontsize=10)
-    both[0].legend(frameon=False, fontsize=8, loc="lower right")
-    both[1].set_title("upper left corner", fontsize=10)
-    both[1].set_xlim(-0.004, 0.2)
-    both[1].set_ylim(0.8, 1.004)
+    panels[0].set_title("whole", fontsize=10)
+    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    panels[1].set_title("upper left corner", fontsize=10)
+    panels[1].set_xlim(-0.004, 0.2)
+    panels[1].set_ylim(0.8, 1.004)
     return png(figure)
 
 
 def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> bytes:
-    """Rows are the truth, columns what was called; colour is the share of the row."""
+    """Rows are the true labels, columns the called ones; the colour is the share of the row."""
     counts = np.asarray(matrix)
     side = 2.6 + 0.55 * len(labels)
     figure, ax = axes(side + 0.8, side)
@@ -159,16 +159,16 @@ def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> bytes:
     return png(figure)
 
 
-def reliability(of: Labelled, temperature: float) -> bytes:
-    """Share of right calls over confidence, before and after temperature scaling, and how often each confidence is."""
+def reliability(labelled: Labelled, temperature: float) -> bytes:
+    """Share of right calls over confidence, before and after temperature scaling, and a histogram of confidence."""
     figure, (left, right) = axes(9, 3.8, 2)
     left.plot([0, 1], [0, 1], color="#999999", linewidth=1)
     for name, probabilities, style in (
-        ("before temperature scaling", uncalibrated(of.probabilities, temperature), "s--"),
-        ("after", of.probabilities, "o-"),
+        ("before temperature scaling", uncalibrated(labelled.probabilities, temperature), "s--"),
+        ("after", labelled.probabilities, "o-"),
     ):
         confidence = probabilities.max(axis=1).clip(0, 1)
-        share, mean = calibration_curve(probabilities.argmax(axis=1) == of.targets, confidence, n_bins=ECE_BINS)
+        share, mean = calibration_curve(probabilities.argmax(axis=1) == labelled.targets, confidence, n_bins=ECE_BINS)
         left.plot(mean, share, style, label=name, markersize=4)
         right.hist(confidence, bins=ECE_BINS, range=(0, 1), histtype="step", label=name, linewidth=1.4)
     left.set_xlabel("confidence (highest probability)")
@@ -181,14 +181,14 @@ def reliability(of: Labelled, temperature: float) -> bytes:
 
 
 def robustness(table: dict[str, Any], baselines: dict[str, float]) -> bytes:
-    """Accuracy under each change with its interval; what shortcuts alone reach, and chance, as lines."""
+    """Accuracy under each change with its interval; lines show what only shortcuts and what chance reaches."""
     lines = table["lines"]
     figure, ax = axes(8.5, 1.2 + 0.27 * len(lines))
     for place, line in enumerate(reversed(lines)):
         low, high = line["interval"]
-        plain = line["change"] == lines[0]["change"]
-        ax.plot([low, high], [place, place], color=COLOURS[1 if plain else 0], linewidth=2, alpha=0.5)
-        ax.plot(line["accuracy"], place, "o", color=COLOURS[1 if plain else 0])
+        unchanged = line["change"] == lines[0]["change"]
+        ax.plot([low, high], [place, place], color=COLOURS[1 if unchanged else 0], linewidth=2, alpha=0.5)
+        ax.plot(line["accuracy"], place, "o", color=COLOURS[1 if unchanged else 0])
     ax.set_yticks(range(len(lines)), [line["change"] for line in reversed(lines)])
     ax.axvline(
         table["chance"], color="#999999", linestyle=":", label=f"always the most frequent label {table['chance']:.1%}"
@@ -202,18 +202,18 @@ def robustness(table: dict[str, Any], baselines: dict[str, float]) -> bytes:
     return png(figure)
 
 
-def case_scores(of: Labelled, policy: CasePolicy, unit: str) -> bytes:
+def case_scores(labelled: Labelled, policy: CasePolicy, unit: str) -> bytes:
     """Score of every case by its true label, with the thresholds of the case rule."""
-    figure, ax = axes(8, 0.9 + 0.45 * len(of.labels))
+    figure, ax = axes(8, 0.9 + 0.45 * len(labelled.labels))
     rng = np.random.default_rng(0)
-    for rows in rows_of(of.groups):
-        truth = int(of.targets[rows[0]])
-        score = float(policy.scores(1 - of.probabilities[rows, of.benign]))
+    for rows in rows_of(labelled.groups):
+        truth = int(labelled.targets[rows[0]])
+        score = float(policy.scores(1 - labelled.probabilities[rows, labelled.benign]))
         ax.plot(score, truth + rng.uniform(-0.25, 0.25), "o", color=colour(truth), alpha=0.6, markersize=5)
     ax.axvspan(-0.02, policy.benign_at_most, color="#009E73", alpha=0.10)
     ax.axvspan(policy.benign_at_most, policy.all_at_least, color="#E69F00", alpha=0.18)
     ax.axvspan(policy.all_at_least, 1.02, color="#D55E00", alpha=0.10)
-    ax.set_yticks(range(len(of.labels)), of.labels)
+    ax.set_yticks(range(len(labelled.labels)), labelled.labels)
     ax.invert_yaxis()
     ax.set_xlim(-0.02, 1.02)
     ax.grid(axis="y", visible=False)
@@ -222,14 +222,14 @@ def case_scores(of: Labelled, policy: CasePolicy, unit: str) -> bytes:
 
 
 def comparison(summary: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> bytes:
-    """Accuracy of each recipe: a bar for the mean, a point for each seed, a cross under the audit's worst change."""
+    """Accuracy of each recipe: a bar for the mean, a point for each seed, a cross for the audit's worst change."""
     figure, ax = axes(8, 1.0 + 0.42 * len(summary))
-    for place, one in enumerate(reversed(summary)):
-        ax.barh(place, one["accuracy"]["mean"], color=COLOURS[5], height=0.6, alpha=0.6)
-        own = [row for row in rows if row["name"] == one["name"]]
-        ax.plot([row["accuracy"] for row in own], [place] * len(own), "o", color=COLOURS[0], markersize=5)
-        ax.plot([row["worst_change"] for row in own], [place] * len(own), "x", color=COLOURS[1], markersize=6)
-    ax.set_yticks(range(len(summary)), [one["name"] for one in reversed(summary)])
+    for place, recipe in enumerate(reversed(summary)):
+        ax.barh(place, recipe["accuracy"]["mean"], color=COLOURS[5], height=0.6, alpha=0.6)
+        runs = [row for row in rows if row["name"] == recipe["name"]]
+        ax.plot([row["accuracy"] for row in runs], [place] * len(runs), "o", color=COLOURS[0], markersize=5)
+        ax.plot([row["worst_change"] for row in runs], [place] * len(runs), "x", color=COLOURS[1], markersize=6)
+    ax.set_yticks(range(len(summary)), [recipe["name"] for recipe in reversed(summary)])
     ax.set_xlim(0, 1.01)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("accuracy on the test split (points: seeds; crosses: under the worst change of the audit)")

@@ -1,8 +1,8 @@
-"""The training loop, from top to bottom: Lightning Fabric carries devices and precision, torch the schedules.
+"""The whole training loop: Lightning Fabric handles devices and precision, torch the schedules.
 
-Phases follow one another, each under one schedule; within a phase the side of the captures may grow. After every epoch
-the weights, averaged where the recipe says so, are scored on the validation captures at the final size; the best epoch
-is kept, and a checkpoint is written from which a killed run goes on to the same weights (on the CPU, to the bit).
+Phases follow one another, each with one schedule; within a phase the side of the captures may grow. After every epoch
+the weights, averaged if the recipe says so, are scored on the validation captures at the final size, and the best epoch
+is kept. A checkpoint is written, from which a killed run goes on to the same weights (on the CPU, to the bit).
 """
 
 import copy
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - its name everywhere
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from timm.utils import ModelEmaV3
@@ -34,19 +34,19 @@ from trainer.optim import Optimization, find_for_phase, optimization
 from trainer.progress import bar, say
 
 CHECK_EVERY = 20
-"""Steps between two looks at the loss: on a GPU each look waits for the device."""
+"""Steps between two checks of the loss: on a GPU each check waits for the device."""
 
 
 class TrainingStopped(ScreeningError):
-    """The loss is not a number any more; the last checkpoint is from before that."""
+    """The loss is no longer a number; the last checkpoint was written before that."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The network with the weights of its best epoch, in eval mode on the CPU, and what led there.
+    """The network with the weights of its best epoch, in eval mode on the CPU, and how training led there.
 
-    `finders` are the learning-rate finders' curves by phase. Where several processes trained, one of them is the
-    leader, and the others have nothing more to do.
+    `finders` are the learning-rate finders' curves by phase. If several processes trained, one of them is the leader,
+    and the others have nothing more to do.
     """
 
     network: Network
@@ -60,7 +60,7 @@ class Fitted:
 def fit(
     config: Config, data: TrainingSet, folder: Path, *, resume: bool = True, devices: Devices | None = None
 ) -> Fitted:
-    """Train as `config` says. `folder` takes the checkpoint and metrics.csv.
+    """Train as `config` says; write the checkpoint and metrics.csv into `folder`.
 
     Raises TrainingStopped when the loss is not finite, DeviceMemoryFull naming a batch size that fits, SettingsError
     when the checkpoint belongs to another run.
@@ -85,8 +85,8 @@ def fit(
 
 @dataclass(frozen=True)
 class _Planned:
-    """An epoch that the recipe asks for: counted from 0, its phase, the captures' side, and whether that is the last
-    side of the phase.
+    """An epoch of the recipe: its number from 0, its phase, the captures' side, and whether that is the last side of
+    the phase.
     """
 
     epoch: int
@@ -97,8 +97,8 @@ class _Planned:
 
 @dataclass(frozen=True)
 class _Learned:
-    """One epoch's mean loss, accuracy on the training captures where it is known, and speed. `probabilities` of the
-    validation captures, where learning has come to know them.
+    """One epoch's mean loss, accuracy on the training captures if it is known, and speed; `probabilities` of the
+    validation captures if learning has already computed them.
     """
 
     loss: float
@@ -121,14 +121,14 @@ def plan_epochs(table: TrainingTable) -> list[_Planned]:
 
 
 class _Training:
-    """A training under way: network, weights averaged over steps, what was learned by epoch, and the best of it."""
+    """A training in progress: network, weights averaged over steps, the history by epoch, and the best epoch."""
 
     def __init__(self, config: Config, data: TrainingSet, folder: Path, fabric: Fabric) -> None:
         table = config.training
         self.config, self.data, self.folder, self.fabric = config, data, folder, fabric
         self.plan = plan_epochs(table)
-        in_step = table.batch_size * fabric.world_size
-        self.steps = max(1, len(data.train) // in_step)  # captures that fill no step wait for a later epoch
+        captures_per_step = table.batch_size * fabric.world_size
+        self.steps = max(1, len(data.train) // captures_per_step)  # captures left over wait for a later epoch
         torch.manual_seed(table.seed)
         self.network = build_network(config.model, len(config.data.labels)).to(memory_format=torch.channels_last)
         self.network.to(fabric.device)
@@ -142,13 +142,13 @@ class _Training:
         self.best: dict[str, Any] = {}
         self.best_epoch = 0
         self.optimized: Optimization | None = None
-        self._begun = 0
+        self._epochs_begun = 0
         self._saved: checkpoint.Checkpoint | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
 
     def go_on(self) -> None:
-        """Take up a checkpoint in the folder, if there is one. Raises SettingsError where it is of another run."""
+        """Load the checkpoint in the folder, if there is one. Raises SettingsError if it belongs to another run."""
         saved = self._saved = checkpoint.load(self.folder, self.data.identity)
         if saved is None:
             return
@@ -157,19 +157,19 @@ class _Training:
             self.averaged.module.load_state_dict(saved.averaged)
         self.history, self.finders = saved.history, saved.finders
         self.best, self.best_epoch = saved.best, saved.best_epoch
-        self._begun, self._seconds_before = saved.epochs_done, saved.seconds
-        say(f"continuing after epoch {self._begun} of {len(self.plan)} from {self.folder}")
+        self._epochs_begun, self._seconds_before = saved.epochs_done, saved.seconds
+        say(f"continuing after epoch {self._epochs_begun} of {len(self.plan)} from {self.folder}")
 
     @property
     def work_left(self) -> int:
-        """Steps to come, each counted by the pixels of a capture."""
-        return sum(planned.size**2 for planned in self.plan[self._begun :]) * self.steps
+        """Steps that are left, each counted by the pixels of a capture."""
+        return sum(planned.size**2 for planned in self.plan[self._epochs_begun :]) * self.steps
 
     def next_epoch(self) -> _Planned | None:
-        if self._begun == len(self.plan):
+        if self._epochs_begun == len(self.plan):
             return None
-        self._begun += 1
-        return self.plan[self._begun - 1]
+        self._epochs_begun += 1
+        return self.plan[self._epochs_begun - 1]
 
     def patience_is_over(self, planned: _Planned) -> bool:
         """Whether the phase's last stage has gone too many epochs without a better one."""
@@ -179,7 +179,7 @@ class _Training:
         )
 
     def begin_phase(self, planned: _Planned) -> None:
-        """At the first epoch of a phase: freeze what does not learn, find the learning rate, make the optimizer."""
+        """In the first epoch of a phase: freeze what does not learn, find the learning rate, make the optimizer."""
         number, phase = planned.phase, self._phase(planned)
         if phase.solver == "logistic":
             self.finders += [{}] * (number + 1 - len(self.finders))
@@ -188,21 +188,21 @@ class _Training:
             return
         self.network.freeze(phase.frozen)
         if len(self.finders) <= number:
-            self.finders.append(self._found_rate(number) if phase.learning_rate == "find" else {})
+            self.finders.append(self._find_rate(number) if phase.learning_rate == "find" else {})
         rate = self.finders[number].get("suggestion", phase.learning_rate)
         self.optimized = optimization(self.config, self.network, self.fabric, number, rate, self.steps)
         if self._saved is not None and self._saved.phase == number:
             self.optimized.load_state_dict(self._saved.optimization)
             self.fabric.strategy.precision.load_state_dict(self._saved.precision)
 
-    def _found_rate(self, number: int) -> dict[str, Any]:
-        found = find_for_phase(self.config, self.data, self.network, self.fabric, number, self.weight)
-        unclear = "" if found["clear"] else " (no clear fall of the loss: a common value)"
-        say(f"phase {number + 1}: learning rate {found['suggestion']:.2g} by the finder{unclear}")
-        return found
+    def _find_rate(self, number: int) -> dict[str, Any]:
+        curve = find_for_phase(self.config, self.data, self.network, self.fabric, number, self.weight)
+        unclear = "" if curve["clear"] else " (no clear fall of the loss: a common value)"
+        say(f"phase {number + 1}: learning rate {curve['suggestion']:.2g} by the finder{unclear}")
+        return curve
 
     def learn(self, planned: _Planned, advance: Callable[[int, str], object]) -> _Learned:
-        """One epoch. All that is random in it follows from the seed and the epoch's number, for each device its own.
+        """One epoch. The seed, the epoch's number and the device's rank determine everything that is random in it.
 
         Raises TrainingStopped, DeviceMemoryFull.
         """
@@ -224,8 +224,8 @@ class _Training:
         )
         if self.averaged is not None:
             self.averaged.set(self.network)
-        what = f"epoch {planned.epoch + 1}/{len(self.plan)}: the head, by logistic regression"
-        advance(planned.size**2 * self.steps, what)
+        step_name = f"epoch {planned.epoch + 1}/{len(self.plan)}: the head, by logistic regression"
+        advance(planned.size**2 * self.steps, step_name)
         return _Learned(loss, accuracy, captures, time.monotonic() - started, 0.0, probabilities)
 
     def _learn_by_steps(
@@ -255,7 +255,7 @@ class _Training:
         return _Learned(float(total) / self.steps, accuracy, len(order), time.monotonic() - started, waited)
 
     def _step(self, captures: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, logits, and the targets, which are `labels` themselves unless the batch was mixed."""
+        """Loss, logits, and the targets, which are `labels` itself unless the batch was mixed."""
         table, optimized = self.config.training, self.optimized
         assert optimized is not None
         shape = torch.Size((len(captures), 3, size, size))
@@ -273,11 +273,11 @@ class _Training:
     def score_and_keep(self, planned: _Planned, learned: _Learned) -> None:
         """Score the weights on the validation captures at the final size; keep them if they are the best so far."""
         phase, optimized = self._phase(planned), self.optimized
-        judged = self.averaged.module if self.averaged is not None else self.network
+        evaluated = self.averaged.module if self.averaged is not None else self.network
         probabilities = learned.probabilities
         if probabilities is None:
             batch = self.config.training.batch_size
-            probabilities = predict(self.fabric, judged, self.data, self.data.validation, batch)
+            probabilities = predict(self.fabric, evaluated, self.data, self.data.validation, batch)
         is_head = phase.solver == "logistic"
         row = Epoch(
             epoch=planned.epoch + 1,
@@ -291,10 +291,10 @@ class _Training:
             captures_per_second=learned.captures * self.fabric.world_size / learned.seconds,
             waited=learned.waited_s / learned.seconds,
         )
-        row = self.fabric.broadcast(row)  # running statistics differ a little between devices; decisions must not
+        row = self.fabric.broadcast(row)  # running statistics differ slightly between devices; decisions must not
         self.history.append(asdict(row))
         if not self.best or rank(self.history[-1]) > rank(self.history[self.best_epoch - 1]):
-            self.best, self.best_epoch = copy.deepcopy(judged.state_dict()), len(self.history)
+            self.best, self.best_epoch = copy.deepcopy(evaluated.state_dict()), len(self.history)
         if self.fabric.is_global_zero:
             say(describe(row, len(self.plan)))
 
@@ -321,9 +321,9 @@ class _Training:
     def fitted(self) -> Fitted:
         """The network with its best weights."""
         self.network.load_state_dict(self.best)
-        chosen = int(self.history[self.best_epoch - 1]["epoch"])
+        best_epoch = int(self.history[self.best_epoch - 1]["epoch"])
         return Fitted(
-            self.network.cpu().eval(), chosen, self.history, self.finders, self._seconds(),
+            self.network.cpu().eval(), best_epoch, self.history, self.finders, self._seconds(),
             leader=self.fabric.is_global_zero,
         )  # fmt: skip
 
@@ -337,8 +337,10 @@ class _Training:
 def _stop_unless_finite(total: float, epoch: int, step: int, folder: Path, has_checkpoint: bool) -> None:
     if math.isfinite(total):
         return
-    kept = f"the checkpoint of epoch {epoch} is kept in {folder}" if has_checkpoint else "no epoch was completed"
+    checkpoint_note = (
+        f"the checkpoint of epoch {epoch} is kept in {folder}" if has_checkpoint else "no epoch was completed"
+    )
     raise TrainingStopped(
-        f"the loss is not a number in epoch {epoch + 1}, by step {step}; {kept}; lower learning_rate in "
+        f"the loss is not a number in epoch {epoch + 1}, by step {step}; {checkpoint_note}; lower learning_rate in "
         '[[training.phases]], or set training.precision to "32-true"'
     )

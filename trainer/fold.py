@@ -1,7 +1,7 @@
-"""Batch normalisation folded into the convolution before it, so that what is rounded is what the graph holds.
+"""Folds batch normalisation into the convolution before it, so that the rounded weights are the weights in the graph.
 
-The exporter would fold by itself, after the weights have been rounded to half precision, and the product of two
-rounded numbers is not a rounded number.
+The exporter folds too, but only after the weights have been rounded to half precision, and the product of two rounded
+numbers is not a rounded number.
 """
 
 import copy
@@ -19,8 +19,8 @@ from trainer.model import Network
 def folded(network: Network, size: int) -> Network:
     """A copy of the network, in eval mode, that computes the same with fewer layers.
 
-    Pairs are found by running one capture of side `size` through it: a batch norm whose input is a convolution's
-    output. Others, before a convolution as in DenseNet, stay as they are.
+    One capture of side `size` runs through it to find each batch norm whose input is a convolution's output. Other
+    batch norms, such as those before a convolution in DenseNet, stay as they are.
     """
     network = copy.deepcopy(network).cpu().eval()
     for conv, norm in _pairs(network, size):
@@ -32,29 +32,30 @@ def folded(network: Network, size: int) -> Network:
         for parent in network.modules():
             for name, child in list(parent.named_children()):
                 if child is norm:
-                    setattr(parent, name, _rest(norm))
+                    setattr(parent, name, _remainder(norm))
     return network
 
 
 def _pairs(network: Network, size: int) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that its id stays its own
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that no other gets its id
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
     def after_conv(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        made[id(output)] = (module, output)
+        outputs[id(output)] = (module, output)
 
     def before_norm(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in made:
-            pairs.append((made[id(inputs[0])][0], module))
+        if id(inputs[0]) in outputs:
+            pairs.append((outputs[id(inputs[0])][0], module))
 
-    hooks = [m.register_forward_hook(after_conv) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(before_norm) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    layers = list(network.modules())
+    hooks = [layer.register_forward_hook(after_conv) for layer in layers if isinstance(layer, nn.Conv2d)]
+    hooks += [layer.register_forward_pre_hook(before_norm) for layer in layers if isinstance(layer, nn.BatchNorm2d)]
     network(to_unit(torch.zeros((1, size, size, 3), dtype=torch.uint8)))
     for hook in hooks:
         hook.remove()
     return pairs
 
 
-def _rest(norm: Any) -> nn.Module:
-    """What is left of a norm once folded: timm's also holds the activation behind it."""
+def _remainder(norm: Any) -> nn.Module:
+    """What remains of a folded norm: timm's also holds the activation that follows it."""
     return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()

@@ -1,4 +1,4 @@
-"""The exported graph: torch to ONNX, weights stored in half precision where wanted, and run by ONNX Runtime."""
+"""The exported graph: made from torch as ONNX, with weights in half precision if asked for; ONNX Runtime runs it."""
 
 import contextlib
 import logging
@@ -21,17 +21,17 @@ from trainer.model import HALF_MAX, Exportable
 
 OPSET = 20
 HALF_ABOVE = 1024
-"""Elements up to which a kernel stays float32 in a half-precision bundle; biases always do: they weigh nothing."""
+"""Kernels with at most this many elements stay float32 in a half-precision bundle; biases always do, being small."""
 BATCH = 16
-"""Captures that ONNX Runtime takes at a time; with 32, two cores leave their caches and take half as long again."""
+"""Captures that ONNX Runtime takes at a time; 32 do not fit the caches of two cores and take 1.5 times as long."""
 TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -> None:
     """Write `exportable` as one ONNX file with a free batch dimension, input uint8 [N, size, size, 3].
 
-    `half` stores large weights as float16 with a cast behind each; arithmetic stays float32. The weights should have
-    been rounded to half before, so that nothing changes here. Raises ExportError.
+    `half` stores large weights as float16, each followed by a cast; arithmetic stays float32. Round the weights to half
+    precision before, so that their values do not change here. Raises ExportError.
     """
     names = graph_outputs(exportable)
     outputs = [name for name in (names.probabilities, names.embedding, names.first_stage, names.cam) if name]
@@ -41,7 +41,7 @@ def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -
     for logger in talkative:
         logger.setLevel(logging.ERROR)
     try:
-        # The exporter talks on stdout, which is for data.
+        # The exporter prints to stdout, which is for data.
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -70,7 +70,7 @@ def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -
 
 
 def store_half(model: onnx.ModelProto) -> None:
-    """Turn every large float32 matrix and kernel of the graph into float16 and a cast back, in place."""
+    """Replace every large float32 matrix and kernel of the graph by float16 and a cast back, in place."""
     graph = model.graph
     casts = []
     for tensor in graph.initializer:
@@ -91,13 +91,13 @@ def store_half(model: onnx.ModelProto) -> None:
 
 
 def graph_outputs(exportable: Exportable) -> Outputs:
-    """Names of the graph's tensors; without an exact activation map there is no cam among them."""
+    """Names of the graph's tensors; they include cam only if there is an exact activation map."""
     return Outputs(cam="cam" if exportable.has_cam else None, first_stage="first_stage")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N captures: probabilities float64 [N, L], embedding float32 [N, D], cam float32 [N, L, h, w] or None."""
+    """For N captures: probabilities float64 [N, L], embedding float32 [N, D], cam float32 [N, L, h, w] or None."""
 
     probabilities: NDArray[np.float64]
     embedding: NDArray[np.float32]
@@ -105,7 +105,7 @@ class Predictions:
 
 
 class GraphRunner:
-    """The graph in ONNX Runtime on the CPU: the reference that every engine is held against."""
+    """The graph in ONNX Runtime on the CPU: the reference that every engine is compared with."""
 
     def __init__(self, file: Path, names: Outputs) -> None:
         options = onnxruntime.SessionOptions()
@@ -116,18 +116,18 @@ class GraphRunner:
     def probabilities(self, captures: NDArray[np.uint8]) -> NDArray[np.float64]:
         """uint8 [N, S, S, 3] -> calibrated probabilities [N, L]."""
         names = [self.names.probabilities]
-        found = [self.session.run(names, {self.names.input: batch})[0] for batch in _cut(captures)]
-        return np.concatenate(found).astype(np.float64)
+        parts = [self.session.run(names, {self.names.input: batch})[0] for batch in _cut(captures)]
+        return np.concatenate(parts).astype(np.float64)
 
     def predict(self, captures: NDArray[np.uint8], advance: Callable[[int], None] | None = None) -> Predictions:
-        """uint8 [N, S, S, 3], perhaps a memory map -> all outputs, batch by batch."""
+        """uint8 [N, S, S, 3], perhaps a memory map -> all outputs, computed batch by batch."""
         names = [self.names.probabilities, self.names.embedding, *([self.names.cam] if self.names.cam else [])]
         parts = []
         for batch in _cut(captures):
             parts.append(self.session.run(names, {self.names.input: np.ascontiguousarray(batch)}))
             if advance is not None:
                 advance(len(batch))
-        outputs = [np.concatenate(one) for one in zip(*parts, strict=True)]
+        outputs = [np.concatenate(batches) for batches in zip(*parts, strict=True)]
         cam = np.asarray(outputs[2], np.float32) if self.names.cam else None
         return Predictions(np.asarray(outputs[0], np.float64), np.asarray(outputs[1], np.float32), cam)
 

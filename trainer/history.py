@@ -1,4 +1,4 @@
-"""What is known of each epoch, how two are compared, and where it is written."""
+"""What is recorded of each epoch, how two epochs are compared, and where the record is written."""
 
 import csv
 import math
@@ -15,8 +15,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 class Epoch:
     """One line of the history.
 
-    `training_accuracy` is that of augmented, unmixed batches, None if all were mixed. `captures_per_second` is of
-    training alone, waiting for data included; `waited` is the share of the time that went into that waiting.
+    `training_accuracy` is measured on augmented, unmixed batches; None if all were mixed. `captures_per_second` is the
+    speed of training only, waiting for data included; `waited` is the share of that time spent waiting.
     """
 
     epoch: int
@@ -36,7 +36,7 @@ class Epoch:
 def score(targets: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
     """The validation figures of one epoch."""
     labels = np.arange(probabilities.shape[1])
-    if not np.isfinite(probabilities).all():  # a network that has run away scores nothing
+    if not np.isfinite(probabilities).all():  # a network that has diverged gets the lowest score
         return {"validation_loss": math.inf, "validation_accuracy": 0.0, "validation_macro_f1": 0.0}
     called = probabilities.argmax(axis=1)
     return {
@@ -47,7 +47,7 @@ def score(targets: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dic
 
 
 def rank(row: dict[str, Any]) -> tuple[float, float]:
-    """Epochs are compared by macro F1; among equals the smaller loss is better."""
+    """The value that epochs are compared by: macro F1 first; if that is equal, the smaller loss is better."""
     return row["validation_macro_f1"], -row["validation_loss"]
 
 
@@ -57,12 +57,12 @@ def patience_is_over(
     """Whether the last stage of this phase has gone `patience` epochs without a new best one."""
     if patience is None:
         return False
-    own = sum(row["phase"] == phase + 1 and row["size"] == size for row in history)
-    return min(own, len(history) - best_epoch) >= patience
+    epochs = sum(row["phase"] == phase + 1 and row["size"] == size for row in history)
+    return min(epochs, len(history) - best_epoch) >= patience
 
 
 def describe(row: Epoch, epochs: int) -> str:
-    """The plain line that is logged per epoch."""
+    """The plain line that is logged for each epoch."""
     return (
         f"epoch {row.epoch}/{epochs} size {row.size} loss {row.loss:.4f} val_loss {row.validation_loss:.4f} "
         f"val_accuracy {row.validation_accuracy:.4f} val_macro_f1 {row.validation_macro_f1:.4f} "

@@ -1,4 +1,4 @@
-"""Figures of a bundle on labelled captures, per capture and per patient: scikit-learn's, torchmetrics' and SciPy's."""
+"""Figures of a bundle on labelled captures, per capture and per patient, by scikit-learn, torchmetrics and SciPy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,9 +35,10 @@ Groups = Sequence[str] | NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Labelled:
-    """Captures of which label and outcome are known: `targets` [N], `probabilities` [N, L], and what they belong to.
+    """Captures whose label and outcome are known: `targets` [N], `probabilities` [N, L], `groups` [N].
 
-    `groups` [N] says which captures are alike because they are of one patient (or cluster); `benign` is a column.
+    Captures of one group are alike because they come from one patient (or cluster). `benign` is the column of the
+    benign label.
     """
 
     labels: Sequence[str]
@@ -50,19 +51,19 @@ class Labelled:
 def fit_temperature(logits: Probabilities, targets: NDArray[np.int64]) -> float:
     """The temperature that minimises the negative log likelihood on validation captures (Guo et al. 2017).
 
-    logits [N, L], targets [N]. Searched between 1/20 and 20.
+    logits [N, L], targets [N]. The search covers 1/20 to 20.
     """
     rows = np.arange(len(targets))
 
     def loss(log_temperature: float) -> float:
         return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[rows, targets].mean())
 
-    found = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded")
+    return float(np.exp(minimum.x))
 
 
 def uncalibrated(probabilities: Probabilities, temperature: float) -> Probabilities:
-    """What the graph's probabilities were before temperature scaling: softmax ignores a common term of the logits."""
+    """The graph's probabilities before temperature scaling; softmax ignores a term that all logits share."""
     return np.asarray(softmax(temperature * np.log(np.clip(probabilities, 1e-12, 1)), axis=1))
 
 
@@ -82,16 +83,16 @@ def calibration(probabilities: Probabilities, targets: NDArray[np.int64]) -> dic
 
 
 def interval(right: NDArray[np.bool_], groups: Groups) -> list[float]:
-    """95 % interval of a share of captures that come in groups (Korn & Graubard 1998).
+    """95 % interval of the share of captures in `right` [N], which come in groups (Korn & Graubard 1998).
 
-    Clopper and Pearson's, with as many captures as the groups are worth: n over the design effect, the variance of
-    the share between groups over that of independent captures. Where all are right, or all wrong, captures of a group
-    count as one. `right` [N].
+    It is Clopper and Pearson's interval for the effective number of captures: n divided by the design effect, which is
+    the variance of the share between groups divided by that of independent captures. Where all captures are right, or
+    all are wrong, a group counts as one capture.
     """
     n = len(right)
     share = float(right.mean())
-    _, place = np.unique(np.asarray(groups), return_inverse=True)
-    sizes, hits = np.bincount(place), np.bincount(place, weights=right)
+    _, group_numbers = np.unique(np.asarray(groups), return_inverse=True)
+    sizes, hits = np.bincount(group_numbers), np.bincount(group_numbers, weights=right)
     clusters = len(sizes)
     if clusters == n:
         effective = float(n)
@@ -111,7 +112,7 @@ def _clopper_pearson(hits: float, n: float) -> list[float]:
 
 
 def share(hits: int, of: int) -> dict[str, Any]:
-    """A share of independent cases with its 95 % interval (Clopper & Pearson 1934); value None where there is none."""
+    """A share of independent cases with its 95 % interval (Clopper & Pearson 1934); both are None without any case."""
     return {
         "value": hits / of if of else None,
         "hits": hits,
@@ -121,7 +122,10 @@ def share(hits: int, of: int) -> dict[str, Any]:
 
 
 def capture_metrics(of: Labelled, temperature: float = 1.0) -> dict[str, Any]:
-    """Per-capture figures; confusion matrix: rows truth, columns called. A capture is called ALL if P(ALL) >= 0.5."""
+    """Per-capture figures. A capture is called ALL if P(ALL) >= 0.5.
+
+    The confusion matrix has a row for each true label and a column for each called label.
+    """
     indices = np.arange(len(of.labels))
     targets, probabilities = of.targets, of.probabilities
     called = probabilities.argmax(axis=1)
@@ -131,7 +135,7 @@ def capture_metrics(of: Labelled, temperature: float = 1.0) -> dict[str, Any]:
     confusion = confusion_matrix(targets, called, labels=indices)
     onehot = np.eye(len(indices), dtype=int)[targets]
     aucs = [_auc(onehot[:, i] == 1, probabilities[:, i]) for i in indices]
-    known = [auc for auc in aucs if auc is not None]
+    defined_aucs = [auc for auc in aucs if auc is not None]
     per_class = {
         label: {
             "precision": float(precision[i]),
@@ -149,7 +153,7 @@ def capture_metrics(of: Labelled, temperature: float = 1.0) -> dict[str, Any]:
         "accuracy": float(accuracy_score(targets, called)),
         "accuracy_interval": interval(called == targets, of.groups),
         "macro_f1": float(f1_score(targets, called, labels=present, average="macro", zero_division=0)),
-        "macro_auc": float(np.mean(known)) if known else None,
+        "macro_auc": float(np.mean(defined_aucs)) if defined_aucs else None,
         "micro_auc": float(roc_auc_score(onehot.ravel(), probabilities.ravel())),
         "calibration": calibration(probabilities, targets),
         "calibration_before": calibration(uncalibrated(probabilities, temperature), targets),
@@ -160,16 +164,21 @@ def capture_metrics(of: Labelled, temperature: float = 1.0) -> dict[str, Any]:
 
 
 def all_versus_benign(of: Labelled) -> dict[str, Any]:
-    """Sensitivity for ALL and specificity, per capture, with 95 % intervals; None where data holds only one of them."""
+    """Sensitivity for ALL and specificity, per capture, with 95 % intervals; None where no capture has the label."""
     is_all, score = of.targets != of.benign, 1 - of.probabilities[:, of.benign]
     groups = np.asarray(of.groups)
 
     def rate(rows: NDArray[np.bool_], right: NDArray[np.bool_]) -> dict[str, Any]:
         if not rows.any():
             return {"value": None, "hits": 0, "of": 0, "interval": None}
-        chosen = right[rows]
-        spread = interval(chosen, groups[rows])
-        return {"value": float(chosen.mean()), "hits": int(chosen.sum()), "of": len(chosen), "interval": spread}
+        right_in_rows = right[rows]
+        spread = interval(right_in_rows, groups[rows])
+        return {
+            "value": float(right_in_rows.mean()),
+            "hits": int(right_in_rows.sum()),
+            "of": len(right_in_rows),
+            "interval": spread,
+        }
 
     return {
         "auc": _auc(is_all, score),
@@ -180,7 +189,7 @@ def all_versus_benign(of: Labelled) -> dict[str, Any]:
 
 
 def sensitivity_at(positive: NDArray[np.bool_], score: Probabilities, specificity: float) -> float | None:
-    """The highest sensitivity that some threshold reaches with at least this specificity; None with one class only."""
+    """The highest sensitivity at which a threshold keeps at least this specificity; None with only one class."""
     if positive.all() or not positive.any():
         return None
     false_positive, true_positive, _ = roc_curve(positive, score, drop_intermediate=False)
@@ -204,10 +213,10 @@ def rows_of(groups: Groups) -> list[NDArray[np.int64]]:
 
 
 def patient_metrics(policy: CasePolicy, of: Labelled) -> dict[str, Any]:
-    """How the case rule fares on patients (`of.groups`).
+    """Figures of the case rule on patients (`of.groups`).
 
-    sensitivity: patients with ALL that are not called benign; specificity: benign ones that are not called ALL; what
-    is indeterminate or insufficient is read by a haematologist either way, and counted in `verdicts`.
+    sensitivity: share of patients with ALL that are not called benign; specificity: share of benign patients that are
+    not called ALL. A haematologist reads indeterminate and insufficient cases either way; `verdicts` counts them.
     """
     labels, benign_label = of.labels, of.labels[of.benign]
     verdicts: dict[str, dict[str, int]] = {label: {verdict.value: 0 for verdict in Verdict} for label in labels}
@@ -216,21 +225,22 @@ def patient_metrics(policy: CasePolicy, of: Labelled) -> dict[str, Any]:
     for rows in groups:
         truth = labels[int(of.targets[rows[0]])]
         captures = [JudgedCapture(of.probabilities[row]) for row in rows]
-        counts = CaseCounts(len(rows), len(rows), 0, 0)
-        result = judge(captures, policy=policy, labels=labels, benign_label=benign_label, counts=counts)
+        case_counts = CaseCounts(len(rows), len(rows), 0, 0)
+        result = judge(captures, policy=policy, labels=labels, benign_label=benign_label, counts=case_counts)
         verdicts[truth][result.verdict.value] += 1
         subtypes_right += truth != benign_label and result.verdict == Verdict.ALL and result.subtype == truth
-    benign = verdicts[benign_label]
-    with_all = [row for label, row in verdicts.items() if label != benign_label]
-    missed = sum(row[Verdict.BENIGN.value] for row in with_all)
-    called = sum(row[Verdict.ALL.value] for row in with_all)
-    of_all, of_benign = sum(sum(row.values()) for row in with_all), sum(benign.values())
+    benign_counts = verdicts[benign_label]
+    all_counts = [counts for label, counts in verdicts.items() if label != benign_label]
+    missed = sum(counts[Verdict.BENIGN.value] for counts in all_counts)
+    called_all = sum(counts[Verdict.ALL.value] for counts in all_counts)
+    patients_with_all = sum(sum(counts.values()) for counts in all_counts)
+    benign_patients = sum(benign_counts.values())
     return {
         "patients": len(groups),
-        "verdicts_right": called + benign[Verdict.BENIGN.value],
+        "verdicts_right": called_all + benign_counts[Verdict.BENIGN.value],
         "subtypes_right": subtypes_right,
-        "subtypes_of": called,
-        "sensitivity": share(of_all - missed, of_all),
-        "specificity": share(of_benign - benign[Verdict.ALL.value], of_benign),
+        "subtypes_of": called_all,
+        "sensitivity": share(patients_with_all - missed, patients_with_all),
+        "specificity": share(benign_patients - benign_counts[Verdict.ALL.value], benign_patients),
         "verdicts": verdicts,
     }

@@ -1,4 +1,4 @@
-"""The network: a timm backbone with its normalisation, and the form in which it is exported."""
+"""The network: a timm backbone with its normalisation, and the form that is exported."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from trainer.stain import NORMALISATIONS, cells
 SCRATCH_MEAN, SCRATCH_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 HALF_MAX = 65504.0
 PROBE = (96, 96)
-"""Height and width of the image on which a backbone is tried; the smallest that inception_v3 takes is 75."""
+"""Height and width of the image that a backbone is tried on; inception_v3 takes 75 px or more."""
 
 
 class DenseHead(nn.Module):
@@ -52,11 +52,11 @@ class LinearHead(nn.Module):
 
 
 class HalfBackbone(nn.Module):
-    """A backbone that computes in half precision from the end of its first stage on, between float32 ends.
+    """A backbone that computes in half precision after its first stage; its inputs and outputs are float32.
 
-    The first stage stays float32: its channels may lie near zero and differ little between captures, so that rounding
-    moves their means by as much (contract/novelty.py), and no network spends much on it. Which layers belong to it is
-    tried on a blank capture. Every other layer takes its inputs in half precision, whatever they come in.
+    The first stage stays float32, because its channels may be near zero and differ little between captures, so rounding
+    would move their means as much as they differ (contract/novelty.py); and no network spends much time on it. A run on
+    a blank capture finds its layers. Every other layer converts its inputs to half precision.
     """
 
     def __init__(self, backbone: Any) -> None:
@@ -80,12 +80,12 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 
 
 def _halved(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(one.half() if isinstance(one, Tensor) and one.is_floating_point() else one for one in inputs)
+    return tuple(value.half() if isinstance(value, Tensor) and value.is_floating_point() else value for value in inputs)
 
 
 @torch.no_grad()
 def _first_stage(backbone: Any) -> set[nn.Module]:
-    """The layers that run up to the end of the first stage."""
+    """The layers that run until the end of the first stage."""
     ran: set[nn.Module] = set()
     hooks = [layer.register_forward_pre_hook(lambda layer, _: ran.add(layer)) for layer in _layers(backbone)]
     backbone.forward_intermediates(torch.zeros(1, 3, *PROBE), indices=[0], stop_early=True, intermediates_only=True)
@@ -95,7 +95,7 @@ def _first_stage(backbone: Any) -> set[nn.Module]:
 
 
 class Trunk(nn.Module):
-    """The first `stages` stages of a timm model, pooled by the mean; called as timm's models are."""
+    """The first `stages` stages of a timm model, pooled by the mean; has the interface of timm's models."""
 
     def __init__(self, model: Any, stages: int) -> None:
         super().__init__()
@@ -105,12 +105,12 @@ class Trunk(nn.Module):
         self.pretrained_cfg = model.pretrained_cfg
 
     def forward_intermediates(self, x: Tensor, indices: list[int], **options: Any) -> Any:
-        """float [N, 3, S, S] -> the last stage's maps, and those of the stages `indices`; with options as in timm."""
+        """float [N, 3, S, S] -> the maps of the last stage and of the stages `indices`; `options` are those of timm."""
         if options:
             return self.model.forward_intermediates(x, indices=indices, **options)
-        wanted = sorted({*indices, self.last})
-        maps = self.model.forward_intermediates(x, indices=wanted, intermediates_only=True, stop_early=True)
-        return maps[-1], [maps[wanted.index(index)] for index in indices]
+        stages = sorted({*indices, self.last})
+        maps = self.model.forward_intermediates(x, indices=stages, intermediates_only=True, stop_early=True)
+        return maps[-1], [maps[stages.index(index)] for index in indices]
 
     def forward_features(self, x: Tensor) -> Tensor:
         maps: Tensor = self.forward_intermediates(x, [])[0]
@@ -127,12 +127,12 @@ class Network(nn.Module):
     """float [N, 3, S, S] in 0..1 -> logits [N, labels]. All colour handling is inside, so that it is exported.
 
     `backbone` is a timm model without classifier. With several normalisations, or a second input, the same backbone
-    sees several views of the capture, and the features of all, one behind the other, go into `head`. `mapped` says
-    whether the backbone's pooled feature is the mean of its last feature map, tried once: then a linear head has an
+    sees several views of the capture, and `head` gets the features of all views in one row. `mapped` says whether the
+    backbone's pooled feature is the mean of its last feature map, found by one trial run; if so, a linear head has an
     exact activation map.
     """
 
-    backbone: Any  # a timm model: its forward_features is not in nn.Module's type
+    backbone: Any  # a timm model; nn.Module's type lacks its forward_features
     head: Any
     mean: Tensor
     std: Tensor
@@ -151,11 +151,11 @@ class Network(nn.Module):
         self.mapped = isinstance(head, LinearHead) and _pools_by_mean(backbone)
 
     def views(self, x: Tensor) -> list[Tensor]:
-        """What the backbone sees: the capture in each normalisation, and with a second input their segmentations."""
+        """The backbone's inputs: the capture in each normalisation, and with a second input also each one segmented."""
         views = [NORMALISATIONS[name](x) for name in self.normalisations]
         if self.two_inputs:
-            nucleated = cells(x)
-            views += [view * nucleated for view in views]
+            cell_mask = cells(x)
+            views += [view * cell_mask for view in views]
         return [(view - self.mean) / self.std for view in views]
 
     @property
@@ -168,7 +168,7 @@ class Network(nn.Module):
         return self._side_by_side(self.backbone(torch.cat(self.views(x))))
 
     def staged(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """float [N, 3, S, S] in 0..1 -> of all views the means of the first stage's feature maps [N, G], the pooled
+        """float [N, 3, S, S] in 0..1 -> for all views, the means of the first stage's feature maps [N, G], the pooled
         features [N, F] and, only where `mapped`, the last feature maps [N, F, h, w].
         """
         last, (first,) = self.backbone.forward_intermediates(torch.cat(self.views(x)), indices=[0])
@@ -179,10 +179,10 @@ class Network(nn.Module):
         return shallow, maps.mean(dim=(2, 3)), maps
 
     def _side_by_side(self, features: Tensor) -> Tensor:
-        """The features of all views, which went through the backbone as one batch, behind each other by capture.
+        """Put the features of all views of a capture into one row.
 
-        As one batch, because batch norms would otherwise learn from each view's own statistics, keep their mixture,
-        and fit neither when it counts.
+        All views go through the backbone as one batch. Otherwise, batch norms would train on the statistics of each
+        view but keep a mixture of them, which fits no view when the network serves.
         """
         return features.unflatten(0, (self.view_count, -1)).transpose(0, 1).flatten(1, 2)
 
@@ -191,7 +191,7 @@ class Network(nn.Module):
         return logits
 
     def freeze(self, frozen: bool) -> None:
-        """Let the backbone learn or not; frozen, its batch norms keep their statistics too."""
+        """Freeze the backbone, or let it learn; when frozen, its batch norms keep their statistics too."""
         self.frozen = frozen
         self.backbone.requires_grad_(not frozen)
 
@@ -203,14 +203,15 @@ class Network(nn.Module):
 
 
 class Exportable(nn.Module):
-    """What the bundle's graph computes. uint8 [N, S, S, 3] -> probabilities [N, L], embedding [N, D], first stage
+    """The computation of the bundle's graph. uint8 [N, S, S, 3] -> probabilities [N, L], embedding [N, D], first stage
     [N, G] and, where the head allows one, cam [N, L, h, w].
 
-    probabilities = softmax(logits / temperature) (Guo et al. 2017). cam is the classifier applied at every place of
-    the last feature map (Zhou et al. 2016), bias included: since pooling is a mean and the classifier linear, the mean
-    of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding is
-    the first stage's pooled feature, which is an output by itself too, and behind it the last one's, for novelty
-    (contract/novelty.py). With `flips`, all are means over so many mirrored views, the maps mirrored back.
+    probabilities = softmax(logits / temperature) (Guo et al. 2017). cam is the classifier, with its bias, applied at
+    every place of the last feature map (Zhou et al. 2016). Because pooling is a mean and the classifier is linear, the
+    mean of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding
+    is for novelty (contract/novelty.py): the first stage's pooled feature, which is also an output of its own, followed
+    by that of the last stage. With `flips`, all outputs are means over that many mirrored views; maps are mirrored
+    back.
     """
 
     temperature: Tensor
@@ -227,12 +228,12 @@ class Exportable(nn.Module):
 
     def logits(self, x: Tensor) -> tuple[Tensor, ...]:
         """float [N, 3, S, S] in 0..1 -> logits, embedding, first stage and, where the head allows one, cam."""
-        views = [self._one(torch.flip(x, mirror) if mirror else x, mirror) for mirror in self.mirrors]
+        views = [self._outputs(torch.flip(x, mirror) if mirror else x, mirror) for mirror in self.mirrors]
         return tuple(
             torch.stack(parts).mean(dim=0) if len(parts) > 1 else parts[0] for parts in zip(*views, strict=True)
         )
 
-    def _one(self, x: Tensor, mirror: list[int]) -> tuple[Tensor, ...]:
+    def _outputs(self, x: Tensor, mirror: list[int]) -> tuple[Tensor, ...]:
         shallow, deep, maps = self.network.staged(x)
         embedding = torch.cat([shallow, deep], dim=1)
         if maps is None:
@@ -243,20 +244,20 @@ class Exportable(nn.Module):
 
     @torch.no_grad()
     def widths(self) -> tuple[int, int]:
-        """Of the two blocks of an embedding: the first stage's, and the pooled features'."""
+        """Widths of the two blocks of an embedding: the first stage's features, and the pooled features."""
         shallow, deep, _ = self.network.staged(torch.zeros(1, 3, *PROBE))
         return shallow.shape[1], deep.shape[1]
 
     def forward(self, captures: Tensor) -> tuple[Tensor, ...]:
-        logits, *rest = self.logits(to_unit(captures))
-        return torch.softmax(logits / self.temperature, dim=1), *rest
+        logits, *other_outputs = self.logits(to_unit(captures))
+        return torch.softmax(logits / self.temperature, dim=1), *other_outputs
 
 
 def build_network(table: ModelTable, labels: int) -> Network:
-    """A network for so many labels with the initial weights of the recipe.
+    """A network for `labels` labels with the initial weights of the recipe.
 
     Raises SettingsError for an unknown architecture or weights that do not fit, Unavailable when ImageNet weights
-    cannot be downloaded: never a silent fallback.
+    cannot be downloaded. It never falls back silently to other weights.
     """
     backbone = _cut(weights.backbone(table), table)
     views = len(table.stain_normalisation) * (2 if table.second_input == "hsv" else 1)
@@ -266,8 +267,8 @@ def build_network(table: ModelTable, labels: int) -> Network:
         head = DenseHead(features, table.head_width, table.dropout, labels)
     else:
         head = LinearHead(features, table.dropout, labels)
-    # PyTorch's own beginning suits features of about 1; with backbones of other scales the first loss would be far
-    # from log(labels).
+    # PyTorch's default initial weights suit features of about 1; with backbones of other scales, the first loss would
+    # be far from log(labels).
     nn.init.normal_(head.classifier.weight, std=0.01)
     nn.init.zeros_(head.classifier.bias)
     if table.initial_weights == weights.NONE:
@@ -280,25 +281,25 @@ def build_network(table: ModelTable, labels: int) -> Network:
 
 
 def _cut(backbone: Any, table: ModelTable) -> Any:
-    """The backbone without what lies behind its first `table.stages` stages. Raises SettingsError."""
+    """The backbone without the layers after its first `table.stages` stages. Raises SettingsError."""
     if table.stages is None:
         return backbone
-    have = len(backbone.feature_info)
-    if table.stages > have:
-        raise SettingsError(f"model.stages: {table.architecture} has {have} stages, not {table.stages}")
+    stage_count = len(backbone.feature_info)
+    if table.stages > stage_count:
+        raise SettingsError(f"model.stages: {table.architecture} has {stage_count} stages, not {table.stages}")
     return Trunk(backbone, table.stages)
 
 
 @torch.no_grad()
 def _features(backbone: Any, architecture: str) -> int:
-    """Width of the pooled feature; some heads widen it, so it is tried rather than looked up."""
+    """Width of the pooled feature, found by a trial run, because some heads widen it."""
     backbone.eval()
     try:
         shape = backbone(torch.zeros(1, 3, *PROBE)).shape
-    except (RuntimeError, AssertionError) as error:  # transformers are made for one size
+    except (RuntimeError, AssertionError) as error:  # transformers work with only one size
         raise SettingsError(
             f"model.architecture: {architecture} cannot take an image of {PROBE[0]} px ({error}); choose a "
-            "convolutional network, efficientnet_b3 for one"
+            "convolutional network, for example efficientnet_b3"
         ) from error
     finally:
         backbone.train()
@@ -307,7 +308,7 @@ def _features(backbone: Any, architecture: str) -> int:
 
 @torch.no_grad()
 def _pools_by_mean(backbone: Any) -> bool:
-    """Whether the pooled feature is the mean of the last feature map: tried on noise."""
+    """Whether the pooled feature is the mean of the last feature map, by a trial run on noise."""
     was_training = backbone.training
     backbone.eval()
     noise = torch.rand((1, 3, *PROBE), generator=torch.Generator().manual_seed(0))
@@ -319,7 +320,7 @@ def _pools_by_mean(backbone: Any) -> bool:
 
 
 def round_to_half(network: nn.Module) -> None:
-    """Round every matrix and kernel in place to the nearest that half precision holds; arithmetic stays float32."""
+    """Round every matrix and kernel in place to the nearest half-precision values; arithmetic stays float32."""
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim >= 2:
@@ -328,12 +329,12 @@ def round_to_half(network: nn.Module) -> None:
 
 def parameter_count(network: nn.Module) -> int:
     """Number of weights."""
-    return sum(math.prod(p.shape) for p in network.parameters())
+    return sum(math.prod(parameter.shape) for parameter in network.parameters())
 
 
 @torch.no_grad()
 def multiply_adds(network: Network, size: int) -> int:
-    """Multiply-adds of one capture of side `size`, counted by torch (two of its floating-point operations are one)."""
+    """Multiply-adds for one capture of side `size`: half the floating-point operations that torch counts."""
     was_training = network.training
     with FlopCounterMode(display=False) as counter:
         network.eval()(torch.zeros(1, 3, size, size))

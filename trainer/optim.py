@@ -21,17 +21,17 @@ FINDER_STEPS = 100
 FINDER_FROM, FINDER_TO = 1e-6, 1.0
 FINDER_SMOOTHING = 0.9
 FINDER_STOP = 4.0
-"""The finder stops when the smoothed loss exceeds its minimum so many times."""
+"""The finder stops when the smoothed loss is this many times its minimum."""
 FINDER_LIMITS = (1e-5, 3e-2)
-"""Whatever the curve looks like, the suggestion stays within these."""
+"""The suggestion always stays within these limits."""
 CLEAR = 5.0
 FALLBACK = 1e-3
-"""What is taken where the loss does not fall clearly; said in the log and in the report."""
+"""The rate to use where the loss does not fall clearly; the log and the report mention it."""
 
 
 @dataclass
 class Optimization:
-    """A phase's model as Fabric has set it up, its optimizer and its schedule."""
+    """A phase's model, set up by Fabric, with its optimizer and schedule."""
 
     phase: int
     model: Any
@@ -40,7 +40,7 @@ class Optimization:
     fabric: Fabric
 
     def step(self, loss: Tensor, clip_norm: float) -> None:
-        """One step down the gradient of `loss`, and one along the schedule."""
+        """Take one step down the gradient of `loss`, and one along the schedule."""
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.model, self.optimizer, max_norm=clip_norm, error_if_nonfinite=False)
         self.optimizer.step()
@@ -49,7 +49,7 @@ class Optimization:
 
     @property
     def rate(self) -> float:
-        """The head's learning rate: the highest of all layers'."""
+        """The learning rate of the head, which is the highest of all layers."""
         return float(max(self.scheduler.get_last_lr()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Optimization:
 def optimization(
     config: Config, network: Network, fabric: Fabric, number: int, rate: float, steps: int
 ) -> Optimization:
-    """Optimizer and schedule of phase `number` (from 0) whose highest rate is `rate`, with `steps` steps an epoch.
+    """Optimizer and schedule of phase `number` (from 0), with the highest rate `rate` and `steps` steps per epoch.
 
     one-cycle: Smith & Topin 2019; cosine: annealing to 0 (Loshchilov & Hutter 2017), without restarts.
     """
@@ -75,7 +75,7 @@ def optimization(
     if phase.schedule == "one-cycle":
         highest = [group["lr"] for group in optimizer.param_groups]
         rise = phase.warm_up
-        if rise * total == 1:  # torch divides by the steps of the rise less one
+        if rise * total == 1:  # torch divides by the number of rising steps minus one
             rise = math.nextafter(rise, 0)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=total, pct_start=rise)
     else:
@@ -92,13 +92,13 @@ def _optimizer(config: Config, groups: list[dict[str, Any]], rate: float) -> tor
 
 
 def parameter_groups(network: Network, weight_decay: float, discriminative: float) -> list[dict[str, Any]]:
-    """The parameters that learn, in up to six groups: by depth, and by whether they decay.
+    """The parameters that learn, in at most six groups: by depth, and by whether weight decay applies to them.
 
     The first half of the backbone's parameters learns `discriminative` times slower than the head, the second half
     sqrt(discriminative) times (three groups as in fastai: Howard & Ruder 2018). Biases and norms do not decay.
     """
     backbone = list(network.backbone.parameters())
-    half = sum(p.numel() for p in backbone) / 2
+    half = sum(parameter.numel() for parameter in backbone) / 2
     parts: list[list[nn.Parameter]] = [[], [], list(network.head.parameters())]
     seen = 0
     for parameter in backbone:
@@ -107,10 +107,10 @@ def parameter_groups(network: Network, weight_decay: float, discriminative: floa
     groups = []
     for depth, part in enumerate(parts):
         for decays in (True, False):
-            chosen = [p for p in part if p.requires_grad and (p.ndim > 1) == decays]
-            if chosen:
+            learning = [parameter for parameter in part if parameter.requires_grad and (parameter.ndim > 1) == decays]
+            if learning:
                 share = discriminative ** (depth / 2 - 1)
-                groups.append({"params": chosen, "weight_decay": weight_decay if decays else 0.0, "share": share})
+                groups.append({"params": learning, "weight_decay": weight_decay if decays else 0.0, "share": share})
     return groups
 
 
@@ -124,8 +124,8 @@ def find_learning_rate(
 ) -> dict[str, Any]:
     """Train a copy with a rate that grows exponentially, and suggest one where the loss falls (Smith 2017).
 
-    `network` is used up, in at most `steps` steps. `losses` yields the loss of one batch after another. Returns the
-    rates, the smoothed losses, the suggestion, and whether the curve was clear.
+    `network` is trained for at most `steps` steps and cannot be used afterwards. `losses` yields the loss of one batch
+    after another. Returns the rates, the smoothed losses, the suggestion, and whether the curve was clear.
     """
     network.freeze(config.training.phases[number].frozen)
     discriminative = config.training.phases[number].discriminative
@@ -159,24 +159,24 @@ def find_learning_rate(
 
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
-    """The rate at which the loss has fallen half of the way from where it began to its minimum; None if it never did.
+    """The rate at which the loss has fallen half of the way from its start to its minimum; None without a clear fall.
 
-    Where the curve is steepest would follow the noise of single batches. A fall counts if it exceeds five standard
-    deviations of the first tenth of the curve, where the rate is too low to change anything.
+    The steepest point of the curve would follow the noise of single batches. A fall is clear if it exceeds five
+    standard deviations of the first tenth of the curve, where the rate is too low to change anything.
     """
     first = losses[: max(3, len(losses) // 10)]
     least = int(np.argmin(losses))
-    begin = float(np.median(first))
-    if begin - losses[least] <= CLEAR * float(np.std(first)):
+    start = float(np.median(first))
+    if start - losses[least] <= CLEAR * float(np.std(first)):
         return None
-    above = np.flatnonzero(losses[: least + 1] > (begin + losses[least]) / 2)
+    above = np.flatnonzero(losses[: least + 1] > (start + losses[least]) / 2)
     return float(np.clip(rates[above[-1]], *FINDER_LIMITS))
 
 
 def find_for_phase(
     config: Config, data: TrainingSet, network: Network, fabric: Fabric, phase: int, weight: Tensor
 ) -> dict[str, Any]:
-    """The learning-rate finder on a copy of the network, with the phase's first size."""
+    """Run the learning-rate finder on a copy of the network, with the first size of the phase."""
     table = config.training
     size = table.phases[phase].stages[0].size
     generator = torch.Generator(fabric.device)
@@ -188,14 +188,16 @@ def find_for_phase(
         rng = np.random.default_rng(table.seed)
         while True:
             order = rng.permutation(data.train)
-            whole = order[: max(1, len(order) // table.batch_size) * table.batch_size]
-            for captures, targets in batches(data, whole, table.batch_size):
+            whole_batches = order[: max(1, len(order) // table.batch_size) * table.batch_size]
+            for captures, targets in batches(data, whole_batches, table.batch_size):
                 logits = model(augment(captures.to(fabric.device), size))
                 targets = targets.to(fabric.device)
                 yield F.cross_entropy(logits, targets, weight=weight, label_smoothing=table.label_smoothing)
 
     steps = min(FINDER_STEPS, max(FINDER_STEPS // 3, 2 * len(data.train) // table.batch_size))
-    scaler = fabric.strategy.precision.state_dict()  # the finder ends in overflows, which must not scale the training
-    found = find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses, steps)
-    fabric.strategy.precision.load_state_dict(scaler)
-    return found
+    scaler_state = (
+        fabric.strategy.precision.state_dict()
+    )  # the finder ends in overflows; they must not scale the training
+    result = find_learning_rate(config, copy.deepcopy(network), fabric, phase, losses, steps)
+    fabric.strategy.precision.load_state_dict(scaler_state)
+    return result

@@ -1,4 +1,4 @@
-"""Figures made of captures: samples, augmented ones, predictions, the worst mistakes with their activation maps."""
+"""Figures made of captures: samples, augmented captures, predictions, and the worst mistakes with activation maps."""
 
 from collections.abc import Sequence
 
@@ -18,59 +18,60 @@ from trainer.metrics import Labelled
 Pixels = NDArray[np.uint8]
 COLUMNS = 6
 THUMBNAIL = 160
-"""Side in pixels, at most, at which captures are shown."""
+"""Longest side in pixels of a shown capture."""
 
 
 def grid(
     pictures: Sequence[Pixels], titles: Sequence[str], frames: Sequence[str] | None = None, columns: int = COLUMNS
 ) -> bytes:
-    """Pictures in rows of `columns`, a title above each, a coloured frame around each where given."""
+    """Pictures in rows of `columns`, with a title above each and, with `frames`, a frame of that colour around each."""
     rows = -(-len(pictures) // columns)
-    figure, places = plt.subplots(rows, columns, figsize=(1.75 * columns, 2.05 * rows), squeeze=False)
-    for place in places.flat:
-        place.set_axis_off()
-    for index, (place, picture, title) in enumerate(zip(places.flat, pictures, titles, strict=False)):
-        place.imshow(_thumbnail(picture), interpolation="nearest")
-        place.set_title(title, fontsize=8)
+    figure, axes_grid = plt.subplots(rows, columns, figsize=(1.75 * columns, 2.05 * rows), squeeze=False)
+    for axes in axes_grid.flat:
+        axes.set_axis_off()
+    for index, (axes, picture, title) in enumerate(zip(axes_grid.flat, pictures, titles, strict=False)):
+        axes.imshow(_thumbnail(picture), interpolation="nearest")
+        axes.set_title(title, fontsize=8)
         if frames is not None:
-            place.set_axis_on()
-            place.set_xticks([])
-            place.set_yticks([])
-            place.grid(visible=False)
-            for spine in place.spines.values():
+            axes.set_axis_on()
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.grid(visible=False)
+            for spine in axes.spines.values():
                 spine.set(visible=True, color=frames[index], linewidth=2.5)
     return png(figure, photographs=True)
 
 
 def samples(pixels: Pixels, rows: NDArray[np.int64], targets: NDArray[np.int64], labels: Sequence[str]) -> bytes:
-    """A row of training captures of each label."""
+    """A row of training captures for each label."""
     rng = np.random.default_rng(0)
     pictures, titles = [], []
     for index, label in enumerate(labels):
-        own = rng.permutation(rows[targets[rows] == index])[:COLUMNS]
-        for place in range(COLUMNS):  # a label with fewer leaves white places
-            pictures.append(np.asarray(pixels[own[place]]) if place < len(own) else np.full((8, 8, 3), 255, np.uint8))
-            titles.append(label if place < len(own) else "")
+        label_rows = rng.permutation(rows[targets[rows] == index])[:COLUMNS]
+        for place in range(COLUMNS):  # a label with fewer captures leaves white places
+            picture = pixels[label_rows[place]] if place < len(label_rows) else np.full((8, 8, 3), 255, np.uint8)
+            pictures.append(np.asarray(picture))
+            titles.append(label if place < len(label_rows) else "")
     return grid(pictures, titles)
 
 
 def augmented(
     pixels: Pixels, rows: NDArray[np.int64], targets: NDArray[np.int64], labels: Sequence[str], table: AugmentTable
 ) -> bytes:
-    """One training capture of each label as it is, and five times as the network sees it in training."""
+    """For each label one training capture as it is, and five times as the network sees it in training."""
     augment = Augment(table, torch.Generator().manual_seed(0))
     size = pixels.shape[1]
     pictures, titles = [], []
     for index, label in enumerate(labels):
         original = np.asarray(pixels[rows[targets[rows] == index][0]])
-        many = augment(torch.from_numpy(np.stack([original] * (COLUMNS - 1))), size)
-        pictures += [original, *(many * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()]
+        variants = augment(torch.from_numpy(np.stack([original] * (COLUMNS - 1))), size)
+        pictures += [original, *(variants * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()]
         titles += [f"{label}, as it is", *["augmented"] * (COLUMNS - 1)]
     return grid(pictures, titles)
 
 
 def predictions(pixels: Pixels, rows: NDArray[np.int64], of: Labelled) -> bytes:
-    """Twelve captures drawn at random, with what they were called; a red frame where that is wrong."""
+    """Twelve captures drawn at random, with the labels that they were called; a red frame where the label is wrong."""
     chosen = np.random.default_rng(0).permutation(len(rows))[: 2 * COLUMNS]
     called = of.probabilities.argmax(axis=1)
     titles = [
@@ -82,7 +83,7 @@ def predictions(pixels: Pixels, rows: NDArray[np.int64], of: Labelled) -> bytes:
 
 
 def worst(pixels: Pixels, rows: NDArray[np.int64], of: Labelled, found: Predictions) -> bytes:
-    """The twelve captures with the highest loss; beside each, where the evidence for what it was called lies."""
+    """The twelve captures with the highest loss; beside each, where the evidence for its called label lies."""
     loss = -np.log(np.clip(of.probabilities[np.arange(len(rows)), of.targets], 1e-12, 1))
     called = of.probabilities.argmax(axis=1)
     pictures, titles, frames = [], [], []

@@ -24,9 +24,9 @@ from trainer.traits import in_threads
 DIMENSION = 64
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 KNOWN = 0.99
-"""Share of the validation captures, at least, that are not novel."""
+"""Least share of the validation captures that are not novel."""
 REFERENCE_CAPTURES = 3000
-"""Training captures, at most, from which reference statistics are taken."""
+"""Most training captures that reference statistics are taken from."""
 Array = NDArray[np.float32]
 
 
@@ -45,16 +45,16 @@ def take_reference(
     validation: Array,
     validation_p_all: NDArray[np.float64],
 ) -> dict[str, Any]:
-    """Write reference.npz into `folder`; returns what the manifest says.
+    """Write reference.npz into `folder`; returns the entries for the manifest.
 
-    `rows` of `pixels` uint8 [N, S, S, 3] are training captures, `embedded` [R, D] and `targets` [R] theirs;
-    `validation` [V, D] and `validation_p_all` [V] are of all validation captures. `widths` are those of the blocks that
-    an embedding is made of, D together.
+    `rows` of `pixels` uint8 [N, S, S, 3] are training captures, `embedded` [R, D] their embeddings and `targets` [R]
+    their labels. `validation` [V, D] holds the embeddings and `validation_p_all` [V] P(ALL) of all validation captures.
+    `widths` are those of the blocks that make up an embedding; their sum is D.
     """
     blocks = write_embeddings(folder, widths, embedded, targets, validation)
     novelty = open_reference(folder / FILE, blocks).of(validation)
     measures = in_threads(lambda row: measure(np.asarray(pixels[row])), rows.tolist())
-    by_name = {name: np.asarray([one[name] for one in measures]) for name in MEASURES}
+    by_name = {name: np.asarray([row[name] for row in measures]) for name in MEASURES}
     return statistics(blocks, by_name, novelty, validation_p_all)
 
 
@@ -64,15 +64,15 @@ def statistics(
     novelty: NDArray[np.float64],
     p_all: NDArray[np.float64],
 ) -> dict[str, Any]:
-    """What the manifest says: `blocks` of `write_embeddings`, quality `measures` of the reference's captures, novelty
-    and P(ALL) of those that the threshold was fitted on.
+    """The entries for the manifest, from `blocks` of `write_embeddings`, the quality `measures` of the reference's
+    captures, and novelty and P(ALL) of the captures that the threshold was fitted on.
     """
     bins = {name: Bins.of(values) for name, values in (*measures.items(), ("novelty", novelty))}
     bins["p_all"] = Bins.of(p_all, P_ALL_EDGES)
     return {
         "novelty": {"blocks": blocks, "validation": quantiles(novelty)},
         "quality": {name: quantiles(values) for name, values in measures.items()},
-        "drift": {name: one.model_dump(mode="json") for name, one in bins.items()},
+        "drift": {name: edges.model_dump(mode="json") for name, edges in bins.items()},
     }
 
 
@@ -85,11 +85,11 @@ def write_embeddings(
     *,
     file: str = FILE,
 ) -> list[dict[str, Any]]:
-    """Fit each block on training embeddings [R, D] and targets [R], and its threshold on validation [V, D]; write them
+    """Fit each block on training embeddings [R, D] and targets [R], and its threshold on validation [V, D]; write all
     to `file` in the folder.
 
-    The thresholds together let through at least KNOWN of the validation captures. Raises ValueError where the
-    widths of the blocks do not add up to D.
+    All thresholds together let at least KNOWN of the validation captures pass. Raises ValueError where the widths of
+    the blocks do not add up to D.
     """
     if sum(widths) != train.shape[1]:
         raise ValueError(f"blocks of {list(widths)} make no embedding of {train.shape[1]}")
@@ -97,31 +97,31 @@ def write_embeddings(
     arrays: dict[str, Array] = {}
     blocks = []
     for number, (end, width) in enumerate(zip(ends, widths, strict=True)):
-        fitted = _fit(end - width, end, train, targets)
-        distances = fitted.distances(validation)
+        block = _fit(end - width, end, train, targets)
+        distances = block.distances(validation)
         threshold = float(np.quantile(distances, 1 - (1 - KNOWN) / len(widths), method="higher"))
         blocks.append({"begin": end - width, "end": end, "threshold": threshold})
-        arrays |= {f"{name}_{number}": getattr(fitted, name) for name in ARRAYS}
+        arrays |= {f"{name}_{number}": getattr(block, name) for name in ARRAYS}
     np.savez(folder / file, allow_pickle=False, **arrays)
     return blocks
 
 
 def _fit(begin: int, end: int, train: Array, targets: NDArray[np.int64]) -> Block:
-    """Features standardised, reduced to 64 principal components at most, the covariance within classes shared and
-    shrunk (Ledoit & Wolf 2004).
+    """Fit one block: standardise the features, reduce them to at most 64 principal components, and estimate one shrunk
+    covariance for all classes (Ledoit & Wolf 2004).
     """
-    own = train[:, begin:end].astype(np.float64)
-    scale = np.maximum(own.std(axis=0), 1e-6)
-    mean = own.mean(axis=0)
-    pca = PCA(min(DIMENSION, own.shape[1], len(own) - 1), random_state=0).fit((own - mean) / scale)
+    features = train[:, begin:end].astype(np.float64)
+    scale = np.maximum(features.std(axis=0), 1e-6)
+    mean = features.mean(axis=0)
+    pca = PCA(min(DIMENSION, features.shape[1], len(features) - 1), random_state=0).fit((features - mean) / scale)
     components = pca.components_ / scale
-    reduced = (own - mean) @ components.T
-    known, numbers = np.unique(targets, return_inverse=True)
-    means = np.stack([reduced[numbers == number].mean(axis=0) for number in range(len(known))])
+    reduced = (features - mean) @ components.T
+    classes, numbers = np.unique(targets, return_inverse=True)
+    means = np.stack([reduced[numbers == number].mean(axis=0) for number in range(len(classes))])
     precision = LedoitWolf(assume_centered=True).fit(reduced - means[numbers]).precision_
-    return Block(begin, end, 1.0, *(one.astype(np.float32) for one in (mean, components, means, precision)))
+    return Block(begin, end, 1.0, *(array.astype(np.float32) for array in (mean, components, means, precision)))
 
 
 def quantiles(values: NDArray[np.float64]) -> dict[str, float]:
-    """The quantiles of QUANTILES, by their names in text."""
+    """The quantiles of QUANTILES, each by its number as text."""
     return {str(q): float(value) for q, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}

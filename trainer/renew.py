@@ -1,4 +1,4 @@
-"""`screen reference`: a bundle's reference statistics taken anew, by its own graph; the network stays as it is."""
+"""`screen reference`: takes a bundle's reference statistics again, with its own graph; the network stays unchanged."""
 
 import shutil
 import tempfile
@@ -25,17 +25,17 @@ from trainer.splits import given_names
 def renew(
     bundle: Bundle, root: Path, out: Path, *, split: Path | None, cache: Path, widths: Sequence[int] | None = None
 ) -> Bundle:
-    """Write a copy of `bundle` to `out` whose reference is that of the labelled captures under `root`, and with it what
-    engines must reproduce.
+    """Write a copy of `bundle` to `out` whose reference comes from the labelled captures under `root`; the results that
+    engines must reproduce are renewed too.
 
-    `split` says which of them are the training captures that the classes are taken from, and which the validation
-    captures that the threshold of novelty is fitted on; without it the bundle's own split does. `widths` are those of
-    the blocks of its embedding, where its manifest does not say.
+    `split` says which captures are the training captures that the classes are taken from, and which the validation
+    captures that the threshold of novelty is fitted on; without it, the bundle's own split says so. `widths` are those
+    of the blocks of its embedding, needed where its manifest does not give them.
 
-    Raises UsageError where `out` is there already, DataError where a split has no readable capture or a label none.
+    Raises UsageError where `out` exists already, DataError where a split or a label has no readable capture.
     """
     if out.exists():
-        raise UsageError(f"{out} is there already; name a folder that is not")
+        raise UsageError(f"{out} is there already; name a folder that does not exist")
     manifest = bundle.manifest
     data = read_data(root, DataTable(labels=manifest.labels, benign_label=manifest.benign_label), for_training=False)
     names = np.asarray(given_names(split or bundle.path / SPLIT_FILE, data))
@@ -45,31 +45,32 @@ def renew(
     train, targets = reference.some_of(train), data.targets()
     if not len(validation) or len(np.unique(targets[train])) < len(manifest.labels):
         raise DataError(
-            f"{root}: needs readable training captures of every label, and validation captures, by the split"
+            f"{root}: the split needs readable training captures of every label, and readable validation captures"
         )
     runner = GraphRunner(bundle.path / MODEL, manifest.outputs)
     with bar("training captures", len(train)) as progress:
-        known = assess.predict(runner, decoded.pixels, train, progress.advance)
+        training = assess.predict(runner, decoded.pixels, train, progress.advance)
     with bar("validation captures", len(validation)) as progress:
         held_out = assess.predict(runner, decoded.pixels, validation, progress.advance)
-    blocks = manifest.reference.get("novelty", {}).get("blocks", [{"begin": 0, "end": known.embedding.shape[1]}])
+    blocks = manifest.reference.get("novelty", {}).get("blocks", [{"begin": 0, "end": training.embedding.shape[1]}])
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
-        found = reference.take_reference(
-            folder, widths or [one["end"] - one["begin"] for one in blocks], decoded.pixels, train, known.embedding,
-            targets[train], held_out.embedding, 1 - held_out.probabilities[:, manifest.benign_index],
+        statistics = reference.take_reference(
+            folder, widths or [block["end"] - block["begin"] for block in blocks], decoded.pixels, train,
+            training.embedding, targets[train], held_out.embedding,
+            1 - held_out.probabilities[:, manifest.benign_index],
         )  # fmt: skip
-        taken = {
+        source = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"), "data_digest": data.digest,
             "train": len(train), "validation": len(validation), "of_bundle": bundle.digest,
         }  # fmt: skip
-        provenance = {**manifest.provenance, "reference": taken}
-        renewed = manifest.model_copy(update={"reference": found, "provenance": provenance})
+        provenance = {**manifest.provenance, "reference": source}
+        renewed = manifest.model_copy(update={"reference": statistics, "provenance": provenance})
         write_expectations(folder, renewed, decoded.pixels[_hidden(data, validation)])
         write_manifest(folder, renewed)
-        folder.chmod(0o755)  # mkdtemp is for the owner only; a bundle is read by the worker's user
+        folder.chmod(0o755)  # mkdtemp lets only the owner read; the worker's user reads bundles too
         folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""report.html: one self-contained file, its figures embedded, no script and nothing fetched; the PNGs lie beside it."""
+"""report.html: one self-contained file with embedded figures, no scripts and no downloads. The PNGs lie beside it."""
 
 import base64
 from pathlib import Path
@@ -11,14 +11,14 @@ FIGURES = "figures"
 
 
 def write_figures(folder: Path, figures: dict[str, bytes]) -> None:
-    """Each figure as figures/NAME.png."""
+    """Write each figure as figures/NAME.png."""
     (folder / FIGURES).mkdir(exist_ok=True)
     for name, content in figures.items():
         (folder / FIGURES / f"{name}.png").write_bytes(content)
 
 
 def render(template: str, file: Path, pictures: dict[str, bytes], **values: Any) -> None:
-    """Render a template with these values; `picture(name, what it shows)` in it embeds a figure, if there is one."""
+    """Render a template with these values; in it, `picture(name, caption)` embeds the figure of that name, if any."""
     environment = Environment(
         loader=PackageLoader("trainer", "templates"),
         autoescape=select_autoescape(["html"]),
@@ -41,7 +41,7 @@ def render(template: str, file: Path, pictures: dict[str, bytes], **values: Any)
 
 
 def figure(value: float | None) -> str:
-    """Four decimals, or a dash where a figure cannot be had."""
+    """Four decimals, or a dash where there is no value."""
     return "–" if value is None else f"{value:.4f}"
 
 

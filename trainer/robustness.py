@@ -1,4 +1,4 @@
-"""How far the figures hold when what does not matter changes, and that they fall when what matters is taken away."""
+"""Checks that the figures hold when irrelevant things in captures change, and fall when the cells are hidden."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ Change = Callable[[Tensor], Tensor]
 SEED = 5417
 MASKED = "nucleated cells masked out"
 TOLERATED = 0.02
-"""A fall in accuracy above this is marked in the report."""
+"""The report marks a fall in accuracy above this."""
 
 
 def stain(haematoxylin: float, eosin: float) -> Change:
-    """Factors on the optical densities of the two stains (Ruifrok & Johnston 2001; the third, residual, stays)."""
+    """Multiply the optical densities of the two stains (Ruifrok & Johnston 2001); the third, the residual, stays."""
     basis = Augment(AugmentTable(), torch.Generator())
     matrix = basis.to_stains @ torch.diag(torch.tensor([haematoxylin, eosin, 1.0])) @ basis.from_stains
 
@@ -43,7 +43,7 @@ def _contrast(factor: float) -> Change:
 
 
 def _jpeg(quality: int) -> Change:
-    return lambda x: torch.stack([recompressed(one, quality) for one in x])
+    return lambda x: torch.stack([recompressed(capture, quality) for capture in x])
 
 
 def _defocus(share: float) -> Change:
@@ -72,9 +72,12 @@ def _rotation(degrees: float) -> Change:
 
 
 def _bar_removed(x: Tensor) -> Tensor:
-    captures = [(one * 255).round().to(torch.uint8).permute(1, 2, 0).numpy() for one in x]
-    boxes = [find_scale_bar(one) for one in captures]
-    clean = [one if box is None else without_scale_bar(one, box) for one, box in zip(captures, boxes, strict=True)]
+    captures = [(capture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy() for capture in x]
+    boxes = [find_scale_bar(capture) for capture in captures]
+    clean = [
+        capture if box is None else without_scale_bar(capture, box)
+        for capture, box in zip(captures, boxes, strict=True)
+    ]
     return to_unit(torch.from_numpy(np.stack(clean)))
 
 
@@ -112,21 +115,21 @@ CHANGES: dict[str, Change] = {
     "greyscale": grey,
     MASKED: without_nucleated,
 }
-"""Name -> what is done to float [N, 3, S, S] in 0..1; the result is rounded to uint8 again, as a capture would be."""
+"""Name -> change of captures float [N, 3, S, S] in 0..1; the result is rounded to uint8 like a decoded capture."""
 
 
 def changed(captures: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
-    """uint8 [N, S, S, 3] -> the same, changed."""
+    """Captures uint8 [N, S, S, 3] -> the changed captures, in the same form."""
     return from_unit(change(to_unit(torch.from_numpy(np.ascontiguousarray(captures)))).clamp(0, 1))
 
 
 def audit(
     runner: GraphRunner, pixels: NDArray[np.uint8], rows: NDArray[np.int64], of: Labelled, limit: int
 ) -> dict[str, Any]:
-    """The robustness table of the captures `rows` of `pixels`, which are those of `of`, in its order.
+    """The robustness table of the captures `rows` of `pixels`; `of` describes the same captures in the same order.
 
-    At most `limit` of them, chosen evenly over the rows. Each line: accuracy with its 95 % interval, mean confidence,
-    sensitivity for ALL at P(ALL) >= 0.5.
+    It takes at most `limit` of them, spread evenly over the rows. Each line holds the accuracy with its 95 % interval,
+    the mean confidence, and the sensitivity for ALL at P(ALL) >= 0.5.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(np.int64))
     groups = np.asarray(of.groups)[places]
@@ -134,12 +137,12 @@ def audit(
     lines: list[dict[str, Any]] = []
     with bar("robustness audit", len(places) * (len(CHANGES) + 1)) as progress:
         for name, change in {"as they are": None, **CHANGES}.items():
-            found = []
+            probabilities = []
             for start in range(0, len(places), BATCH):
                 captures = pixels[rows[places[start : start + BATCH]]]
-                found.append(runner.probabilities(captures if change is None else changed(captures, change)))
+                probabilities.append(runner.probabilities(captures if change is None else changed(captures, change)))
                 progress.advance(len(captures))
-            lines.append(_line(name, Labelled(of.labels, of.benign, targets, np.concatenate(found), groups)))
+            lines.append(_line(name, Labelled(of.labels, of.benign, targets, np.concatenate(probabilities), groups)))
     counts = np.bincount(targets, minlength=len(of.labels))
     with_bar = sum(find_scale_bar(np.asarray(pixels[rows[place]])) is not None for place in places)
     result = {"captures": len(places), "chance": float(counts.max() / counts.sum()), "with_scale_bar": with_bar}
@@ -158,33 +161,33 @@ def _line(name: str, of: Labelled) -> dict[str, Any]:
 
 
 def findings(lines: Sequence[dict[str, Any]], chance: float) -> list[str]:
-    """What the table says, in sentences: where the figures fall, and whether the network looks at the cells."""
+    """The table in sentences: under which changes the figures fall, and whether the network looks at the cells."""
     plain = lines[0]["accuracy"]
-    found = []
-    fallen = [one for one in lines[1:] if one["change"] != MASKED and plain - one["accuracy"] > TOLERATED]
+    sentences = []
+    fallen = [line for line in lines[1:] if line["change"] != MASKED and plain - line["accuracy"] > TOLERATED]
     if fallen:
-        worst = min(fallen, key=lambda one: one["accuracy"])
-        found.append(
+        worst = min(fallen, key=lambda line: line["accuracy"])
+        sentences.append(
             f"Accuracy falls by more than {100 * TOLERATED:.0f} points under {len(fallen)} of {len(lines) - 2} "
             f"changes, most under “{worst['change']}”: {plain:.1%} to {worst['accuracy']:.1%}."
         )
     if lines[0]["interval"][0] <= chance:
-        found.append(
-            f"The accuracy itself ({plain:.1%}) cannot be told from always naming the most frequent label "
+        sentences.append(
+            f"The accuracy itself ({plain:.1%}) is not clearly better than always naming the most frequent label "
             f"({chance:.1%})."
         )
-        return found
-    masked = next(one for one in lines if one["change"] == MASKED)
+        return sentences
+    masked = next(line for line in lines if line["change"] == MASKED)
     if masked["interval"][0] > chance:
-        found.append(
-            f"With every nucleated cell masked out the accuracy is still {masked['accuracy']:.1%}, where always naming "
+        sentences.append(
+            f"With every nucleated cell masked out the accuracy is still {masked['accuracy']:.1%}, while always naming "
             f"the most frequent label would give {chance:.1%}: the network is looking elsewhere than at the cells (or "
-            "at how many there are, which the masks still show). Its figures must not be trusted on captures from "
-            "elsewhere."
+            "at their number, which the masks still show). Do not trust its figures on captures from other "
+            "laboratories or microscopes."
         )
     else:
-        found.append(
-            f"With every nucleated cell masked out the accuracy falls to {masked['accuracy']:.1%}, which cannot be "
-            f"told from always naming the most frequent label ({chance:.1%}): the evidence lies in the cells."
+        sentences.append(
+            f"With every nucleated cell masked out the accuracy falls to {masked['accuracy']:.1%}, which is not "
+            f"clearly better than always naming the most frequent label ({chance:.1%}): the evidence lies in the cells."
         )
-    return found
+    return sentences

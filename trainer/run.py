@@ -1,4 +1,4 @@
-"""One training run from DATA to BUNDLE: read, split, decode, fit, export. The order of events, and nothing else."""
+"""One training run from DATA to BUNDLE: read, split, decode, fit, export. This module only sets the order of steps."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ from trainer.traits import Traits, traits_of
 
 @dataclass(frozen=True)
 class Work:
-    """Where a run keeps its things, and how it works; what comes out does not depend on it."""
+    """Where a run keeps its files, and how it works; the result does not depend on it."""
 
     cache: Path
     resume: bool = True
@@ -43,7 +43,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data, decoded at the recipe's size, and what can be told of its captures without knowing a cell."""
+    """The data, decoded at the recipe's size, and the traits of its captures that show without looking at a cell."""
 
     data: LabelledData
     decoded: DecodedCaptures
@@ -51,7 +51,7 @@ class Prepared:
 
 
 def prepare(root: Path, config: Config, cache: Path) -> Prepared:
-    """See that the network can be had, then read and decode DATA. Raises SettingsError, Unavailable, DataError."""
+    """Check that the network can be built, then read and decode DATA. Raises SettingsError, Unavailable, DataError."""
     if config.model.initial_weights == "imagenet":
         say(f"looking for ImageNet weights of {config.model.architecture}")
     build_network(config.model, len(config.data.labels))
@@ -59,22 +59,22 @@ def prepare(root: Path, config: Config, cache: Path) -> Prepared:
     for warning in data.warnings:
         say(f"warning: {warning}")
     decoded = decode_all(data, config.image, cache)
-    seen = decoded if config.image == traits.SPEC else decode_all(data, traits.SPEC, cache)
-    with bar("looking for likenesses", len(data.captures)) as progress:
-        return Prepared(data, decoded, traits_of(seen.pixels, advance=progress.advance))
+    for_traits = decoded if config.image == traits.SPEC else decode_all(data, traits.SPEC, cache)
+    with bar("looking for near-duplicates", len(data.captures)) as progress:
+        return Prepared(data, decoded, traits_of(for_traits.pixels, advance=progress.advance))
 
 
 def decode_all(data: LabelledData, image: ImageSpec, cache: Path) -> DecodedCaptures:
-    """The decoded captures, with a bar while they are decoded and a line for each that cannot be."""
+    """The decoded captures; shows a bar meanwhile, and a line for each capture that cannot be decoded."""
     with bar("decoding", len(data.captures)) as progress:
         decoded = captures_cache.decoded(data, image, cache, progress.advance)
-    for index, why in sorted(decoded.unreadable.items()):
-        say(f"warning: left out {data.captures[index].path} ({why})")
+    for index, reason in sorted(decoded.unreadable.items()):
+        say(f"warning: left out {data.captures[index].path} ({reason})")
     return decoded
 
 
 def split_of(prepared: Prepared, config: Config, *, fold: Fold | None = None, given: Path | None = None) -> Split:
-    """The split, said on stderr; in red where it leaks."""
+    """Split the data and print the split on stderr, with a red warning where it leaks."""
     split = splits.assign(
         prepared.data, prepared.traits, list(prepared.decoded.unreadable), config.data, config.training.seed,
         fold=fold, given=given,
@@ -93,7 +93,7 @@ def split_of(prepared: Prepared, config: Config, *, fold: Fold | None = None, gi
 def plan(
     prepared: Prepared, split: Split, folder: Path, config: Config, *, minutes: float | None, work: Work, runs: int = 1
 ) -> estimate.Plan:
-    """Say how long `runs` such trainings will take, and fit them into `minutes`, if given. Raises UsageError."""
+    """Print how long `runs` such trainings will take, and fit them into `minutes`, if given. Raises UsageError."""
     return estimate.plan(
         config,
         training_set(prepared, split, config.resolved()),
@@ -107,7 +107,7 @@ def plan(
 
 
 def training_set(prepared: Prepared, split: Split, config: Config) -> TrainingSet:
-    """The captures that train and validate."""
+    """The training and validation captures."""
     return TrainingSet(
         pixels=prepared.decoded.pixels,
         targets=prepared.data.targets(),
@@ -129,26 +129,26 @@ def train(
 ) -> Bundle | None:
     """Train and write the bundle to `out`, whole or not at all, and the split with its names to `out`.split.csv.
 
-    `notes` say what of the recipe was changed for this training; they go into the provenance. None where other
-    processes trained too and this one is not their leader. Raises UsageError when `out` is taken and `force` is not
-    given, DataError, SettingsError, TrainingStopped, DeviceMemoryFull, ExportError.
+    `notes` say what this training changed in the recipe; they go into the provenance. Returns None where other
+    processes trained too and this one is not their leader. Raises UsageError when `out` exists and `work.force` is not
+    set, DataError, SettingsError, TrainingStopped, DeviceMemoryFull, ExportError.
     """
     refuse_taken(out, work)
     resolved = config.resolved()
-    adapted = list(notes)
+    all_notes = list(notes)
     if resolved != config:
-        adapted.append(
+        all_notes.append(
             "Without initial weights there is nothing to protect: all phases train all layers at the same rate, with "
             "the epochs and rates that the recipe has for training from scratch, if any."
         )
-        say(f"note: {adapted[-1]}")
+        say(f"note: {all_notes[-1]}")
     initial_weights = weights.origin(config.model)
     captures = training_set(prepared, split, resolved)
     fitted = fit(resolved, captures, checkpoint, resume=work.resume, devices=work.devices)
     if not fitted.leader:
         return None
     trained = Trained(
-        resolved, prepared.data, prepared.decoded, prepared.traits, split, fitted, captures.identity, adapted,
+        resolved, prepared.data, prepared.decoded, prepared.traits, split, fitted, captures.identity, all_notes,
         initial_weights,
     )  # fmt: skip
     bundle = export_bundle(trained, out, force=work.force)
@@ -160,9 +160,9 @@ def train(
 def cross_validate(
     prepared: Prepared, out: Path, config: Config, folds: int, *, work: Work, minutes: float | None = None
 ) -> list[Bundle]:
-    """Train once for each of `folds` folds, all in `minutes`, if given; the bundles lie in `out`/fold-1 and so on.
+    """Train once for each of `folds` folds, all within `minutes`, if given, into the bundles `out`/fold-1 and so on.
 
-    Finished ones are kept.
+    Finished bundles are kept.
     """
     bundles = []
     notes: list[str] = []
@@ -182,12 +182,12 @@ def cross_validate(
 def train_or_keep(
     prepared: Prepared, split: Split, folder: Path, config: Config, *, work: Work, notes: Sequence[str] = ()
 ) -> Bundle | None:
-    """The bundle in `folder` if it is of this very run, else a newly trained one. Raises what `train` does."""
+    """The bundle in `folder` if this same run made it, otherwise a new one. Raises the same errors as `train`."""
     if folder.is_dir() and not work.force:
         finished = Bundle.open(folder)
-        made, resolved = finished.manifest.provenance, config.resolved()
-        of_this_run = made.get("identity") == identity(resolved, prepared.data, split.names)
-        if not of_this_run or made["config"] != resolved.model_dump(mode="json"):
+        provenance, resolved = finished.manifest.provenance, config.resolved()
+        same_run = provenance.get("identity") == identity(resolved, prepared.data, split.names)
+        if not same_run or provenance["config"] != resolved.model_dump(mode="json"):
             raise UsageError(
                 f"{folder} is of another recipe, data or split; name another folder with --out, or give --force to "
                 "replace it"
@@ -202,18 +202,18 @@ def train_or_keep(
 
 
 def refuse_taken(out: Path, work: Work) -> None:
-    """Before any work: an existing bundle is replaced only with --force. Raises UsageError."""
+    """Check before any work that `out` is free: only --force replaces an existing bundle. Raises UsageError."""
     if out.exists() and not work.force:
         raise UsageError(f"{out} exists; name another folder with --out, or give --force to replace it")
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Take away the checkpoint folder that was made for a run, once its bundle is written."""
+    """Remove the checkpoint folder of a run after its bundle is written."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def identity(config: Config, data: LabelledData, split: NDArray[np.str_]) -> str:
-    """What a checkpoint belongs to; name, notice, case and export may change without making it another run."""
+    """Digest of the run that a checkpoint belongs to. Name, notice, case and export of the recipe do not affect it."""
     settings = config.model_dump(mode="json", include={"model", "image", "data", "training", "augment"})
     parts = [settings, data.digest, split.tolist()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -230,18 +230,18 @@ def _counts(data: LabelledData, split: Split) -> str:
 
 
 def print_classes(bundle: Bundle) -> None:
-    """The per-class table of the test split, and what shortcuts reach beside its accuracy, on stderr."""
+    """Print the per-class table of the test split on stderr, with the accuracy that shortcuts reach for comparison."""
     test = bundle.manifest.metrics["test"]
-    beside = ", ".join(f"{name} {value:.1%}" for name, value in test["shortcuts"].items())
+    shortcuts = ", ".join(f"{name} {value:.1%}" for name, value in test["shortcuts"].items())
     table = Table(
         title=f"{bundle.manifest.name}: {test['captures']} test captures, accuracy {test['accuracy']:.4f}",
-        caption=f"without looking at a cell: {beside}" if beside else None,
+        caption=f"without looking at a cell: {shortcuts}" if shortcuts else None,
     )
     for column in ("label", "precision", "recall", "F1", "specificity", "AUC", "support"):
         table.add_column(column, justify="left" if column == "label" else "right")
     for label, row in test["per_class"].items():
         figures = [row[name] for name in ("precision", "recall", "f1", "specificity", "auc")]
-        table.add_row(label, *("-" if v is None else f"{v:.4f}" for v in figures), str(row["support"]))
+        table.add_row(label, *("-" if figure is None else f"{figure:.4f}" for figure in figures), str(row["support"]))
     console = Console(file=sys.stderr)
     console.print(table)
     for sentence in test["robustness"]["findings"]:

@@ -1,4 +1,4 @@
-"""A recipe at another size or of another length: its stages in proportion."""
+"""Changes a recipe to another capture size or length; its stages change in proportion."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from contract.errors import UsageError
 from trainer.config import Config, Phase, Stage
 
 STEP = 32
-"""Stages keep to multiples of it: a backbone halves the side five times."""
+"""Sizes of stages are multiples of this, because a backbone halves the side five times."""
 
 
 def at_size(config: Config, size: int) -> Config:
@@ -32,13 +32,13 @@ def _side(side: int, old: int, new: int) -> int:
 
 
 def stages_of(config: Config) -> list[Stage]:
-    """The stages that are trained, of all phases in their order: those from scratch without initial weights."""
+    """The stages of all phases that are trained, in order; without initial weights, those for training from scratch."""
     return [stage for phase in config.resolved().training.phases for stage in phase.stages]
 
 
 def epochs_of(config: Config) -> int:
-    """Epochs that are trained, of all stages: a head that is fitted in one go passes over the captures once, and once
-    for each augmented copy.
+    """Number of epochs of all stages. A head fitted by logistic regression counts one pass over the captures, and one
+    more for each augmented copy.
     """
     return sum(_epochs_by_stage(config))
 
@@ -52,10 +52,10 @@ def _epochs_by_stage(config: Config) -> list[int]:
 
 
 def of_length(config: Config, epochs: int) -> Config:
-    """The recipe with so many epochs in all, shared among its stages in proportion, each at least one.
+    """The recipe with `epochs` epochs in total, divided among its stages in proportion, at least one for each.
 
-    Of a head fitted by logistic regression the augmented copies change. Raises UsageError when there are more stages
-    than epochs.
+    Where the head is fitted by logistic regression, its number of augmented copies changes. Raises UsageError when
+    there are more stages than epochs.
     """
     stages = stages_of(config)
     if epochs < len(stages):
@@ -79,13 +79,13 @@ def of_length(config: Config, epochs: int) -> Config:
 
 
 def _shared(total: int, weights: Sequence[int]) -> list[int]:
-    """`total` as whole numbers of at least 1 in proportion to `weights`, by largest remainders."""
+    """Divide `total` into whole numbers of at least 1 in proportion to `weights`, by largest remainders."""
     shares = [total * weight / sum(weights) for weight in weights]
     whole = [max(1, int(share)) for share in shares]
     while sum(whole) != total:
         step = 1 if sum(whole) < total else -1
-        open_to_it = [i for i in range(len(whole)) if step > 0 or whole[i] > 1]
-        furthest = max(open_to_it, key=lambda i: step * (shares[i] - whole[i]))
+        changeable = [i for i in range(len(whole)) if step > 0 or whole[i] > 1]
+        furthest = max(changeable, key=lambda i: step * (shares[i] - whole[i]))
         whole[furthest] += step
     return whole
 

@@ -1,6 +1,6 @@
-"""What simple classifiers reach without looking at a cell: six colour numbers, or the corners alone.
+"""The accuracy of simple classifiers that do not look at a cell: they see six colour numbers, or only the corners.
 
-An accuracy that is not well above these may be theirs.
+A network whose accuracy is not well above these may use the same shortcuts.
 """
 
 from collections.abc import Callable
@@ -31,40 +31,40 @@ CLASSIFIERS: dict[str, tuple[str, Callable[[], Any]]] = {
         ),
     ),
 }
-"""Name -> which trait it sees, and how it is made. Colour: means and deviations of R, G, B."""
+"""Name -> the trait that it sees, and a function that makes it. Colour: means and deviations of R, G, B."""
 
 
 def on_split(
     traits: Traits, targets: NDArray[np.int64], train: NDArray[np.int64], test: NDArray[np.int64]
 ) -> dict[str, float]:
     """Accuracy of each classifier, fitted on the rows `train` and scored on the rows `test`."""
-    found = {}
+    accuracies = {}
     for name, (trait, make) in CLASSIFIERS.items():
         x = getattr(traits, trait)
         if trait == "corners" and len(train) <= COMPONENTS:
-            continue  # too few captures for so many components
-        found[name] = float(make().fit(x[train], targets[train]).score(x[test], targets[test]))
-    return found
+            continue  # too few captures for this many components
+        accuracies[name] = float(make().fit(x[train], targets[train]).score(x[test], targets[test]))
+    return accuracies
 
 
 def cross_validated(
     traits: Traits, targets: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
 ) -> dict[str, float]:
-    """Accuracy of each classifier by cross-validation in which no group is on both sides; empty if groups are too few.
+    """Accuracy of each classifier by cross-validation that never divides a group; empty if there are too few groups.
 
-    Labels with fewer groups than two are left out.
+    Labels with fewer than two groups are left out.
     """
-    per_label = {int(t): len(np.unique(groups[targets == t])) for t in np.unique(targets)}
-    kept = np.isin(targets, [t for t, count in per_label.items() if count >= 2])
+    per_label = {int(label): len(np.unique(groups[targets == label])) for label in np.unique(targets)}
+    kept = np.isin(targets, [label for label, count in per_label.items() if count >= 2])
     folds = min([FOLDS, *(count for count in per_label.values() if count >= 2)])
     if len(np.unique(targets[kept])) < 2 or kept.sum() * (folds - 1) / folds <= COMPONENTS / 2:
         return {}
-    cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    found = {}
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    accuracies = {}
     for name, (trait, make) in CLASSIFIERS.items():
         if trait == "corners" and kept.sum() * (folds - 1) / folds * 0.8 <= COMPONENTS:
             continue
         x = getattr(traits, trait)[kept]
-        called = cross_val_predict(make(), x, targets[kept], groups=groups[kept], cv=cut)
-        found[name] = float((called == targets[kept]).mean())
-    return found
+        called = cross_val_predict(make(), x, targets[kept], groups=groups[kept], cv=splitter)
+        accuracies[name] = float((called == targets[kept]).mean())
+    return accuracies

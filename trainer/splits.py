@@ -1,7 +1,8 @@
-"""Which captures train, which choose (epoch, temperature, thresholds), which are only scored.
+"""Which captures train, which choose (epoch, temperature, thresholds), and which are only scored.
 
-What belongs together is a group and is held out whole: a patient, a cluster of near-duplicates, a run of file numbers,
-a look. A capture that resembles one of a stricter split across groups is left out of the laxer one.
+Captures that belong together form a group, and a split holds out whole groups: a patient, a cluster of near-duplicates,
+a run of file numbers, a look. Where two near-duplicates of different groups fall into different splits, the one in the
+less strict split is left out; the test is the strictest split, then validation.
 """
 
 import csv
@@ -24,15 +25,15 @@ from trainer.traits import Traits, clusters, near_duplicates
 
 ATTEMPTS = 20
 LEFT_OUT, UNREADABLE = "left_out", "unreadable"
-"""In no split: resembles a capture of a stricter split; cannot be decoded."""
+"""Captures in no split: the first resemble a capture of a stricter split, the second cannot be decoded."""
 Names = NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class Split:
-    """`names` [N] is train, validation, test, left_out or unreadable; `groups` [N] numbers what was held together.
+    """`names` [N] is train, validation, test, left_out or unreadable; `groups` [N] numbers each capture's group.
 
-    `rule` is a sentence. `leaks` counts test captures with a near-duplicate among the training captures, `of` them all.
+    `rule` is a sentence. `leaks` counts test captures with a near-duplicate among the training captures.
     """
 
     kind: str
@@ -48,7 +49,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Fold:
-    """Fold `number` (from 1) of `of`: its captures are the test."""
+    """Fold `number` (from 1) of `of` folds: its captures are the test."""
 
     number: int
     of: int
@@ -64,37 +65,40 @@ def assign(
     fold: Fold | None = None,
     given: Path | None = None,
 ) -> Split:
-    """Split the data by the rule of `table`, or as `given` (a file that `to_csv` wrote), or as the data itself says.
+    """Split the data by the rule of `table`, or by the file `given` (that `to_csv` wrote), or as the data itself says.
 
-    Groups are stratified by label with scikit-learn's StratifiedGroupKFold: the test is one fold of k, k the nearest
-    to 1/share that the groups of the rarest label allow, or fold.of; validation likewise from the rest. Raises
-    DataError if a split lacks a label, or if the given file is of other captures.
+    Groups are stratified by label with scikit-learn's StratifiedGroupKFold. The test is one fold of k, where k is
+    fold.of, or the number nearest to 1/share that the groups of the rarest label allow; validation is taken from the
+    remaining captures in the same way. Raises DataError if a split lacks a label, or if the given file lists other
+    captures.
     """
-    labels = np.asarray([one.label for one in data.captures])
+    labels = np.asarray([capture.label for capture in data.captures])
     readable = np.setdiff1d(np.arange(len(labels)), unreadable)
     pairs = readable[near_duplicates(traits.hashes[readable], table.near_duplicate_bits)]
     names = np.full(len(labels), UNREADABLE, dtype="<U10")
-    groups, what = _groups(data, traits, readable, pairs, table)
+    groups, rule = _groups(data, traits, readable, pairs, table)
     if given is not None or (data.captures[0].split is not None and fold is None):
-        names[:] = given_names(given, data) if given is not None else [one.split for one in data.captures]
+        names[:] = given_names(given, data) if given is not None else [capture.split for capture in data.captures]
         names[list(unreadable)] = UNREADABLE
-        if lacking := _lacking(names, labels, table.labels):
-            raise DataError(f"the given split has no {lacking}; correct {given or 'the column split of labels.csv'}")
+        if missing := _missing(names, labels, table.labels):
+            raise DataError(f"the given split has no {missing}; correct {given or 'the column split of labels.csv'}")
         source = f"given by the file {given.name}" if given is not None else "given by the data's column split"
         return Split("given", source, names, groups, _leaks(names, pairs))
-    for attempt in range(seed, seed + ATTEMPTS):  # a greedy assignment of few groups may leave a split without a label
+    for attempt in range(
+        seed, seed + ATTEMPTS
+    ):  # with few groups, the greedy assignment may leave a label out of a split
         test = _test(labels[readable], groups[readable], table, seed if fold else attempt, fold)
         names[readable] = _with_validation(test, labels[readable], groups[readable], table, attempt, fold)
         if table.split != "random":
             _leave_out(names, pairs)
-        if not _lacking(names, labels, table.labels):
+        if not _missing(names, labels, table.labels):
             shares = f"test fold {fold.number} of {fold.of}" if fold else f"test {table.test:g}"
             detail = f"stratified by label, seed {attempt}, validation {table.validation:g}, {shares}"
             if left_out := int((names == LEFT_OUT).sum()):
                 detail += f"; {left_out} captures left out, near-duplicates of a held-out one"
-            return Split(table.split, f"{what} ({detail})", names, groups, _leaks(names, pairs))
+            return Split(table.split, f"{rule} ({detail})", names, groups, _leaks(names, pairs))
     raise DataError(
-        f"no split {what} gives {', '.join(SPLITS)} every label; add captures or patients to the rarest label, choose "
+        f"no split {rule} gives {', '.join(SPLITS)} every label; add captures or patients to the rarest label, choose "
         "another --split-rule, or give the split yourself with --split FILE"
     )
 
@@ -103,16 +107,17 @@ def _groups(
     data: LabelledData, traits: Traits, readable: NDArray[np.int64], pairs: NDArray[np.int64], table: DataTable
 ) -> tuple[NDArray[np.int64], str]:
     """The number of each capture's group, and what the groups are."""
-    labels = np.asarray([one.label for one in data.captures])
+    labels = np.asarray([capture.label for capture in data.captures])
     if table.split == "random":
-        return np.arange(len(labels)), "random, every capture for itself: near-duplicates may lie on both sides"
+        rule = "random, every capture is a group of its own: near-duplicates may lie on both sides"
+        return np.arange(len(labels)), rule
     if table.split == "blocked":
         return _blocks(data, table.blocks), f"blocked, {table.blocks} runs of consecutive file numbers per label"
     if table.split == "appearance":
-        what = f"appearance, {table.appearances} looks per label (stain, background, scale bar)"
-        return _looks(traits, labels, readable, table.appearances), what
+        rule = f"appearance, {table.appearances} looks per label (stain, background, scale bar)"
+        return _looks(traits, labels, readable, table.appearances), rule
     if data.patients_known:
-        _, groups = np.unique([one.patient for one in data.captures], return_inverse=True)
+        _, groups = np.unique([capture.patient for capture in data.captures], return_inverse=True)
         return groups.astype(np.int64), "grouped by patient"
     return clusters(len(labels), pairs), "grouped by near-duplicates, since patients are unknown"
 
@@ -121,7 +126,7 @@ def _blocks(data: LabelledData, count: int) -> NDArray[np.int64]:
     """Runs of consecutive file numbers: each label's captures in natural order, cut into `count` runs."""
     groups = np.zeros(len(data.captures), np.int64)
     for number, label in enumerate(data.labels):
-        rows = [i for i, one in enumerate(data.captures) if one.label == label]
+        rows = [i for i, capture in enumerate(data.captures) if capture.label == label]
         rows.sort(key=lambda i: natural(data.captures[i].path))
         for place, part in enumerate(np.array_split(rows, count)):
             groups[part.astype(np.int64)] = number * count + place
@@ -138,10 +143,10 @@ def _looks(traits: Traits, labels: Names, readable: NDArray[np.int64], count: in
     looks = traits.of(readable).appearance()
     groups = np.zeros(len(labels), np.int64)
     for number, label in enumerate(np.unique(labels)):
-        own = np.flatnonzero(labels[readable] == label)
-        clusters_wanted = min(count, len(own))
-        found = AgglomerativeClustering(clusters_wanted).fit_predict(looks[own]) if clusters_wanted > 1 else 0
-        groups[readable[own]] = number * count + found
+        label_rows = np.flatnonzero(labels[readable] == label)
+        cluster_count = min(count, len(label_rows))
+        look = AgglomerativeClustering(cluster_count).fit_predict(looks[label_rows]) if cluster_count > 1 else 0
+        groups[readable[label_rows]] = number * count + look
     return groups
 
 
@@ -163,28 +168,28 @@ def _with_validation(
 ) -> Names:
     names = np.full(len(labels), "train", dtype="<U10")
     names[test] = "test"
-    rest = np.flatnonzero(names == "train")
+    not_test = np.flatnonzero(names == "train")
     share = table.validation / (1 - (table.test if fold is None else 1 / fold.of))
-    names[rest[_one_fold(labels[rest], groups[rest], 1 / share, seed)]] = "validation"
+    names[not_test[_one_fold(labels[not_test], groups[not_test], 1 / share, seed)]] = "validation"
     return names
 
 
-def _one_fold(labels: Names, groups: NDArray[np.int64], wanted: float, seed: int) -> NDArray[np.int64]:
+def _one_fold(labels: Names, groups: NDArray[np.int64], fold_count: float, seed: int) -> NDArray[np.int64]:
     fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    folds = StratifiedGroupKFold(max(2, min(round(wanted), fewest)), shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(max(2, min(round(fold_count), fewest)), shuffle=True, random_state=seed)
     _, held_out = next(iter(folds.split(np.zeros(len(labels)), labels, groups)))
     return np.asarray(held_out)
 
 
 def _fold(labels: Names, groups: NDArray[np.int64], fold: Fold, table: DataTable, seed: int) -> NDArray[np.int64]:
     for label in np.unique(labels):
-        have = len(np.unique(groups[labels == label]))
-        if have < fold.of:
+        group_count = len(np.unique(groups[labels == label]))
+        if group_count < fold.of:
             raise DataError(
-                f"label {label} has {have} groups to hold out ({table.split}), fewer than {fold.of} folds; "
+                f"label {label} has {group_count} groups to hold out ({table.split}), fewer than {fold.of} folds; "
                 "ask for fewer folds or another --split-rule"
             )
-    for attempt in range(seed, seed + ATTEMPTS):  # the same for every fold: their tests must not overlap
+    for attempt in range(seed, seed + ATTEMPTS):  # the same cut for every fold, because their tests must not overlap
         folds = StratifiedGroupKFold(fold.of, shuffle=True, random_state=attempt)
         parts = [test for _, test in folds.split(np.zeros(len(labels)), labels, groups)]
         if all(len(np.unique(labels[part])) == len(np.unique(labels)) for part in parts):
@@ -193,31 +198,32 @@ def _fold(labels: Names, groups: NDArray[np.int64], fold: Fold, table: DataTable
 
 
 def _leave_out(names: Names, pairs: NDArray[np.int64]) -> None:
-    """Of two near-duplicates in different splits, the one in the laxer split is left out, in place."""
+    """Where two near-duplicates lie in different splits, leave out the one in the less strict split, in place."""
     for laxer, stricter in (("validation", "test"), ("train", "test"), ("train", "validation")):
-        for one, other in ((pairs[:, 0], pairs[:, 1]), (pairs[:, 1], pairs[:, 0])):
-            names[one[(names[one] == laxer) & (names[other] == stricter)]] = LEFT_OUT
+        for rows, others in ((pairs[:, 0], pairs[:, 1]), (pairs[:, 1], pairs[:, 0])):
+            names[rows[(names[rows] == laxer) & (names[others] == stricter)]] = LEFT_OUT
 
 
 def _leaks(names: Names, pairs: NDArray[np.int64]) -> int:
     """Number of test captures with a near-duplicate among the training captures."""
     leaking = [
-        one[(names[one] == "test") & (names[other] == "train")]
-        for one, other in ((pairs[:, 0], pairs[:, 1]), (pairs[:, 1], pairs[:, 0]))
+        rows[(names[rows] == "test") & (names[others] == "train")]
+        for rows, others in ((pairs[:, 0], pairs[:, 1]), (pairs[:, 1], pairs[:, 0]))
     ]
     return len(np.unique(np.concatenate(leaking)))
 
 
-def _lacking(names: Names, labels: Names, wanted: Sequence[str]) -> str | None:
+def _missing(names: Names, labels: Names, needed: Sequence[str]) -> str | None:
+    """The first label that a split lacks, with the split; None if no split lacks one."""
     for split in SPLITS:
-        for label in wanted:
+        for label in needed:
             if not np.any((names == split) & (labels == label)):
                 return f"{label} in {split}"
     return None
 
 
 def given_names(file: Path, data: LabelledData) -> list[str]:
-    """The split of each capture by a file with the columns split and path, or split and sha256."""
+    """The split of each capture, read from a file with the columns split and path, or split and sha256."""
     rows, columns = read_csv(file, needed=("split",))
     key = next((name for name in ("path", "sha256") if name in columns), None)
     if key is None:
@@ -227,26 +233,28 @@ def given_names(file: Path, data: LabelledData) -> list[str]:
         if row["split"] not in (*SPLITS, LEFT_OUT, UNREADABLE):
             raise DataError(f"{file}, line {number}: unknown split {row['split']!r}; use {', '.join(SPLITS)}")
         listed[row[key]].append(row["split"])
-    keys = [one.path for one in data.captures] if key == "path" else data.sha256
-    missing = [one.path for one, name in zip(data.captures, keys, strict=True) if name not in listed]
+    keys = [capture.path for capture in data.captures] if key == "path" else data.sha256
+    missing = [capture.path for capture, name in zip(data.captures, keys, strict=True) if name not in listed]
     if missing or len(rows) != len(keys):
-        what = f"does not list {missing[0]}" if missing else f"lists {len(rows)} captures, the data holds {len(keys)}"
-        raise DataError(f"{file}: {what}; it was made of other data")
+        fault = f"does not list {missing[0]}" if missing else f"lists {len(rows)} captures, the data holds {len(keys)}"
+        raise DataError(f"{file}: {fault}; it was made of other data")
     try:
-        return [listed[name].pop(0) for name in keys]  # exact duplicates: in the order of their paths
+        return [
+            listed[name].pop(0) for name in keys
+        ]  # exact duplicates share a key and take turns in the order of their paths
     except IndexError:
         raise DataError(f"{file}: lists some captures more often than the data holds them") from None
 
 
 def to_csv(data: LabelledData, split: Split, *, named: bool) -> str:
-    """The split as CSV: sha256, label, split, group, and where `named` also path and patient.
+    """The split as CSV: sha256, label, split, group, and with `named` also path and patient.
 
-    A bundle travels, so its own copy names nobody; both can be given back with --split.
+    The copy inside a bundle leaves out paths and patients, because bundles are passed on. --split reads both forms.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sha256", "label", "split", "group", *(["path", "patient"] if named else [])])
-    for row, one in enumerate(data.captures):
-        line = [data.sha256[row], one.label, split.names[row], split.groups[row]]
-        writer.writerow([*line, *([one.path, one.patient] if named else [])])
+    for row, capture in enumerate(data.captures):
+        line = [data.sha256[row], capture.label, split.names[row], split.groups[row]]
+        writer.writerow([*line, *([capture.path, capture.patient] if named else [])])
     return text.getvalue()

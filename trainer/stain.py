@@ -1,6 +1,6 @@
-"""Colour of a whole batch in terms of the stain: normalisation after Reinhard, and the nucleated cells by hue.
+"""Stain colours of a whole batch: normalisation after Reinhard, and nucleated cells found by their hue.
 
-Everything here is made of operations that ONNX has, because it is part of the exported graph.
+Everything here uses only operations that ONNX has, because it is part of the exported graph.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,20 @@ from trainer.augment import grey
 
 RGB, LOG_LMS = (tuple(map(tuple, np.linalg.inv(matrix).tolist())) for matrix in (quality.LMS, quality.OPPONENT))
 DIMMEST = 0.05
-"""A channel whose background is darker than this share of full scale is not brightened further."""
+"""`white_point` divides by at least this share of full scale, so it brightens darker backgrounds no further."""
 RIM = 0.045
-"""Share of the side by which `without_nucleated` reaches beyond the stained nucleus, to take the cytoplasm too; half
-of it for `cells`."""
+"""Share of the side by which `without_nucleated` widens the stained nucleus, to cover the cytoplasm too; `cells` widens
+it by half of this."""
 
 
 def standardised(x: Tensor) -> Tensor:
     """Bring every channel of every capture to the same mean and deviation of its optical density.
 
-    float [N, 3, H, W] in 0..1 -> the same. The transfer of Reinhard et al. 2001, but per channel in optical density,
-    where stain and light act (Beer and Lambert): gain and strength of each channel go, and with them what the six
-    numbers "mean and deviation of R, G, B" tell. In l-alpha-beta, as theirs, alpha and beta are differences that
-    bfloat16 does not hold: one network's probabilities were off by up to 0.12 on 128 drawings, and by 0.05 so.
+    float [N, 3, H, W] in 0..1 -> the same. This is the transfer of Reinhard et al. 2001, but per channel in optical
+    density, where stain and light act (Beer and Lambert). It removes gain and strength of each channel, and with them
+    the information in the six numbers "mean and deviation of R, G, B". Their l-alpha-beta space has alpha and beta,
+    differences that bfloat16 cannot hold: there, one network's probabilities were wrong by up to 0.12 on 128 drawings,
+    here by up to 0.05.
     """
     density = x.clamp(min=quality.DARKEST).log()
     return _transferred(density, quality.DENSITY_MEAN, quality.DENSITY_DEVIATION).exp().clamp(0, 1)
@@ -37,8 +38,8 @@ def white_point(x: Tensor) -> Tensor:
     """Make the background of every capture white: each channel is divided by its own 95th percentile.
 
     float [N, 3, H, W] in 0..1 -> the same. In a bright-field capture the brightest twentieth is empty glass, whatever
-    lies elsewhere in the field, so that cells keep their colour where blasts fill it. The percentile is taken of every
-    fourth row and column, as the k-th largest: quantiles have no place in an ONNX graph, TopK has.
+    else the field shows, so cells keep their colour even where blasts fill the field. The percentile is the k-th
+    largest value in every fourth row and column, because ONNX graphs have TopK but no quantiles.
     """
     seen = x[:, :, ::4, ::4].flatten(2)
     brightest = seen.topk(max(1, seen.shape[2] // 20), dim=2).values[:, :, -1:, None]
@@ -46,7 +47,7 @@ def white_point(x: Tensor) -> Tensor:
 
 
 def colourless(x: Tensor) -> Tensor:
-    """Luma (ITU-R BT.601) in all three channels after `white_point`: nothing of a stain's hue is left."""
+    """Luma (ITU-R BT.601) in all three channels after `white_point`: it removes the stain's hue completely."""
     return grey(white_point(x))
 
 
@@ -56,39 +57,39 @@ NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "white": white_point,
     "grey": colourless,
 }
-"""`model.stain_normalisation` -> what the backbone sees of captures, float [N, 3, H, W] in 0..1."""
+"""`model.stain_normalisation` -> function from captures to the backbone's input, both float [N, 3, H, W] in 0..1."""
 
 
 def reinhard(x: Tensor) -> Tensor:
-    """The same transfer in l-alpha-beta, which keeps hues apart; the segmentation needs that."""
+    """The transfer of `standardised` in l-alpha-beta, which keeps hues separate, as the segmentation needs."""
     lab = _mix(_mix(x.clamp(min=quality.DARKEST), quality.LMS).log(), quality.OPPONENT)
     lab = _transferred(lab, quality.MEAN, quality.DEVIATION)
     return _mix(_mix(lab, LOG_LMS).exp(), RGB).clamp(0, 1)
 
 
 def _transferred(values: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
-    own_mean = values.mean(dim=(2, 3), keepdim=True)
-    apart = values - own_mean
-    own = apart.square().mean(dim=(2, 3), keepdim=True).sqrt()
-    wanted = torch.tensor(deviation, device=values.device).view(1, 3, 1, 1)
-    middle = torch.tensor(mean, device=values.device).view(1, 3, 1, 1)
-    return apart * (wanted / torch.maximum(own, quality.LEAST_DEVIATION * wanted)) + middle
+    centred = values - values.mean(dim=(2, 3), keepdim=True)
+    spread = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    target_spread = torch.tensor(deviation, device=values.device).view(1, 3, 1, 1)
+    target_mean = torch.tensor(mean, device=values.device).view(1, 3, 1, 1)
+    return centred * (target_spread / torch.maximum(spread, quality.LEAST_DEVIATION * target_spread)) + target_mean
 
 
 def _mix(x: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Every pixel's three channels times a 3 x 3 matrix.
+    """Multiply the three channels of every pixel by a 3 x 3 matrix.
 
-    Term by term, for a convolution would be done in half precision where training is mixed, and alpha and beta differ
-    by less than half precision holds.
+    It works term by term, because mixed-precision training would compute a convolution in half precision, and alpha and
+    beta differ by less than half precision can hold.
     """
-    one, two, three = x.unbind(dim=1)
-    return torch.stack([a * one + b * two + c * three for a, b, c in matrix], dim=1)
+    first, second, third = x.unbind(dim=1)
+    return torch.stack([a * first + b * second + c * third for a, b, c in matrix], dim=1)
 
 
 def nucleated(x: Tensor) -> Tensor:
-    """Where nucleated cells are: float [N, 3, H, W] in 0..1, captures as they are -> 0 or 1, [N, 1, H, W].
+    """Mask of nucleated cells: captures as they are, float [N, 3, H, W] in 0..1 -> 0 or 1, [N, 1, H, W].
 
-    Blue to purple by the thresholds of contract.quality, after `reinhard`, smoothed by a majority over 5 x 5 pixels.
+    A pixel counts if it is blue to purple by the thresholds of contract.quality, after `reinhard`; a majority over
+    5 x 5 pixels smooths the mask.
     """
     normal = reinhard(x)
     value, least = normal.amax(dim=1, keepdim=True), normal.amin(dim=1, keepdim=True)
@@ -107,16 +108,16 @@ def nucleated(x: Tensor) -> Tensor:
 
 
 def cells(x: Tensor) -> Tensor:
-    """Where nucleated cells are, with a rim for their cytoplasm, [N, 1, H, W]: what the second input leaves to see."""
+    """Mask of nucleated cells with a rim for their cytoplasm, [N, 1, H, W]; the second input shows only them."""
     return _widened(nucleated(x), RIM / 2)
 
 
 def without_nucleated(x: Tensor) -> Tensor:
-    """The captures with every nucleated cell, and a rim around it, painted in the mean colour of the rest."""
+    """The captures with every nucleated cell, and a rim around it, painted in the mean colour of all other pixels."""
     covered = _widened(nucleated(x), RIM)
-    rest = 1 - covered
-    colour = (x * rest).sum(dim=(2, 3), keepdim=True) / rest.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    return x * rest + colour * covered
+    visible = 1 - covered
+    colour = (x * visible).sum(dim=(2, 3), keepdim=True) / visible.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    return x * visible + colour * covered
 
 
 def _widened(mask: Tensor, share: float) -> Tensor:

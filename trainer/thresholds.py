@@ -1,4 +1,4 @@
-"""Thresholds of the case rule, fitted on validation patients for a target sensitivity, and what they can promise."""
+"""Thresholds of the case rule, fitted on validation patients for a target sensitivity, and the promise they allow."""
 
 import math
 from collections.abc import Sequence
@@ -13,28 +13,29 @@ from trainer.metrics import CONFIDENCE, Labelled, rows_of, share
 from trainer.splits import natural
 
 BLOCK = 20
-"""Captures in a block, which stands in for a patient where patients are unknown."""
+"""Captures in a block, which replaces a patient where patients are unknown."""
 
 
 def blocks_of(paths: Sequence[str], targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of blocks of up to 20 captures of one label that follow each other by file number, [N]."""
+    """Block number of each capture, [N]: about 20 captures of one label with consecutive file numbers form a block."""
     groups = np.zeros(len(paths), np.int64)
-    following = 0
+    next_block = 0
     for target in np.unique(targets):
         rows = sorted(np.flatnonzero(targets == target), key=lambda i: natural(paths[int(i)]))
         for part in np.array_split(rows, max(1, round(len(rows) / BLOCK))):
-            groups[part] = following
-            following += 1
+            groups[part] = next_block
+            next_block += 1
     return groups
 
 
 def fit_case_policy(of: Labelled, table: CaseTable, unit: str) -> tuple[CasePolicy, dict[str, Any]]:
-    """Thresholds on the score of a case by the rule that the table names, and what they rest on.
+    """Thresholds on the score of a case by the rule that the table names, and the figures that they rest on.
 
-    Let A be the lowest score of a case with ALL, leaving aside the share of cases that the target sensitivity lets go,
-    and B the highest of a benign case, leaving aside what the target specificity lets go. If B < A, benign reaches
-    up to a third of the way from B to A, ALL begins a third before A, and between, where no case was seen, a score is
-    indeterminate. If they overlap, everything from A to B is. `of.groups` are the cases; `unit` says what they are.
+    A is the lowest score of a case with ALL, without the share of cases that the target sensitivity allows to miss; B
+    is the highest score of a benign case, without the share that the target specificity allows. If B < A, benign ends
+    at a third of the way from B to A, ALL begins at two thirds, and the scores between them, where no case was seen,
+    are indeterminate. If the two overlap, every score from A to B is indeterminate. `of.groups` are the cases; `unit`
+    is the word for one of them.
     """
     groups = rows_of(of.groups)
     p_all = 1 - of.probabilities[:, of.benign]
@@ -45,8 +46,8 @@ def fit_case_policy(of: Labelled, table: CaseTable, unit: str) -> tuple[CasePoli
     is_all = np.asarray([of.targets[rows[0]] != of.benign for rows in groups])
     low = high = 0.5
     if is_all.any() and not is_all.all():
-        lowest_all = _leaving_out(np.sort(scores[is_all]), table.target_sensitivity)
-        highest_benign = _leaving_out(np.sort(scores[~is_all])[::-1], table.target_specificity)
+        lowest_all = _extreme(np.sort(scores[is_all]), table.target_sensitivity)
+        highest_benign = _extreme(np.sort(scores[~is_all])[::-1], table.target_specificity)
         if highest_benign < lowest_all:
             gap = lowest_all - highest_benign
             low, high = highest_benign + gap / 3, lowest_all - gap / 3
@@ -66,26 +67,26 @@ def fit_case_policy(of: Labelled, table: CaseTable, unit: str) -> tuple[CasePoli
     }
 
 
-def _leaving_out(ordered: NDArray[np.float64], target: float) -> float:
-    """The first score that remains when as many are let go as the target allows."""
+def _extreme(ordered: NDArray[np.float64], target: float) -> float:
+    """The first score that remains after removing as many from the front as the target allows."""
     return float(ordered[min(len(ordered) - 1, math.floor((1 - target) * len(ordered) + 1e-9))])
 
 
 def promise(reached: dict[str, Any], target: float, unit: str) -> str:
-    """In plain words: what so many cases with ALL allow to say about the target sensitivity."""
+    """In plain words, what this number of cases with ALL proves about the target sensitivity."""
     if not reached["of"]:
         return f"No {unit} with ALL was in validation: nothing can be said about the sensitivity."
     low, high = reached["interval"]
-    found = (
+    sentence = (
         f"On validation {reached['hits']} of {reached['of']} {unit}s with ALL were not called benign "
         f"({reached['hits'] / reached['of']:.1%}; {CONFIDENCE:.0%} interval {low:.1%} to {high:.1%})."
     )
     if low >= target:
-        return f"{found} The target of {target:.1%} is met with confidence."
+        return f"{sentence} The target of {target:.1%} is met with confidence."
     if target == 1:
-        return f"{found} No finite number of {unit}s can promise 100 %."
+        return f"{sentence} No finite number of {unit}s can promise 100 %."
     needed = math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(target))
     return (
-        f"{found} That is too few to promise the target of {target:.1%}: even without a single miss it would take "
+        f"{sentence} That is too few to promise the target of {target:.1%}: even without a single miss it would take "
         f"{needed} {unit}s with ALL. The thresholds aim at the target; they do not guarantee it."
     )

@@ -1,7 +1,7 @@
-"""What can be told of a capture without knowing a cell: colour, sharpness, corners, scale bar, likeness to others.
+"""Traits of a capture that show without looking at a cell: colour, sharpness, corners, scale bar, likeness to others.
 
-These are the shortcuts that a network may take. The audit reports them, the splits keep them apart, and beside every
-accuracy stands what a simple classifier reaches with them alone.
+A network may use these as shortcuts. The audit reports them, the splits keep them apart, and every accuracy is shown
+beside the accuracy that a simple classifier reaches with them alone.
 """
 
 import os
@@ -26,21 +26,21 @@ Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 
 SPEC = ImageSpec(size=224, resampling="linear", jpeg_oversampling=1.25)
-"""How captures are decoded to take their traits, whatever size a recipe has: so that recipes share splits and folds."""
+"""How captures are decoded for their traits: the same for every recipe, so that all recipes share splits and folds."""
 HASH_SIDE = 256
-"""Captures are brought to this side before hashing."""
+"""Captures are resized to this side before hashing."""
 CORNER = (0.36, 0.18)
-"""Width and height of a corner, as shares of the sides: what a scale bar with its text takes up."""
+"""Width and height of a corner, as shares of the sides: the space of a scale bar with its text."""
 CORNER_GRID = (12, 6)
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Of N captures: `colour` [N, 6] means and deviations of R, G, B; `background` [N, 3] median colour of the
-    brightest fifth; `stained` [N, 3] median colour of what is darker than most but not darkest, which is erythrocytes;
-    `sharpness` [N] variance of the Laplacian of grey levels; `corners` [N, 288] all four corners in grey, coarse;
-    `bars` the box (left, top, right, bottom) of the scale bar, in pixels, where one was found; `hashes` uint64 [N],
-    perceptual.
+    """Traits of N captures: `colour` [N, 6] means and deviations of R, G, B; `background` [N, 3] median colour of the
+    brightest fifth; `stained` [N, 3] median colour of pixels that are darker than most but not the darkest, which are
+    erythrocytes; `sharpness` [N] variance of the Laplacian of grey levels; `corners` [N, 288] all four corners in
+    coarse grey; `bars` the box (left, top, right, bottom) of the scale bar, in pixels, where one was found; `hashes`
+    uint64 [N] perceptual hashes.
     """
 
     colour: NDArray[np.float64]
@@ -52,18 +52,18 @@ class Traits:
     hashes: NDArray[np.uint64]
 
     def of(self, rows: NDArray[np.int64]) -> "Traits":
-        """The traits of some rows alone."""
+        """The traits of only these rows."""
         arrays = {name: getattr(self, name)[rows] for name in ARRAYS}
         return Traits(**arrays, bars=[self.bars[row] for row in rows])
 
     def appearance(self) -> NDArray[np.float64]:
         """Standardised numbers by which captures of one smear, microscope and camera resemble each other, [N, 13].
 
-        Colour of the background and of erythrocytes, the direction of their stain in optical density (which the
-        thickness of the smear does not change), and at half the weight the style of the scale bar: whether there is
-        one, where, and how long. What depends on the cells that happen to lie in a field is left out: on two sets of
-        drawings whose patients are known, twelve clusters by these agree with patients better (adjusted mutual
-        information 0.56 and 0.73) than by means, deviations and sharpness of everything (0.36 and 0.45).
+        They are the colour of the background and of erythrocytes, the direction of their stain in optical density
+        (which the thickness of the smear does not change), and, at half the weight, the style of the scale bar: whether
+        there is one, where, and how long. Numbers that depend on the cells of a single field are left out: on two sets
+        of drawings with known patients, twelve clusters by these numbers agree with patients better (adjusted mutual
+        information 0.56 and 0.73) than clusters by means, deviations and sharpness of the whole field (0.36 and 0.45).
         """
         density = _density(self.stained) - _density(self.background)
         direction = density / np.maximum(np.linalg.norm(density, axis=1, keepdims=True), 1e-6)
@@ -87,10 +87,10 @@ def _density(colours: NDArray[np.float64]) -> NDArray[np.float64]:
 def traits_of(
     pixels: Pixels, rows: Sequence[int] | None = None, advance: Callable[[int], None] | None = None
 ) -> Traits:
-    """Traits of captures, uint8 [N, S, S, 3], or of some rows of them; `advance` is called with 1 for each."""
+    """Traits of the captures `pixels`, uint8 [N, S, S, 3], or only of `rows`; calls `advance` with 1 for each."""
     chosen = range(len(pixels)) if rows is None else rows
 
-    def one(index: int) -> dict[str, Any]:
+    def traits_at(index: int) -> dict[str, Any]:
         capture = np.asarray(pixels[index])
         grey = cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY)
         if advance is not None:
@@ -105,14 +105,15 @@ def traits_of(
             "bar": find_scale_bar(capture),
         }
 
-    found = in_threads(one, chosen)
+    captures = in_threads(traits_at, chosen)
     return Traits(
-        **{name: np.stack([row[name] for row in found]) for name in ARRAYS}, bars=[row["bar"] for row in found]
+        **{name: np.stack([capture[name] for capture in captures]) for name in ARRAYS},
+        bars=[capture["bar"] for capture in captures],
     )
 
 
 def in_threads(function: Callable[[int], T], rows: Sequence[int]) -> list[T]:
-    """The function of every row, in order; OpenCV, Pillow and NumPy let other threads run meanwhile."""
+    """The results of `function` for all rows, in order; OpenCV, Pillow and NumPy let other threads run meanwhile."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, rows))
 
@@ -124,16 +125,19 @@ def colour_numbers(capture: Pixels) -> NDArray[np.float64]:
 
 
 def _median_colour(capture: Pixels, grey: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
-    """Median colour of the pixels whose grey lies between two percentiles of all."""
-    least, most = np.percentile(grey, [low, high])
-    return np.asarray(np.median(capture[(grey >= least) & (grey <= most)], axis=0), np.float64)
+    """Median colour of the pixels whose grey level lies between two percentiles."""
+    darkest, brightest = np.percentile(grey, [low, high])
+    return np.asarray(np.median(capture[(grey >= darkest) & (grey <= brightest)], axis=0), np.float64)
 
 
 def _corners(grey: NDArray[Any]) -> NDArray[np.float64]:
-    """All four corners, [4 * 72], each at a coarse grid."""
+    """All four corners, [4 * 72], each reduced to a coarse grid."""
     height, width = (round(grey.shape[axis] * share) for axis, share in ((0, CORNER[1]), (1, CORNER[0])))
-    parts = [grey[:height, :width], grey[:height, -width:], grey[-height:, :width], grey[-height:, -width:]]
-    return np.concatenate([cv2.resize(p, CORNER_GRID, interpolation=cv2.INTER_AREA).ravel() for p in parts]) / 255.0
+    corners = [grey[:height, :width], grey[:height, -width:], grey[-height:, :width], grey[-height:, -width:]]
+    return (
+        np.concatenate([cv2.resize(corner, CORNER_GRID, interpolation=cv2.INTER_AREA).ravel() for corner in corners])
+        / 255.0
+    )
 
 
 def perceptual_hash(capture: Pixels) -> int:
@@ -144,16 +148,16 @@ def perceptual_hash(capture: Pixels) -> int:
 
 def near_duplicates(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
     """Pairs of rows whose hashes differ in at most `bits` bits, [P, 2], the smaller row first."""
-    found = []
+    pairs = []
     for row in range(len(hashes) - 1):
-        apart = np.bitwise_count(hashes[row + 1 :] ^ hashes[row])
-        near = np.flatnonzero(apart <= bits) + row + 1
-        found.append(np.column_stack([np.full(len(near), row), near]))
-    return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+        distances = np.bitwise_count(hashes[row + 1 :] ^ hashes[row])
+        near_rows = np.flatnonzero(distances <= bits) + row + 1
+        pairs.append(np.column_stack([np.full(len(near_rows), row), near_rows]))
+    return np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
 
 
 def clusters(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of the cluster of each of `count` rows: rows that a chain of pairs connects are one."""
+    """The cluster number of each of `count` rows; rows connected by a chain of pairs form one cluster."""
     ones = np.ones(len(pairs), np.int8)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
@@ -162,8 +166,8 @@ def clusters(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 def find_scale_bar(capture: Pixels) -> tuple[int, int, int, int] | None:
     """The box (left, top, right, bottom) of a burnt-in scale bar near the upper or lower edge, or None.
 
-    A bar is a stripe between two straight horizontal edges of opposite sign. Captures uint8 [H, W, 3]; below some
-    200 px thin bars blur away and are missed.
+    A bar is a stripe between two straight horizontal edges of opposite sign. `capture` is uint8 [H, W, 3]; in captures
+    smaller than about 200 px, thin bars are too blurred to be found.
     """
     height, width = capture.shape[:2]
     step = np.diff(capture.astype(np.int16), axis=0)  # [H - 1, W, 3]
@@ -185,7 +189,7 @@ def find_scale_bar(capture: Pixels) -> tuple[int, int, int, int] | None:
 
 
 def _stripe(first: NDArray[Any], second: NDArray[Any], thickest: int, length: int) -> tuple[int, int, int, int] | None:
-    """A run of `first` edges with a run of `second` edges below it, within `thickest` rows: the longest such."""
+    """The longest run of `first` edges with a run of `second` edges at most `thickest` rows below it."""
     best = None
     for top in np.flatnonzero(first.any(axis=1)):
         below = second[top + 1 : top + 1 + thickest]
@@ -202,16 +206,16 @@ def _stripe(first: NDArray[Any], second: NDArray[Any], thickest: int, length: in
 def without_scale_bar(capture: Pixels, bar: tuple[int, int, int, int]) -> Pixels:
     """The capture with the bar, and text above or below it, painted over in the colour of the background.
 
-    What is painted over is the bar, and what stands out from a wide median by `BAR_CONTRAST` grey levels near it.
+    It paints over the bar, and near it every pixel that differs from a wide median by at least `BAR_CONTRAST` levels.
     """
     height, width = capture.shape[:2]
     left, top, right, bottom = bar
     x0, x1 = max(0, left - width // 25), min(width, right + width // 25)
     y0, y1 = max(0, top - height // 9), min(height, bottom + height // 9)
-    wide = cv2.medianBlur(np.ascontiguousarray(capture), 2 * (min(height, width) // 16) + 1)
-    apart = np.abs(capture.astype(np.int16) - wide).max(axis=2) >= BAR_CONTRAST
+    smooth = cv2.medianBlur(np.ascontiguousarray(capture), 2 * (min(height, width) // 16) + 1)
+    differs = np.abs(capture.astype(np.int16) - smooth).max(axis=2) >= BAR_CONTRAST
     mask = np.zeros((height, width), np.uint8)
-    mask[y0:y1, x0:x1] = apart[y0:y1, x0:x1]
+    mask[y0:y1, x0:x1] = differs[y0:y1, x0:x1]
     mask[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = 1
     clean = capture.copy()
     grey = cv2.cvtColor(np.ascontiguousarray(capture), cv2.COLOR_RGB2GRAY)

@@ -85,7 +85,7 @@ def test_an_archive_of_photographs_is_refused() -> None:
 
 
 def test_two_microscopes_of_one_size_are_refused() -> None:
-    with pytest.raises(DataError, match=r"belong together, fewer than 60%: which are the microscope's cannot be told"):
+    with pytest.raises(DataError, match=r"belong together, fewer than 60%: it is unclear which are the microscope's"):
         majority(looked((*microscope(), SMEAR), (*microscope(at=9.0), SMEAR)), WIDTHS)
 
 

@@ -176,7 +176,7 @@ def test_the_findings_say_where_it_falls_and_whether_it_looks_at_cells():
     assert "the network is looking elsewhere" in findings(lines, chance=0.28)[1]
     weak = [line("as they are", 0.30), line("darker", 0.30), line(MASKED, 0.30)]
     assert findings(weak, chance=0.28) == [
-        "The accuracy itself (30.0%) cannot be told from always naming the most frequent label (28.0%)."
+        "The accuracy itself (30.0%) is not clearly better than always naming the most frequent label (28.0%)."
     ]
 
 

@@ -100,7 +100,7 @@ def test_another_users_plan_is_refused(bundle: Bundle, key: PlanKey, tmp_path: P
     plans.obtain(bundle, key, tmp_path)
     file = tmp_path / "tensorrt" / key.file_name
     os.chown(file if what == "file" else file.parent, 12345, 12345)
-    with pytest.raises(EngineError, match="not the worker user's own"):
+    with pytest.raises(EngineError, match="does not belong to the worker's user"):
         plans.obtain(bundle, key, tmp_path)
 
 

@@ -1,11 +1,11 @@
 """Synthetic captures: drawings of Wright-Giemsa smears with and without B-cell acute lymphoblastic leukaemia.
 
-The four classes are drawn by what textbooks of haematology say about their looks (see `kinds`). This is a drawing and
-not biology: a network trained on it knows these drawings and must never be used on real smears.
+The four classes are drawn as haematology textbooks describe them (see `kinds`). These are drawings and not biology: a
+network trained on them knows only drawings and must never be used on real smears.
 """
 
 GENERATOR_VERSION = 1
-"""Goes up whenever the same seed gives other bytes."""
+"""Increases whenever the same seed gives different bytes."""
 
 HEIGHT, WIDTH = 768, 1024
 """Size of a capture in pixels."""

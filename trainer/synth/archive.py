@@ -22,7 +22,7 @@ LABELS_FILE = "labels.csv"
 RECORD_FILE = ".synth.json"
 JPEG_QUALITY = 90
 _CHUNK = 8
-"""Captures drawn in one go by a process; they share the patient's parameters."""
+"""Captures that a process draws together; they share the patient's parameters."""
 
 
 class ForeignFolder(UsageError, ValueError):
@@ -30,7 +30,7 @@ class ForeignFolder(UsageError, ValueError):
 
 
 def patient_name(patient: int) -> str:
-    """Folder of a patient, counting from 1."""
+    """Folder name of a patient; patients count from 1."""
     return f"patient-{patient:04d}"
 
 
@@ -51,36 +51,36 @@ def write_archive(
 ) -> Path:
     """Write `captures` captures of each of `patients` patients to `out`; returns the path of labels.csv.
 
-    Captures that are there already are kept, so a run that was killed goes on and an archive can grow. The bytes do
-    not depend on `processes` (default: one for each core). `progress` is called with the number of captures that
-    were just finished. Raises ForeignFolder where `out` holds anything else.
+    Existing captures are kept, so a killed run can continue and an archive can grow. The bytes do not depend on
+    `processes` (default: one for each core). `progress` is called with the number of captures just finished. Raises
+    ForeignFolder where `out` holds anything else.
     """
     _claim(out, seed)
     numbers = range(first_patient, first_patient + patients)
     chunks = []
     for patient in numbers:
         (out / patient_name(patient)).mkdir(exist_ok=True)
-        missing = [one for one in range(1, captures + 1) if not (out / capture_path(patient, one)).exists()]
+        missing = [capture for capture in range(1, captures + 1) if not (out / capture_path(patient, capture)).exists()]
         if progress is not None and len(missing) < captures:
             progress(captures - len(missing))
-        chunks += [(out, seed, patient, missing[at : at + _CHUNK]) for at in range(0, len(missing), _CHUNK)]
-    for done in _drawn(chunks, processes or os.cpu_count() or 1):
+        chunks += [(out, seed, patient, missing[start : start + _CHUNK]) for start in range(0, len(missing), _CHUNK)]
+    for finished in _drawn(chunks, processes or os.cpu_count() or 1):
         if progress is not None:
-            progress(done)
+            progress(finished)
     return _write_labels(out, seed)
 
 
 def draw_chunk(out: Path, seed: int, patient: int, captures: list[int]) -> int:
-    """Draw and write some captures of a patient; returns how many. At top level, for other processes to import."""
+    """Draw and write some captures of a patient; returns their number. Top level: other processes import it."""
     for capture in captures:
         pixels = cv2.cvtColor(draw_capture(seed, patient, capture), cv2.COLOR_RGB2BGR)
-        _done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        _encoded, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         write_whole(out / capture_path(patient, capture), data.tobytes())
     return len(captures)
 
 
 def _drawn(chunks: list[tuple[Path, int, int, list[int]]], processes: int) -> Iterator[int]:
-    """Draw all chunks, here or in a pool; yields the number of captures in each as it is finished."""
+    """Draw all chunks, in this process or in a pool; yields the size of each chunk when it is finished."""
     processes = min(processes, len(chunks))
     if processes <= 1:
         yield from (draw_chunk(*chunk) for chunk in chunks)
@@ -97,7 +97,7 @@ def _drawn(chunks: list[tuple[Path, int, int, list[int]]], processes: int) -> It
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Processes started within use one BLAS thread each: there are as many of them as cores."""
+    """Processes started in the block use one BLAS thread each, because there is one process for each core."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -112,13 +112,13 @@ def _single_threaded() -> Iterator[None]:
 
 
 def _claim(out: Path, seed: int) -> None:
-    """Make `out` this archive's folder, or see that it is already. Raises ForeignFolder."""
+    """Make `out` the folder of this archive, or check that it already is. Raises ForeignFolder."""
     record = {"generator": GENERATOR_VERSION, "seed": seed}
     path = out / RECORD_FILE
     if path.exists():
-        found = _read_record(path)
-        if found != record:
-            raise ForeignFolder(f"{out}: holds synthetic captures of {found}, not {record}; name another folder")
+        existing = _read_record(path)
+        if existing != record:
+            raise ForeignFolder(f"{out}: holds synthetic captures of {existing}, not {record}; name another folder")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ForeignFolder(f"{out}: holds files that `screen synth` did not write; name a new or empty folder")
@@ -134,7 +134,7 @@ def _read_record(path: Path) -> object:
 
 
 def _write_labels(out: Path, seed: int) -> Path:
-    """List every capture that the archive holds by now, earlier runs' included."""
+    """List every capture in the archive, including those of earlier runs."""
     text = StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "patient", "label"))

@@ -1,4 +1,4 @@
-"""Nucleated cells, each drawn on its own patch as amounts of three stains."""
+"""Draws nucleated cells, each on its own patch, as amounts of three stains."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from trainer.synth.seeds import between
 from trainer.synth.shapes import Plane, around, bump, noise, outline, ridge, segment_distance, soft
 
 MARGIN = 12
-"""Room in px around a cell on its patch, for blebs and waves."""
+"""Space in px around a cell on its patch, for blebs and waves."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class _Nucleus:
 
 
 def cell_diameter(rng: np.random.Generator, kind: Kind) -> float:
-    """A diameter in px for a cell of that kind."""
+    """A random diameter in px for a cell of this kind."""
     return between(rng, NEUTROPHIL_DIAMETER if kind is Kind.NEUTROPHIL else ANATOMY[kind].diameter)
 
 
 def draw_cell(rng: np.random.Generator, kind: Kind, diameter: float) -> Patch:
-    """Draw a cell of that kind, `diameter` px across."""
+    """Draw a cell of this kind, `diameter` px wide."""
     if kind is Kind.NEUTROPHIL:
         return _neutrophil(rng, diameter)
     return _mononuclear(rng, ANATOMY[kind], diameter)
@@ -69,7 +69,7 @@ def _mononuclear(rng: np.random.Generator, anatomy: Anatomy, diameter: float) ->
 
 
 def _cytoplasm(rng: np.random.Generator, anatomy: Anatomy, depth: Plane, nucleus: _Nucleus) -> Plane:
-    """Methylene blue [S, S]: deeper at the membrane, paler beside the nucleus, mottled; also tints nucleoli."""
+    """Methylene blue [S, S]: darker at the membrane, paler beside the nucleus, mottled; it also tints nucleoli."""
     size = depth.shape[0]
     amount = between(rng, anatomy.cytoplasm)
     mottle = 1 + 0.12 * noise(rng, (size, size), 9) + 0.06 * noise(rng, (size, size), 3)
@@ -82,23 +82,23 @@ def _vacuoles(
     rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, share: float, direction: float
 ) -> Plane:
     """Factor [S, S] that empties small round holes, most of them on the side away from the nucleus."""
-    keep = np.ones((size, size), dtype=np.float32)
+    filled = np.ones((size, size), dtype=np.float32)
     for _ in range(rng.choice(len(anatomy.vacuoles), p=anatomy.vacuoles)):
-        way, out = direction + np.pi + rng.normal(0, 0.8), radius * (1 + share) / 2
-        distance, _angle = around(size, round(out * np.cos(way)), round(out * np.sin(way)))
-        keep *= 1 - 0.85 * soft(between(rng, (3.0, 5.0)) - distance, 2.5)
-    return keep
+        bearing, reach = direction + np.pi + rng.normal(0, 0.8), radius * (1 + share) / 2
+        distance, _angle = around(size, round(reach * np.cos(bearing)), round(reach * np.sin(bearing)))
+        filled *= 1 - 0.85 * soft(between(rng, (3.0, 5.0)) - distance, 2.5)
+    return filled
 
 
 def _nucleus(rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, centre: tuple[int, int]) -> _Nucleus:
-    """A nucleus of `radius` px around `centre`, relative to the patch's."""
+    """A nucleus of `radius` px around `centre`, which is relative to the centre of the patch."""
     distance, angle = around(size, *centre)
     edge = outline(rng, anatomy.nuclear_waviness)
     folds = np.zeros((size, size), dtype=np.float32)
     for _ in range(rng.choice(len(anatomy.clefts), p=anatomy.clefts)):
-        way, deep = between(rng, (0, 2 * np.pi)), between(rng, anatomy.cleft_depth)
-        edge -= bump(way, between(rng, (0.16, 0.34))) * np.float32(deep)
-        folds = np.maximum(folds, _fold(rng, size, radius, centre, way, deep) * np.float32(min(1.0, deep * 2.5)))
+        bearing, cleft = between(rng, (0, 2 * np.pi)), between(rng, anatomy.cleft_depth)
+        edge -= bump(bearing, between(rng, (0.16, 0.34))) * np.float32(cleft)
+        folds = np.maximum(folds, _fold(rng, size, radius, centre, bearing, cleft) * np.float32(min(1.0, cleft * 2.5)))
     depth = edge[angle] * np.float32(radius) - distance
     mask = soft(depth, 2.6)
     spots, rims = _nucleoli(rng, anatomy, size, radius, centre)
@@ -109,7 +109,7 @@ def _nucleus(rng: np.random.Generator, anatomy: Anatomy, size: int, radius: floa
 
 
 def _chromatin(rng: np.random.Generator, anatomy: Anatomy, size: int) -> Plane:
-    """Relative density [S, S] around 1: clumps with rather sharp borders, and grain."""
+    """Relative density [S, S] around 1: clumps with fairly sharp borders, and grain."""
     clumps = np.tanh(1.6 * noise(rng, (size, size), between(rng, anatomy.clump_size)))
     grain = noise(rng, (size, size), 3.6)
     contrast, fine = between(rng, anatomy.clump_contrast), between(rng, anatomy.grain_contrast)
@@ -117,12 +117,12 @@ def _chromatin(rng: np.random.Generator, anatomy: Anatomy, size: int) -> Plane:
 
 
 def _fold(
-    rng: np.random.Generator, size: int, radius: float, centre: tuple[int, int], way: float, deep: float
+    rng: np.random.Generator, size: int, radius: float, centre: tuple[int, int], bearing: float, cleft: float
 ) -> Plane:
-    """Pale crease [S, S] that runs on from a cleft into the nucleus."""
-    outer, inner = radius * (1 - deep * 0.8), radius * between(rng, (0.15, 0.45))
-    bend = way + between(rng, (-0.6, 0.6))
-    start = (centre[0] + outer * np.cos(way), centre[1] + outer * np.sin(way))
+    """Pale crease [S, S] that continues from a cleft into the nucleus."""
+    outer, inner = radius * (1 - cleft * 0.8), radius * between(rng, (0.15, 0.45))
+    bend = bearing + between(rng, (-0.6, 0.6))
+    start = (centre[0] + outer * np.cos(bearing), centre[1] + outer * np.sin(bearing))
     end = (centre[0] + inner * np.cos(bend), centre[1] + inner * np.sin(bend))
     distance = segment_distance(size, start, end) + 2.2 * noise(rng, (size, size), 14)
     fading = np.clip(1.15 - segment_distance(size, start, start) / (radius * 0.9), 0, 1)
@@ -132,18 +132,18 @@ def _fold(
 def _nucleoli(
     rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, centre: tuple[int, int]
 ) -> tuple[Plane, Plane]:
-    """Share of chromatin missing in nucleoli [S, S], and the rims of chromatin that surround them."""
+    """Share of chromatin missing in nucleoli [S, S], and the rims of chromatin around them [S, S]."""
     spots = np.zeros((size, size), dtype=np.float32)
     rims = np.zeros_like(spots)
     count = int(rng.choice(len(anatomy.nucleoli), p=anatomy.nucleoli))
     first = between(rng, (0, 2 * np.pi))
     for index in range(count):
-        way = first + index * 2 * np.pi / count + rng.normal(0, 0.25)
-        out = radius * (between(rng, (0.05, 0.45)) if count == 1 else between(rng, (0.36, 0.55)))
-        x, y = round(centre[0] + out * np.cos(way)), round(centre[1] + out * np.sin(way))
+        bearing = first + index * 2 * np.pi / count + rng.normal(0, 0.25)
+        reach = radius * (between(rng, (0.05, 0.45)) if count == 1 else between(rng, (0.36, 0.55)))
+        x, y = round(centre[0] + reach * np.cos(bearing)), round(centre[1] + reach * np.sin(bearing))
         distance, angle = around(size, x, y)
-        half = between(rng, anatomy.nucleolus_diameter) / 2 * (0.88 if count == 3 else 1.0)
-        depth = outline(rng, 0.05)[angle] * np.float32(half) - distance
+        spot_radius = between(rng, anatomy.nucleolus_diameter) / 2 * (0.88 if count == 3 else 1.0)
+        depth = outline(rng, 0.05)[angle] * np.float32(spot_radius) - distance
         clarity = between(rng, anatomy.nucleolus_clarity)
         spots = np.maximum(spots, clarity * soft(depth, 4.0))
         rims = np.maximum(rims, clarity * ridge(depth + 2.5, 2.5))
@@ -162,7 +162,7 @@ def _neutrophil(rng: np.random.Generator, diameter: float) -> Patch:
     cytoplasm = cover * (1 - mask)
     eosin = cytoplasm * (0.24 + 0.12 * granules + 0.03 * noise(rng, (size, size), 12))
     purple = cytoplasm * (0.06 + 0.09 * granules) + mask * chromatin * np.float32(between(rng, (1.0, 1.15)))
-    return Patch(*(np.asarray(one, dtype=np.float32) for one in (eosin, purple, 0.03 * cover, cover)))
+    return Patch(*(np.asarray(plane, dtype=np.float32) for plane in (eosin, purple, 0.03 * cover, cover)))
 
 
 def _lobes(rng: np.random.Generator, size: int, radius: float) -> Plane:
@@ -172,8 +172,8 @@ def _lobes(rng: np.random.Generator, size: int, radius: float) -> Plane:
     depth = np.full((size, size), -99, dtype=np.float32)
     previous: tuple[float, float] | None = None
     for index in range(count):
-        way, out = start + index * step, radius * between(rng, (0.40, 0.54))
-        x, y = out * np.cos(way), out * np.sin(way)
+        bearing, reach = start + index * step, radius * between(rng, (0.40, 0.54))
+        x, y = reach * np.cos(bearing), reach * np.sin(bearing)
         distance, angle = around(size, round(x), round(y))
         lobe = outline(rng, 0.09, highest=3) * np.float32(radius * between(rng, (0.25, 0.33)) * (4 / count) ** 0.35)
         depth = np.maximum(depth, lobe[angle] - distance)

@@ -1,4 +1,4 @@
-"""Composes a capture: cells add up as optical densities, then light, focus, sensor and scale bar."""
+"""Composes a capture: adds up cells as optical densities, then applies light, focus, sensor and scale bar."""
 
 import cv2
 import numpy as np
@@ -16,13 +16,13 @@ RGB = NDArray[np.uint8]
 """Pixels [HEIGHT, WIDTH, 3]."""
 
 MARGIN = 112
-"""The canvas reaches this many px beyond the capture, so no patch needs clipping."""
+"""The canvas extends this many px beyond the capture, so no patch needs clipping."""
 _MOTTLE = 0.008
-"""Amplitude in optical density of the film of plasma."""
+"""Amplitude of the plasma film in optical density."""
 
 
 def draw_capture(seed: int, patient: int, capture: int) -> RGB:
-    """Draw capture `capture` of patient `patient` (both counting from 1): RGB, uint8 [768, 1024, 3].
+    """Draw capture `capture` of patient `patient` (both count from 1): RGB, uint8 [768, 1024, 3].
 
     The same three numbers always give the same pixels.
     """
@@ -57,7 +57,7 @@ def _window(x: int, y: int, size: int) -> tuple[slice, slice]:
 
 
 def _lay(canvas: list[Plane], patch: Patch, x: int, y: int, hides: float) -> None:
-    """Add a cell; of the erythrocytes under it the share `hides` is pushed away."""
+    """Add a cell; it removes the share `hides` of the erythrocytes under it."""
     window = _window(x, y, patch.cover.shape[0])
     canvas[0][window] *= 1 - hides * patch.cover
     for plane, amount in zip(canvas, (patch.eosin, patch.chromatin, patch.blue), strict=True):
@@ -65,7 +65,7 @@ def _lay(canvas: list[Plane], patch: Patch, x: int, y: int, hides: float) -> Non
 
 
 def _lit(rng: np.random.Generator, patient: Patient, plan: CapturePlan, stains: list[Plane]) -> RGB:
-    """Light that passes the stained film, in focus and free of noise."""
+    """Light that passes through the stained film, with focus blur and without noise."""
     light = _light(rng, patient)
     for speck in patient.dust:
         size = int(speck.radius * 4) + 9
@@ -85,7 +85,7 @@ def _lit(rng: np.random.Generator, patient: Patient, plan: CapturePlan, stains: 
 
 
 def _light(rng: np.random.Generator, patient: Patient) -> Plane:
-    """Optical density [HEIGHT, WIDTH] of what is everywhere: vignetting, a gradient, plasma."""
+    """Optical density [HEIGHT, WIDTH] of vignetting, a gradient and plasma, which cover the whole field."""
     vignette, slope_x, slope_y = patient.light
     x, y = np.linspace(-1, 1, 16, dtype=np.float32)[None, :], np.linspace(-1, 1, 12, dtype=np.float32)[:, None]
     coarse = vignette * (x * x + y * y) / 2 + slope_x * x + slope_y * y
@@ -94,14 +94,14 @@ def _light(rng: np.random.Generator, patient: Patient) -> Plane:
 
 
 def _sensed(rng: np.random.Generator, pixels: RGB, material: Material) -> RGB:
-    """Add a window of the patient's sensor noise."""
+    """Add noise, a window of the patient's sensor noise."""
     top, left = (int(offset) for offset in rng.integers(0, NOISE_MARGIN, size=2))
     window = material.noise[top : top + HEIGHT, left : left + WIDTH]
     return np.asarray(cv2.add(pixels, window, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
 def _burn_in(pixels: RGB, style: BarStyle) -> None:
-    """Draw the scale bar and its text into a corner."""
+    """Draw the scale bar and its text in a corner."""
     text, length = f"{style.micrometres} um", round(style.micrometres * PIXELS_PER_UM)
     stroke = 2 if style.text_scale > 0.75 else 1
     (wide, high), below = cv2.getTextSize(text, style.font, style.text_scale, stroke)

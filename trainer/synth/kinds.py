@@ -1,8 +1,8 @@
 """The kinds of nucleated cells and what sets them apart.
 
-Drawn by textbook descriptions (WHO Classification of Haematolymphoid Tumours; Bain, Blood Cells; the FAB criteria
-for lymphoblasts; McKenna et al. on haematogones), simplified so that the classes can be told apart at low
-resolution. A drawing, not biology: real precursors overlap far more and are told apart by immunophenotype.
+They follow textbook descriptions (WHO Classification of Haematolymphoid Tumours; Bain, Blood Cells; the FAB criteria
+for lymphoblasts; McKenna et al. on haematogones), simplified so that the classes differ visibly at low resolution. They
+are drawings, not biology: real precursors overlap far more, and laboratories separate them by immunophenotype.
 
 - Haematogones (Benign): small, round smooth nucleus, hardly any cytoplasm, dark homogeneous "smudged" chromatin,
   nucleoli absent or indistinct. Mature lymphocytes are mixed in.
@@ -35,7 +35,7 @@ Limits = tuple[float, float]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """How a kind of cell with one round nucleus looks. Pairs are the limits of an even distribution.
+    """How a kind of cell with one round nucleus looks. Pairs are the limits of a uniform distribution.
 
     Lengths are pixels at full size (11.8 px/µm); densities are multiples of the stain's unit.
     """
@@ -160,7 +160,7 @@ ANATOMY: dict[Kind, Anatomy] = {
         blebs=(0.04, 0.12),
     ),
 }
-"""Everything but the neutrophil, which is drawn by its own function."""
+"""All kinds except the neutrophil, which has its own drawing function."""
 
 NEUTROPHIL_DIAMETER: Limits = (122, 142)
 """10 to 12 µm."""

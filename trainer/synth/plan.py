@@ -1,4 +1,4 @@
-"""What a capture holds and where, decided before anything is drawn."""
+"""Decides what a capture contains and where, before anything is drawn."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from trainer.synth.small import RED_DIAMETER
 from trainer.synth.stain import Patient, patient_of
 
 EMPTY_FIELDS = 0.09
-"""Share of fields without a nucleated cell; like every count here the same for all labels, so it gives nothing away."""
+"""Share of fields without a nucleated cell; as every count here, the same for all labels, so it reveals nothing."""
 COUNT_SHARES = (0.20, 0.24, 0.22, 0.16, 0.11, 0.07)
 """Shares of 1 to 6 nucleated cells among the other fields; the mean is 2.95."""
 NEUTROPHIL_FIELDS = 0.05
 LYMPHOCYTES = {"Benign": 0.22, "Early": 0.05, "Pre": 0.05, "Pro": 0.05}
-"""Chance that a nucleated cell after a field's first is an ordinary lymphocyte."""
+"""Chance that a nucleated cell, except the first of a field, is an ordinary lymphocyte."""
 BAR_SHOWN = 0.85
-"""Share of captures with the scale bar, where a patient's microscope burns one in."""
+"""Share of captures with a scale bar, where the patient's microscope burns one in."""
 _CANDIDATES = 14
 
 
@@ -46,16 +46,16 @@ class CapturePlan:
     blur: float
     """Sigma in px."""
     gain: float
-    """Brightness relative to the patient's."""
+    """Brightness relative to the patient's brightness."""
 
     @property
     def empty(self) -> bool:
-        """Whether the field holds no nucleated cell."""
+        """Whether the field contains no nucleated cell."""
         return not self.nucleated
 
 
 def plan_capture(seed: int, patient: int, capture: int) -> CapturePlan:
-    """Decide what capture `capture` of patient `patient` (both counting from 1) shows."""
+    """Decide what capture `capture` of patient `patient` (both count from 1) shows."""
     shared = patient_of(seed, patient)
     rng, _pixels = capture_rngs(seed, patient, capture)
     nucleated = _place_nucleated(rng, _kinds(rng, shared.label), shared.magnification)
@@ -84,7 +84,7 @@ def _kinds(rng: np.random.Generator, label: str) -> list[Kind]:
 
 
 def _place_nucleated(rng: np.random.Generator, kinds: list[Kind], magnification: float) -> tuple[Placed, ...]:
-    """Put the cells where they hardly touch, nearly all of each within the frame."""
+    """Place the cells so that they hardly touch and lie almost completely inside the frame."""
     placed: list[Placed] = []
     for kind in kinds:
         diameter = cell_diameter(rng, kind) * magnification
@@ -92,7 +92,9 @@ def _place_nucleated(rng: np.random.Generator, kinds: list[Kind], magnification:
         best, best_gap = (0, 0), -np.inf
         for _ in range(_CANDIDATES):
             x, y = int(rng.integers(edge, WIDTH - edge)), int(rng.integers(edge, HEIGHT - edge))
-            gap = min((np.hypot(x - p.x, y - p.y) - (diameter + p.diameter) / 2 for p in placed), default=np.inf)
+            gap = min(
+                (np.hypot(x - cell.x, y - cell.y) - (diameter + cell.diameter) / 2 for cell in placed), default=np.inf
+            )
             if gap > best_gap:
                 best, best_gap = (x, y), gap
             if gap > -4:
@@ -104,28 +106,28 @@ def _place_nucleated(rng: np.random.Generator, kinds: list[Kind], magnification:
 def _place_red_cells(
     rng: np.random.Generator, patient: Patient, nucleated: tuple[Placed, ...]
 ) -> tuple[tuple[float, float], ...]:
-    """Scatter erythrocytes clear of nucleated cells; some lean on a neighbour, the others keep off."""
+    """Scatter erythrocytes away from nucleated cells; some touch a neighbour, the others keep their distance."""
     count = int(np.clip(rng.normal(patient.red_cells, 4), 36, 84))
-    wide = RED_DIAMETER * patient.magnification
-    blocked = np.array([(p.x, p.y, p.diameter / 2 + wide * 0.44) for p in nucleated]).reshape(-1, 3)
+    diameter = RED_DIAMETER * patient.magnification
+    blocked = np.array([(cell.x, cell.y, cell.diameter / 2 + diameter * 0.44) for cell in nucleated]).reshape(-1, 3)
     centres = np.empty((count, 2))
     size = np.array([WIDTH, HEIGHT])
     for index in range(count):
-        candidates = rng.uniform(-0.4 * wide, size + 0.4 * wide, (_CANDIDATES, 2))
+        candidates = rng.uniform(-0.4 * diameter, size + 0.4 * diameter, (_CANDIDATES, 2))
         clump = index > 0 and rng.random() < patient.clumping
         if clump:
             candidates[:] = centres[rng.integers(index)]
-            way, out = rng.uniform(0, 2 * np.pi, _CANDIDATES), rng.uniform(0.45, 0.95, _CANDIDATES) * wide
-            candidates += np.column_stack([np.cos(way), np.sin(way)]) * out[:, None]
-            candidates = np.clip(candidates, -0.45 * wide, size + 0.45 * wide)
-        centres[index] = candidates[int(np.argmax(_room(candidates, centres[:index], blocked, wide)))]
+            bearing, reach = rng.uniform(0, 2 * np.pi, _CANDIDATES), rng.uniform(0.45, 0.95, _CANDIDATES) * diameter
+            candidates += np.column_stack([np.cos(bearing), np.sin(bearing)]) * reach[:, None]
+            candidates = np.clip(candidates, -0.45 * diameter, size + 0.45 * diameter)
+        centres[index] = candidates[int(np.argmax(_room(candidates, centres[:index], blocked, diameter)))]
     return tuple((float(x), float(y)) for x, y in centres)
 
 
-def _room(candidates: np.ndarray, centres: np.ndarray, blocked: np.ndarray, wide: float) -> np.ndarray:
-    """How good each candidate [N, 2] is: room to the other cells up to one diameter, less what it hides."""
-    apart = np.hypot(*(candidates[:, None] - centres[None]).transpose(2, 0, 1)) if len(centres) else None
-    room = np.minimum(apart.min(axis=1), wide * 1.02) if apart is not None else np.zeros(len(candidates))
+def _room(candidates: np.ndarray, centres: np.ndarray, blocked: np.ndarray, diameter: float) -> np.ndarray:
+    """Score of each candidate [N, 2]: distance to other cells, up to about one diameter, less a penalty for overlap."""
+    distances = np.hypot(*(candidates[:, None] - centres[None]).transpose(2, 0, 1)) if len(centres) else None
+    room = np.minimum(distances.min(axis=1), diameter * 1.02) if distances is not None else np.zeros(len(candidates))
     if len(blocked):
         gap = np.hypot(*(candidates[:, None] - blocked[None, :, :2]).transpose(2, 0, 1)) - blocked[None, :, 2]
         room = room + 20 * np.minimum(gap.min(axis=1), 0)

@@ -1,9 +1,9 @@
-"""Where every random number comes from: a seed, a patient and a capture, never the order of the work."""
+"""Makes every random number depend on a seed, a patient and a capture, and never on the order of the work."""
 
 import numpy as np
 
 PATIENT, LABELS, MATERIAL = 0, 1, 2
-"""First number of the spawn key: what the generator is for."""
+"""First number of the spawn key: the purpose of the generator."""
 
 
 def patient_rng(seed: int, patient: int) -> np.random.Generator:
@@ -22,11 +22,11 @@ def block_rng(seed: int, block: int) -> np.random.Generator:
 
 
 def capture_rngs(seed: int, patient: int, capture: int) -> tuple[np.random.Generator, np.random.Generator]:
-    """Two generators of a capture: one for what is in it and where, one for drawing it."""
+    """Two generators of a capture: one for its contents and their places, one for drawing it."""
     plan, pixels = np.random.SeedSequence([seed, patient, capture]).spawn(2)
     return np.random.default_rng(plan), np.random.default_rng(pixels)
 
 
 def between(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-    """A number drawn evenly between two limits."""
+    """A uniform random number between two limits."""
     return float(rng.uniform(limits[0], limits[1]))

@@ -10,7 +10,7 @@ Plane = NDArray[np.float32]
 """Grey values [H, W] of a patch or a capture."""
 
 ANGLES = 1024
-"""Steps in which an outline goes around."""
+"""Number of steps in an outline around a full circle."""
 _REACH = 160
 """Largest distance of a patch's corner from a shape's centre along one axis, px."""
 
@@ -45,8 +45,8 @@ def outline(rng: np.random.Generator, waviness: float, highest: int = 6) -> Plan
 def bump(angle: float, width: float) -> Plane:
     """A Gaussian bump [ANGLES] of height 1 at `angle`, `width` wide (both radians)."""
     turns = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
-    apart = (turns - angle + np.pi) % (2 * np.pi) - np.pi
-    return np.asarray(np.exp(-((apart / width) ** 2)), dtype=np.float32)
+    difference = (turns - angle + np.pi) % (2 * np.pi) - np.pi
+    return np.asarray(np.exp(-((difference / width) ** 2)), dtype=np.float32)
 
 
 def soft(depth: Plane, width: float) -> Plane:
@@ -56,12 +56,12 @@ def soft(depth: Plane, width: float) -> Plane:
 
 
 def ridge(depth: Plane, width: float) -> Plane:
-    """1 on the line where depth is 0, fading as a Gaussian of `width` px."""
+    """1 on the line where depth is 0; it fades as a Gaussian of `width` px."""
     return np.asarray(np.exp(-np.square(depth * np.float32(1 / width))), dtype=np.float32)
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], grain: float) -> Plane:
-    """Smooth noise [H, W] of about unit variance whose lumps are about `grain` px across."""
+    """Smooth noise [H, W] of about unit variance, with lumps of about `grain` px."""
     height, width = (max(3, round(side / grain) + 1) for side in shape)
     coarse = rng.standard_normal((height, width), dtype=np.float32)
     if grain <= 1:
@@ -71,7 +71,7 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], grain: float) -> Pla
 
 
 def segment_distance(size: int, start: tuple[float, float], end: tuple[float, float]) -> Plane:
-    """Distance in px [size, size] from a line; points are (x, y) relative to the patch's centre."""
+    """Distance in px [size, size] from the line between two points (x, y), which are relative to the patch's centre."""
     axis = np.arange(size, dtype=np.float32) - size // 2
     x, y = axis[None, :] - np.float32(start[0]), axis[:, None] - np.float32(start[1])
     vx, vy = np.float32(end[0] - start[0]), np.float32(end[1] - start[1])

@@ -16,9 +16,9 @@ _C0, _C2, _C4, _THICKEST = 0.81, 7.83, -4.39, 2.57
 
 
 def red_sprites(rng: np.random.Generator, count: int, pallor: float, shape: float) -> list[Plane]:
-    """Erythrocytes to draw from: each [SPRITE, SPRITE], 1 at the thickest place.
+    """A stock of erythrocytes for drawing, each [SPRITE, SPRITE], with 1 at the thickest place.
 
-    `pallor` 0 to 1 is how pale their centres are, `shape` the relative amplitude of irregular outlines.
+    `pallor`, 0 to 1, says how pale their centres are; `shape` is the relative amplitude of irregular outlines.
     """
     return [_red_cell(rng, pallor, shape) for _ in range(count)]
 
@@ -42,7 +42,7 @@ def _red_cell(rng: np.random.Generator, pallor: float, shape: float) -> Plane:
 
 
 def turned(rng: np.random.Generator, sprite: Plane, scale: float) -> Plane:
-    """The sprite turned by any angle, scaled and slightly squeezed."""
+    """The sprite turned by a random angle, scaled and slightly squeezed."""
     angle, squeeze = between(rng, (0, 2 * np.pi)), float(np.clip(rng.normal(1, 0.045), 0.86, 1.14))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = np.diag([scale * squeeze, scale / squeeze]) @ turn
@@ -52,7 +52,7 @@ def turned(rng: np.random.Generator, sprite: Plane, scale: float) -> Plane:
 
 
 def draw_platelet(rng: np.random.Generator, diameter: float) -> Patch:
-    """A platelet: pale blue-grey body, purple granules crowded in the middle."""
+    """A platelet: a pale blue-grey body with purple granules, most of them in the middle."""
     size = int(diameter * 1.4) + 14
     distance, angle = around(size)
     edge = outline(rng, 0.05, highest=4) * np.float32(diameter / 2)
@@ -61,4 +61,4 @@ def draw_platelet(rng: np.random.Generator, diameter: float) -> Patch:
     middle = np.clip(depth / (diameter * 0.35), 0, 1)
     granules = np.clip(0.75 + 0.5 * noise(rng, (size, size), 3.2), 0.1, 1.6)
     purple = cover * (0.10 + 0.04 * granules + middle * granules * between(rng, (0.26, 0.42)))
-    return Patch(*(np.asarray(one, dtype=np.float32) for one in (0.10 * cover, purple, 0.10 * cover, cover)))
+    return Patch(*(np.asarray(plane, dtype=np.float32) for plane in (0.10 * cover, purple, 0.10 * cover, cover)))

@@ -1,7 +1,7 @@
-"""What a patient's captures share: stain, light, focus, density and size of cells. None of it knows the label.
+"""What a patient's captures share: stain, light, focus, density and size of cells. None depends on the label.
 
-Colours are optical densities: light that passes amounts c of stains with absorption vectors v is white * exp(-c·v)
-(Beer-Lambert), so cells that overlap are darker.
+Colours are optical densities: light that passes through amounts c of stains with absorption vectors v is
+white * exp(-c·v) (Beer-Lambert), so overlapping cells are darker.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ METHYLENE_BLUE = np.array([0.8348, 0.5136, 0.1963])
 EOSIN = np.array([0.0928, 0.9541, 0.2831])
 """Absorption of R, G, B in a Giemsa stain: the "Giemsa" vectors of the ImageJ plugin Colour Deconvolution (Landini)."""
 HAEMOGLOBIN = np.array([0.12, 0.58, 0.80])
-"""Absorbs blue and green; chosen by eye beside captures of the BCCD data set."""
+"""Absorbs blue and green; chosen by eye by comparison with captures of the BCCD data set."""
 
 RED_SPRITES = 28
 NOISE_MARGIN = 64
-"""A capture's noise is a window of the patient's, moved by at most this many px."""
+"""A capture's noise is a window of the patient's noise, moved by at most this many px."""
 
 
 @dataclass(frozen=True)
 class Dust:
-    """A speck on the camera or condenser: the same place in every capture of a patient."""
+    """A speck on the camera or condenser, at the same place in every capture of a patient."""
 
     x: int
     y: int
@@ -83,7 +83,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Material:
-    """What a patient's captures are drawn from; costlier than the parameters, and not needed to plan a capture."""
+    """The material for drawing a patient's captures; slower to make than the parameters, and no plan needs it."""
 
     red_sprites: list[Plane]
     noise: NDArray[np.int8]
@@ -91,7 +91,7 @@ class Material:
 
 
 def label_of(seed: int, patient: int) -> str:
-    """A patient's label (counting from 1): every block of four holds each label once, in an order of its own."""
+    """The label of a patient (counting from 1): every block of four patients has each label once, in a random order."""
     block, place = divmod(patient - 1, len(LABELS))
     return LABELS[int(block_rng(seed, block).permutation(len(LABELS))[place])]
 
@@ -130,7 +130,7 @@ def material_of(seed: int, patient: int) -> Material:
 
 
 def _absorption(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Erythrocytes take eosin and hold haemoglobin; chromatin takes azure and eosin together, which makes purple."""
+    """Erythrocytes take up eosin and contain haemoglobin; chromatin takes up azure and eosin, together purple."""
     haem, purple = between(rng, (0.35, 0.75)), between(rng, (0.30, 0.46))
     red = (1 - haem) * EOSIN + haem * HAEMOGLOBIN + between(rng, (0.18, 0.36)) * METHYLENE_BLUE
     chromatin = (1 - purple) * METHYLENE_BLUE + purple * EOSIN
@@ -161,7 +161,7 @@ def _dust(rng: np.random.Generator) -> Dust:
 
 
 def _sensor_noise(rng: np.random.Generator, sigma: float) -> NDArray[np.int8]:
-    """Noise of `sigma` grey levels, partly shared by the channels and slightly smooth as after demosaicing."""
+    """Noise of `sigma` grey levels, partly the same in all channels and slightly smooth, as after demosaicing."""
     shape = (HEIGHT + NOISE_MARGIN, WIDTH + NOISE_MARGIN)
     shared = noise(rng, shape, 1.0)
     channels = np.stack([0.75 * shared + 0.7 * noise(rng, shape, 1.6) for _ in range(3)], axis=-1)
