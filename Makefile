@@ -13,17 +13,17 @@ TRAINING := demo-training
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(LIGHT)/.installed ## screen synthetic captures of 12 patients with the demo bundle; needs nothing but Python 3.11
+demo: $(LIGHT)/.installed ## screen synthetic captures of 12 patients with the demo bundle; needs only Python 3.11
 	$(LIGHT)/bin/python -m producer.demo --bundle $(BUNDLE) --out demo-output
 
-check: $(CHECK)/.installed ## lint, types, import contract and unit tests that need neither torch nor a server: a minute or so
+check: $(CHECK)/.installed ## lint, types, import contract and the unit tests that need neither torch nor a server: about a minute
 	$(CHECK)/bin/ruff check -q .
 	$(CHECK)/bin/ruff format -q --check .
 	$(CHECK)/bin/lint-imports
 	$(CHECK)/bin/mypy -p contract -p db -p producer -p worker
 	$(CHECK)/bin/python -m pytest tests/unit -q -n auto
 
-test: lint types imports pytest ## lint, types, import contract, and all tests
+test: lint types imports pytest ## lint, types, import contract and all tests
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
@@ -35,15 +35,15 @@ types: $(DEV)/.installed
 imports: $(DEV)/.installed
 	$(DEV)/bin/lint-imports
 
-pytest: $(DEV)/.installed $(LIGHT)/.installed  # many tests wait for processes; those of a file share what they set up
+pytest: $(DEV)/.installed $(LIGHT)/.installed  # many tests wait for processes; the tests of one file share what they set up
 	$(DEV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/faults
-	$(DEV)/bin/python -m pytest tests/faults  # alone: they do harm, and count what it costs
+	$(DEV)/bin/python -m pytest tests/faults  # alone: they cause failures, and count what these cost
 
-faults: $(DEV)/.installed ## the fault tests at full size, and docs/reliability.md from their figures: an hour or two
+faults: $(DEV)/.installed ## run the fault tests at full size and write their figures into docs/reliability.md: one to two hours
 	$(DEV)/bin/python -m pytest tests/faults --full-faults -rP
 	$(DEV)/bin/python -m tests.faults.record
 
-demo-bundle: $(DEV)/.installed ## train the demo bundle anew: an hour or two on 2 cores
+demo-bundle: $(DEV)/.installed ## train the demo bundle again: one to two hours on 2 cores
 	$(DEV)/bin/screen synth $(TRAINING)/captures --patients 480 --captures 40 --seed 2025
 	$(DEV)/bin/screen train $(TRAINING)/captures --recipe demo --out $(BUNDLE) --force \
 		--cache $(TRAINING)/cache --checkpoint $(TRAINING)/checkpoint
@@ -54,7 +54,7 @@ figures: demo ## make the README's picture from the demo's report; needs chromiu
 		--user-data-dir=$$(mktemp -d) --window-size=1120,1760 --screenshot=docs/images/report.png demo-output/report.html
 
 COMPILE := $(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
-lock: $(DEV)/.installed ## resolve the dependencies anew into requirements/
+lock: $(DEV)/.installed ## resolve the dependencies again and write requirements/
 	$(COMPILE) --upgrade pyproject.toml -o requirements/base.txt
 	$(COMPILE) --upgrade --extra train --extra lite --extra dev -c requirements/base.txt pyproject.toml \
 		-o requirements/dev.txt
@@ -64,14 +64,14 @@ lock: $(DEV)/.installed ## resolve the dependencies anew into requirements/
 	$(COMPILE) --excludes requirements/torch-libraries.excludes -c requirements/dev.txt requirements/torch-libraries.in \
 		--no-annotate -o requirements/torch-libraries.txt
 
-docs: $(DEV)/.installed ## write the tables of docs/ again, from the code and the results
+docs: $(DEV)/.installed ## write the tables of docs/ again from the code and the results
 	$(DEV)/bin/python -m docs.tables
 
-format: $(DEV)/.installed ## format the code and mend what ruff can mend
+format: $(DEV)/.installed ## format the code and fix what ruff can fix
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
-clean: ## remove environments, caches and the demo's output; the demo bundle stays
+clean: ## remove environments, caches and the demo's output; keep the demo bundle
 	rm -rf $(LIGHT) $(CHECK) $(DEV) demo-output demo-training .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # The light environment: CLI and CPU worker, no torch. The development environment adds trainer and tests.

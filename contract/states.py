@@ -1,4 +1,4 @@
-"""The closed lists: states of captures, chunks, cases and reviews, verdicts, codes. Stored in SQL as these strings."""
+"""The closed lists: states of captures, chunks, cases and reviews, verdicts, codes. SQL stores these strings."""
 
 from enum import StrEnum
 
@@ -17,20 +17,20 @@ class Code(StrEnum):
 
 
 class CaptureState(Code):
-    """Every capture of a finished run is in exactly one of the last three."""
+    """Every capture of a finished run is in exactly one of the last three states."""
 
     PENDING = "pending", "it has not ended yet"
     SCREENED = "screened", "it has a label, probabilities and measures of quality"
     REJECTED = "rejected", "it cannot be screened; its reject code says why"
-    QUARANTINED = "quarantined", "its worker ended again and again while it was screened alone"
+    QUARANTINED = "quarantined", "its worker's process ended several times while it was screened alone"
 
 
 class ChunkState(Code):
-    """pending -> leased (until, worker, attempt) -> done; a lease that is over may be claimed again."""
+    """pending -> leased (until, worker, attempt) -> done; after its lease is over, another worker may claim it."""
 
     PENDING = "pending", "it waits for a worker"
     LEASED = "leased", "a worker has it until its lease ends; then another worker may claim it"
-    DONE = "done", "each of its captures has ended"
+    DONE = "done", "all of its captures have ended"
 
 
 class CaseState(Code):
@@ -45,19 +45,19 @@ class Verdict(Code):
 
     BENIGN = "benign", "the score is at or below the bundle's threshold for benign"
     ALL = "all", "the score is at or above the bundle's threshold for ALL"
-    INDETERMINATE = "indeterminate", "the score lies between the two"
+    INDETERMINATE = "indeterminate", "the score lies between the two thresholds"
     INSUFFICIENT = (
         "insufficient",
-        "fewer captures that count than the rule wants, or a benign score with most captures excluded",
+        "fewer captures count than the rule needs, or the score is benign but most captures are excluded",
     )
 
 
 class ReviewAction(Code):
-    """What a reviewer does with a case; each is a row that nothing changes afterwards."""
+    """What a reviewer does with a case; each action is a row that is never changed afterwards."""
 
     CONFIRM = "confirm", "the proposed result is right"
-    OVERRIDE = "override", "it is something else; the row says what and why"
-    DEFER = "defer", "put off: `screen review next` hands it out after all others"
+    OVERRIDE = "override", "the right result is another one; the row says which and why"
+    DEFER = "defer", "decide later: `screen review next` offers the case after all others"
     COMMENT = "comment", "a note"
     SECOND_OPINION = "second_opinion", "at least two reviewers must agree from now on"
 
@@ -76,52 +76,52 @@ class ReportCause(Code):
 
 
 class EventKind(Code):
-    """What the audit tells of."""
+    """What the audit records."""
 
-    SUBMITTED = "submitted", "a run was written; the detail names the files that were passed over"
-    SET_APART = "set_apart", "a capture that ended its worker, or took too long, is screened alone"
-    HALVED = "halved", "a chunk that was claimed too often was cut into two"
+    SUBMITTED = "submitted", "a run was written; the detail names the skipped files"
+    SET_APART = "set_apart", "a capture is screened alone because its worker ended or it took too long"
+    HALVED = "halved", "a chunk that was claimed too often was cut in two"
     QUARANTINED = "quarantined", "a capture was given up"
     CANCELLED = "cancelled", "a run was cancelled"
     RESUMED = "resumed", "a run was resumed"
     RETRIED = "retried", "captures that had ended badly were opened again"
     RECOMPUTED = "recomputed", "the result of a case was written again; the detail has the result before"
     IDENTITY_CONFLICT = "identity_conflict", "a capture was found under two patients"
-    PURGED = "purged", "runs were removed; the detail counts what went"
+    PURGED = "purged", "runs were removed; the detail counts what was removed"
 
 
 class ReviewState(Code):
-    """Where the review of a case stands: the view case_review says it from the rows."""
+    """Where the review of a case stands: the view case_review computes it from the rows."""
 
-    WAITING = "waiting", "no opinion counts"
-    PARTLY_SIGNED = "partly_signed", "those who have signed agree, and more are wanted"
-    SECOND_OPINION = "second_opinion", "nobody has said otherwise, and somebody has asked for a second opinion"
-    DISAGREEMENT = "disagreement", "reviewers differ, and not enough of them hold the latest opinion"
-    DEFERRED = "deferred", "the last that was done with it is that somebody put it off"
-    CLOSED = "closed", "as many reviewers as are wanted hold the latest opinion"
+    WAITING = "waiting", "no reviewer has an opinion that counts"
+    PARTLY_SIGNED = "partly_signed", "the reviewers who have signed agree, but more must sign"
+    SECOND_OPINION = "second_opinion", "a reviewer has asked for a second opinion, and no opinions differ"
+    DISAGREEMENT = "disagreement", "reviewers disagree, and not enough of them share the latest opinion"
+    DEFERRED = "deferred", "the last action on the case was to put it off"
+    CLOSED = "closed", "as many reviewers as must agree share the latest opinion"
 
 
 class RejectCode(Code):
     """Why a capture cannot be screened."""
 
     EMPTY_FILE = "empty_file", "the file has no bytes"
-    NOT_AN_IMAGE = "not_an_image", "the bytes are no JPEG, PNG, TIFF or BMP, whatever the name says"
-    TRUNCATED = "truncated", "the file ends before its image does; nothing is painted over"
-    CORRUPT = "corrupt", "it claims to be an image and cannot be decoded"
+    NOT_AN_IMAGE = "not_an_image", "the bytes are not a JPEG, PNG, TIFF or BMP image, whatever the file's name says"
+    TRUNCATED = "truncated", "the file ends before its image does; the missing part is not filled in"
+    CORRUPT = "corrupt", "it claims to be an image but cannot be decoded"
     TOO_SMALL = "too_small", "a side is shorter than the bundle's smallest side"
     TOO_LARGE = "too_large", "more than 64 megapixels or 256 MiB: refused before decoding"
     UNSUPPORTED_DEPTH = (
         "unsupported_depth",
-        "how bright the pixels are cannot be told: 16-bit colour that fills less than half of its range, or"
+        "the brightness of the pixels is not known: 16-bit colour that fills less than half of its range, or"
         " floating point from 0 to 1; export as 8 bits",
     )
-    MULTI_PAGE = "multi_page", "several images in one file; export each as a file of its own"
+    MULTI_PAGE = "multi_page", "several images in one file; export each one as its own file"
     MISSING = (
         "missing",
-        "there at submit, gone when screened, while the archive is there; tried again at the next submit",
+        "it was there at submit and is gone now, although the archive is there; the next submit tries it again",
     )
-    CHANGED = "changed", "size or modification time differ from those at submit; tried again at the next submit"
-    NOT_READABLE = "not_readable", "the worker's user may not read it; tried again at the next submit"
+    CHANGED = "changed", "size or modification time differ from those at submit; the next submit tries it again"
+    NOT_READABLE = "not_readable", "the worker's user may not read it; the next submit tries it again"
     OUTSIDE_ARCHIVE = "outside_archive", "the path leads through a link or out of the archive"
 
 
@@ -129,55 +129,55 @@ class MarkCode(Code):
     """What is remarkable about a screened capture."""
 
     OUT_OF_FOCUS = "out_of_focus", "less sharp than all but one in a thousand of the training captures"
-    OVERSHARP = "oversharp", "sharper than they are: noise, or a camera that sharpens"
-    TOO_DARK = "too_dark", "darker"
-    TOO_BRIGHT = "too_bright", "brighter"
-    FLAT = "flat", "less contrast"
-    HARSH = "harsh", "more contrast"
-    PALE = "pale", "paler colours"
-    OVERSTAINED = "overstained", "stronger colours"
-    CLIPPED = "clipped", "more pixels cut off at black or white"
-    COLOUR_CAST = "colour_cast", "red or blue out of balance with green"
+    OVERSHARP = "oversharp", "sharper than the training captures: noise, or a camera that sharpens"
+    TOO_DARK = "too_dark", "darker than the training captures"
+    TOO_BRIGHT = "too_bright", "brighter than the training captures"
+    FLAT = "flat", "less contrast than the training captures"
+    HARSH = "harsh", "more contrast than the training captures"
+    PALE = "pale", "paler colours than the training captures"
+    OVERSTAINED = "overstained", "stronger colours than the training captures"
+    CLIPPED = "clipped", "more pixels are cut off at black or white"
+    COLOUR_CAST = "colour_cast", "red or blue is out of balance with green"
     CROWDED = (
         "crowded",
-        "more of the area is nucleated cells; few are no fault, since most fields of a healthy smear have none",
+        "nucleated cells cover more of the area; few are no fault, because most fields of a healthy smear have none",
     )
-    SPARSE = "sparse", "less of the area is cells of any kind"
+    SPARSE = "sparse", "cells of any kind cover less of the area than in the training captures"
     EMPTY_FIELD = (
         "empty_field",
-        "less than a tenth of the area that is usually cells (the training captures' median) is any",
+        "cells cover less than a tenth of the area that they usually cover (the median of the training captures)",
     )
-    BURNT_IN = "burnt_in", "a scale bar, longer than in the training captures, or where they have none"
-    NOVEL = "novel", "unlike the training captures by its embedding"
+    BURNT_IN = "burnt_in", "it has a scale bar longer than in the training captures, or one where they have none"
+    NOVEL = "novel", "its embedding is unlike those of the training captures"
 
 
 PASSING = frozenset({RejectCode.MISSING, RejectCode.CHANGED, RejectCode.NOT_READABLE})
-"""Codes that say something of the moment, not of the bytes: the next submit tries such a capture again."""
+"""Codes that describe the moment, not the bytes: the next submit tries such a capture again."""
 
 
 class SkipReason(Code):
-    """Why the archive walker passed a directory entry over. Every skipped entry is named, none is silently dropped."""
+    """Why the archive walker skipped a directory entry. Every skipped entry is named, none is dropped silently."""
 
-    JUNK = "junk", "beside the captures by accident: `Thumbs.db`, `.DS_Store`, hidden files and folders, ..."
-    NOT_A_CAPTURE = "not_a_capture", "the name's ending is not one of an image format that is screened"
+    JUNK = "junk", "beside the captures by accident, such as `Thumbs.db`, `.DS_Store`, hidden files and folders, ..."
+    NOT_A_CAPTURE = "not_a_capture", "the name does not end like a file of an image format that is screened"
     NO_PATIENT = "no_patient", "in the archive's root, outside every patient's folder"
-    LINK = "link", "a symbolic link: not followed"
+    LINK = "link", "a symbolic link, which is not followed"
     NOT_A_FILE = "not_a_file", "a socket, pipe or device"
 
 
 class EngineName(Code):
-    """What may run a bundle's network, in the order in which `auto` tries them (worker/engines/registry.py)."""
+    """Engines that run a bundle's network, in the order in which `auto` tries them (worker/engines/registry.py)."""
 
     AUTO = "auto", "the first of the others that is installed and reproduces the bundle"
     TENSORRT = (
         "tensorrt",
-        "NVIDIA devices; in float16 where the bundle has `model.half.onnx`, else in float32. "
+        "NVIDIA devices; in float16 if the bundle has `model.half.onnx`, else in float32. "
         "`pip install 'slide-screen[tensorrt]'` (tensorrt-rtx and cuda-python); on data-centre devices install "
         "`tensorrt` from NVIDIA's index instead, which is then preferred",
     )
     OPENVINO = (
         "openvino",
-        "CPUs; in bfloat16 where the processor computes in it, else in float32. It is always installed",
+        "CPUs; in bfloat16 if the processor computes in it, else in float32. It is always installed",
     )
     ONNXRUNTIME = (
         "onnxruntime",
@@ -190,6 +190,6 @@ class Precision(Code):
     """The arithmetic of an engine. A bundle's golden captures decide whether it may be used."""
 
     AUTO = "auto", "the fastest in which the engine reproduces the bundle"
-    FLOAT32 = "float32", "32 bits: what the bundle's own figures were taken in"
+    FLOAT32 = "float32", "32 bits: the bundle's own figures were measured in it"
     BFLOAT16 = "bfloat16", "16 bits with the range of float32, on processors that have instructions for it"
     FLOAT16 = "float16", "16 bits, on GPUs"

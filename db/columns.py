@@ -1,4 +1,4 @@
-"""What every table is declared with: the base class, keys that count up, and the life of a column."""
+"""The parts of every table's declaration: the base class, keys that count up, and the life of a column."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -14,37 +14,37 @@ BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY
 
 
 def one_of(column: str, values: type[StrEnum]) -> str:
-    return f"{column} IN ({', '.join(repr(str(v)) for v in values)})"
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 class Life(StrEnum):
     """When a column of a case, a chunk or a capture gets its value, and when it loses it again.
 
-    What copies rows, opens them again or gives them back derives its lists of columns from this (`columns_of`).
+    Code that copies rows, opens them again or gives them back gets its lists of columns from this (`columns_of`).
     """
 
     KEY = "which row it is, and where it belongs"
-    SEALED = "written by submit, and never changed; a copied row takes it along"
+    SEALED = "written by submit, and never changed; a copied row keeps it"
     STATE = "where the row stands"
-    OUTCOME = "what became of it; a copied row takes it along, and trying again empties it"
-    LEASE = "who works on it; empty in a row that waits"
-    HISTORY = "what happened to it so far, whatever its state"
+    OUTCOME = "what became of it; a copied row keeps it, and trying again empties it"
+    LEASE = "which worker has it; empty in a row that waits"
+    HISTORY = "what has happened to it so far, in any state"
 
 
 _LIFE, _COMPARED = "life", "compared"
 
 
-def _lived(life: Life, *arguments: Any, compared: bool = False, **options: Any) -> Any:
-    """A column with this life. `compared`: `screen fsck --against` looks whether two runs agree on it."""
+def _column(life: Life, *arguments: Any, compared: bool = False, **options: Any) -> Any:
+    """A column with this life. `compared`: `screen fsck --against` checks that two runs agree on it."""
     return mapped_column(*arguments, info={_LIFE: life, _COMPARED: compared}, **options)
 
 
-key = partial(_lived, Life.KEY)
-sealed = partial(_lived, Life.SEALED)
-standing = partial(_lived, Life.STATE, compared=True)
-outcome = partial(_lived, Life.OUTCOME)
-lease = partial(_lived, Life.LEASE)
-history = partial(_lived, Life.HISTORY)
+key = partial(_column, Life.KEY)
+sealed = partial(_column, Life.SEALED)
+standing = partial(_column, Life.STATE, compared=True)
+outcome = partial(_column, Life.OUTCOME)
+lease = partial(_column, Life.LEASE)
+history = partial(_column, Life.HISTORY)
 
 
 class Base(DeclarativeBase):

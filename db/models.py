@@ -33,25 +33,25 @@ class BundleRow(Base):
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True, doc="sha256 of bundle.json")
     name: Mapped[str] = mapped_column(Text, doc="name in the manifest")
-    path: Mapped[str] = mapped_column(Text, doc="where it lay at the last submit")
+    path: Mapped[str] = mapped_column(Text, doc="its path at the last submit")
     manifest: Mapped[dict[str, Any]] = mapped_column(
         doc="the whole manifest, so that results can be recomputed without the files"
     )
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="first submit with it")
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the first submit with it")
 
 
 class Run(Base):
-    """One submit of one archive with one bundle. Its captures and cases are sealed when it is written."""
+    """One submit of one archive with one bundle. Its captures and cases are fixed when it is written."""
 
     __tablename__ = "run"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="number of the run")
     bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"), doc="the bundle, fixed for the run")
     root: Mapped[bytes] = mapped_column(LargeBinary, doc="the archive's real path as bytes")
-    root_text: Mapped[str] = mapped_column(Text, doc="the same as text")
-    submitted: Mapped[int] = mapped_column(doc="captures, sealed")
-    cases: Mapped[int] = mapped_column(doc="patients, sealed")
-    skipped: Mapped[int] = mapped_column(doc="files passed over; their names are in the event `submitted`")
+    root_text: Mapped[str] = mapped_column(Text, doc="the archive's real path as text")
+    submitted: Mapped[int] = mapped_column(doc="number of captures, fixed at submit")
+    cases: Mapped[int] = mapped_column(doc="number of patients, fixed at submit")
+    skipped: Mapped[int] = mapped_column(doc="number of skipped files; their names are in the event `submitted`")
     reviewers_required: Mapped[int] = mapped_column(
         server_default="1", doc="reviewers who must agree before a case is closed"
     )
@@ -59,9 +59,9 @@ class Run(Base):
         server_default=false(), doc="whether its cases go to the reporting queue only when reviewers have closed them"
     )
     pseudonym_key: Mapped[str | None] = mapped_column(
-        String(16), doc="fingerprint of the key that made its patients' pseudonyms; empty where they are named"
+        String(16), doc="fingerprint of the key that made its patients' pseudonyms; empty if they have none"
     )
-    software_version: Mapped[str] = mapped_column(Text, doc="slide-screen that wrote the run")
+    software_version: Mapped[str] = mapped_column(Text, doc="version of slide-screen that wrote the run")
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of submit")
     cancelled_at: Mapped[datetime | None] = mapped_column(doc="set when the run is cancelled")
 
@@ -73,12 +73,12 @@ class Patient(Base):
 
     __tablename__ = "patient"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="key")
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
     external_id: Mapped[str] = mapped_column(
         Text, unique=True, doc="the folder's name right below the archive's root, as text"
     )
     pseudonymous: Mapped[bool] = mapped_column(default=False, doc="whether external_id is a pseudonym")
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="first submit")
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the first submit")
 
 
 class Case(Base):
@@ -86,42 +86,42 @@ class Case(Base):
 
     __tablename__ = "case"
 
-    id: Mapped[int] = key(BigId, primary_key=True, doc="key")
+    id: Mapped[int] = key(BigId, primary_key=True, doc="primary key")
     run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
     patient_id: Mapped[int] = key(ForeignKey("patient.id"), index=True, doc="the patient")
     state: Mapped[str] = standing(String(16), default=CaseState.OPEN, doc="`open`, then `aggregated`")
-    submitted: Mapped[int] = sealed(doc="captures, sealed")
-    screened: Mapped[int | None] = outcome(doc="counted when aggregated")
-    rejected: Mapped[int | None] = outcome(doc="counted when aggregated")
+    submitted: Mapped[int] = sealed(doc="number of captures, fixed at submit")
+    screened: Mapped[int | None] = outcome(doc="number of screened captures, counted when the case is aggregated")
+    rejected: Mapped[int | None] = outcome(doc="number of rejected captures, counted in the same way")
     quarantined: Mapped[int | None] = outcome(
-        doc="counted when aggregated; the three add up to submitted, which a CHECK enforces"
+        doc="number of quarantined captures; a CHECK enforces that the three add up to submitted"
     )
     excluded: Mapped[int | None] = outcome(
-        doc="of the screened ones, those that do not count for the result because of their marks"
+        doc="number of screened captures that do not count for the result because of their marks"
     )
-    novel: Mapped[int | None] = outcome(doc="of the screened ones, those marked `novel`")
-    verdict: Mapped[str | None] = outcome(String(16), compared=True, doc="see below")
-    subtype: Mapped[str | None] = outcome(Text, compared=True, doc="most probable subtype")
-    subtype_margin: Mapped[float | None] = outcome(doc="its lead")
-    score: Mapped[float | None] = outcome(compared=True, doc="for ALL, by the case rule")
-    score_low: Mapped[float | None] = outcome(doc="interval")
-    score_high: Mapped[float | None] = outcome(doc="interval")
-    priority: Mapped[float | None] = outcome(doc="place in the review queue")
+    novel: Mapped[int | None] = outcome(doc="number of screened captures marked `novel`")
+    verdict: Mapped[str | None] = outcome(String(16), compared=True, doc="see [Verdicts](#verdicts)")
+    subtype: Mapped[str | None] = outcome(Text, compared=True, doc="the most probable subtype")
+    subtype_margin: Mapped[float | None] = outcome(doc="how far it is ahead of the next, as a share of P(ALL)")
+    score: Mapped[float | None] = outcome(compared=True, doc="score for ALL, by the case rule")
+    score_low: Mapped[float | None] = outcome(doc="lower end of the score's interval")
+    score_high: Mapped[float | None] = outcome(doc="upper end of the score's interval")
+    priority: Mapped[float | None] = outcome(doc="place in the review queue: higher is more urgent")
     reasons: Mapped[list[Any] | None] = outcome(doc="JSON list of `{code, sentence}`")
-    identity_conflict: Mapped[bool | None] = outcome(doc="whether a capture lies under another patient too")
-    case_rule: Mapped[str | None] = outcome(Text, doc="rule and version")
+    identity_conflict: Mapped[bool | None] = outcome(doc="whether a capture of it also lies under another patient")
+    case_rule: Mapped[str | None] = outcome(Text, doc="name and version of the case rule")
     case_policy: Mapped[dict[str, Any] | None] = outcome(
-        doc="JSON: rule, parameters and thresholds, where the case was recomputed with others than its bundle's"
+        doc="JSON: rule, parameters and thresholds, if the case was recomputed with others than its bundle's"
     )
     aggregated_at: Mapped[datetime | None] = outcome(doc="time of the result")
     review_holder: Mapped[str | None] = history(
         Text,
         doc=(
-            "to whom `screen review next` has handed it; a hand-out, no record: it changes, and is emptied when "
-            "she acts"
+            "the reviewer to whom `screen review next` gave the case; not a record: it changes, and becomes empty "
+            "when they act"
         ),
     )
-    review_held_until: Mapped[datetime | None] = history(doc="until when nobody else is handed it")
+    review_held_until: Mapped[datetime | None] = history(doc="until this time no other reviewer is given the case")
 
     __table_args__ = (
         UniqueConstraint("run_id", "patient_id"),
@@ -136,22 +136,22 @@ class Case(Base):
 
 
 class Chunk(Base):
-    """A fixed list of captures, cut across patients; what a message names and a worker leases."""
+    """A fixed list of captures, also of several patients. A message names it, and a worker leases it."""
 
     __tablename__ = "chunk"
 
-    id: Mapped[int] = key(BigId, primary_key=True, doc="key, and all that a message holds")
+    id: Mapped[int] = key(BigId, primary_key=True, doc="primary key; a message holds nothing else")
     run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), index=True, doc="the run")
     state: Mapped[str] = standing(String(16), default=ChunkState.PENDING, doc="`pending`, `leased`, `done`")
-    captures: Mapped[int] = sealed(doc="how many")
-    attempts: Mapped[int] = history(default=0, doc="claims so far")
-    lease_token: Mapped[str | None] = lease(String(32), doc="proves the lease; random")
+    captures: Mapped[int] = sealed(doc="number of captures")
+    attempts: Mapped[int] = history(default=0, doc="how often it was claimed so far")
+    lease_token: Mapped[str | None] = lease(String(32), doc="random text that proves the lease")
     lease_until: Mapped[datetime | None] = lease(doc="end of the lease, by the database's clock")
-    worker: Mapped[str | None] = history(Text, doc="host, process and its token that claimed it last")
-    published_at: Mapped[datetime | None] = lease(doc="when its message was sent last")
+    worker: Mapped[str | None] = history(Text, doc="host, process and process token of its last claim")
+    published_at: Mapped[datetime | None] = lease(doc="when its message was last sent")
     done_at: Mapped[datetime | None] = outcome(doc="when it was finished")
     last_error: Mapped[str | None] = history(
-        Text, doc="why a worker gave it back last; `screen watch` and `screen status` show it"
+        Text, doc="why a worker last gave it back; `screen watch` and `screen status` show it"
     )
     seconds: Mapped[dict[str, Any] | None] = outcome(
         doc="JSON: where the worker's time went (read, decode, quality, wait, infer, total)"
@@ -171,26 +171,28 @@ class Capture(Base):
 
     __tablename__ = "capture"
 
-    id: Mapped[int] = key(BigId, primary_key=True, doc="key")
+    id: Mapped[int] = key(BigId, primary_key=True, doc="primary key")
     run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
     case_id: Mapped[int] = key(ForeignKey("case.id", ondelete="CASCADE"), index=True, doc="the case")
     chunk_id: Mapped[int | None] = key(
         ForeignKey("chunk.id", ondelete="SET NULL"), index=True, doc="its chunk; empty for a reused capture"
     )
-    path: Mapped[bytes] = sealed(LargeBinary, doc="relative to the archive's root, as bytes")
-    path_text: Mapped[str] = sealed(Text, doc="the same as text: UTF-8 as it is, other bytes as `\\xNN`")
-    size_bytes: Mapped[int] = sealed(BigInteger, doc="at submit")
+    path: Mapped[bytes] = sealed(LargeBinary, doc="path relative to the archive's root, as bytes")
+    path_text: Mapped[str] = sealed(Text, doc="the path as text: UTF-8 as it is, other bytes as `\\xNN`")
+    size_bytes: Mapped[int] = sealed(BigInteger, doc="size at submit")
     modified_ns: Mapped[int] = sealed(BigInteger, doc="modification time at submit, nanoseconds since 1970")
     sha256: Mapped[str | None] = outcome(
-        String(64), compared=True, doc="of the bytes that were decoded; empty where they could not be read"
+        String(64), compared=True, doc="sha256 of the bytes that were decoded; empty if they could not be read"
     )
     state: Mapped[str] = standing(
         String(16), default=CaptureState.PENDING, doc="`pending`, then one of `screened`, `rejected`, `quarantined`"
     )
-    reject_code: Mapped[str | None] = outcome(String(32), compared=True, doc="see below, for rejected captures")
-    reason: Mapped[str | None] = outcome(Text, doc="sentence, for rejected and quarantined captures")
+    reject_code: Mapped[str | None] = outcome(
+        String(32), compared=True, doc="for rejected captures, see [Reject codes](#reject-codes)"
+    )
+    reason: Mapped[str | None] = outcome(Text, doc="a sentence that says why, for rejected and quarantined captures")
     label: Mapped[str | None] = outcome(Text, compared=True, doc="the most probable label")
-    probability: Mapped[float | None] = outcome(doc="its probability")
+    probability: Mapped[float | None] = outcome(doc="probability of that label")
     p_all: Mapped[float | None] = outcome(doc="1 - P(benign label)")
     probabilities: Mapped[list[Any] | None] = outcome(
         compared=True, doc="JSON list in the order of the bundle's labels"
@@ -198,22 +200,22 @@ class Capture(Base):
     cam: Mapped[bytes | None] = outcome(
         LargeBinary,
         doc=(
-            "activation map of the label: float16, row by row, as many rows as columns; empty where the bundle has none"
+            "activation map of the label: float16, row by row, as many rows as columns; empty if the bundle makes none"
         ),
     )
     quality: Mapped[dict[str, Any] | None] = outcome(doc="JSON: its [measures of quality](#quality)")
     marks: Mapped[list[Any] | None] = outcome(doc="JSON list of `{code, sentence}`: its [marks](#marks)")
     novelty: Mapped[float | None] = outcome(
-        doc="distance of its embedding from the training captures; above 1 it is marked `novel`; empty where the "
+        doc="distance of its embedding from the training captures; above 1 it is marked `novel`; empty if the "
         "bundle has no reference"
     )
     excluded: Mapped[bool | None] = outcome(doc="whether its marks keep it out of the case's result")
-    camera: Mapped[str | None] = outcome(Text, doc="camera model in the file's EXIF; empty where there is none")
+    camera: Mapped[str | None] = outcome(Text, doc="camera model in the file's EXIF; empty if there is none")
     captured_at: Mapped[datetime | None] = outcome(
-        DateTime, doc="when the file's EXIF says it was taken, by the microscope's clock, without a time zone"
+        DateTime, doc="time of capture from the file's EXIF, by the microscope's clock, without a time zone"
     )
-    width: Mapped[int | None] = outcome(doc="pixels, upright")
-    height: Mapped[int | None] = outcome(doc="pixels, upright")
+    width: Mapped[int | None] = outcome(doc="width in pixels, of the upright image")
+    height: Mapped[int | None] = outcome(doc="height in pixels, of the upright image")
     engine: Mapped[str | None] = outcome(Text, doc="engine and precision, such as `openvino/bfloat16`")
     reused_from: Mapped[int | None] = key(
         ForeignKey("capture.id", ondelete="SET NULL"),
@@ -238,18 +240,18 @@ class Review(Base):
 
     __tablename__ = "review"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="key")
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
     case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), index=True, doc="the case")
     action: Mapped[str] = mapped_column(String(16), doc="`confirm`, `override`, `defer`, `comment`, `second_opinion`")
-    reviewer: Mapped[str] = mapped_column(Text, doc="who, by the name that she gave")
-    verdict: Mapped[str | None] = mapped_column(String(16), doc="of an override, and what a confirm has confirmed")
+    reviewer: Mapped[str] = mapped_column(Text, doc="the name that the reviewer gave")
+    verdict: Mapped[str | None] = mapped_column(String(16), doc="the verdict that was confirmed or set instead")
     subtype: Mapped[str | None] = mapped_column(
-        Text, doc="the same; empty where there is none, or for ALL where it is not known"
+        Text, doc="the subtype of that verdict; empty if there is none, or for ALL if it is not known"
     )
     comment: Mapped[str | None] = mapped_column(Text, doc="required for an override and a comment")
-    bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"), doc="the bundle that was reviewed")
-    software_version: Mapped[str] = mapped_column(Text, doc="slide-screen")
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="when")
+    bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"), doc="the bundle whose result was reviewed")
+    software_version: Mapped[str] = mapped_column(Text, doc="version of slide-screen")
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the action")
 
     __table_args__ = (
         CheckConstraint(one_of("action", ReviewAction), name="action"),
@@ -265,29 +267,29 @@ class ReportQueue(Base):
 
     __tablename__ = "report_queue"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="key")
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
     case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), doc="the case")
     cause: Mapped[str] = mapped_column(
         String(16),
         doc=(
-            "`screened`, or `signed_off` where the run's results wait for that; `override` by a reviewer; "
-            "`recomputed`: captures were tried again, one was found under another patient too, or `screen "
+            "`screened`, or `signed_off` if the run's results wait for that; `override` by a reviewer; "
+            "`recomputed`: captures were tried again, one was also found under another patient, or `screen "
             "recompute --apply`"
         ),
     )
     replaces_id: Mapped[int | None] = mapped_column(
         ForeignKey("report_queue.id", ondelete="CASCADE"), unique=True, doc="the row that this one corrects"
     )
-    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="when")
-    taken_by: Mapped[str | None] = mapped_column(Text, doc="consumer")
-    taken_until: Mapped[datetime | None] = mapped_column(doc="end of its lease")
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time at which the row was added")
+    taken_by: Mapped[str | None] = mapped_column(Text, doc="the consumer that took it last")
+    taken_until: Mapped[datetime | None] = mapped_column(doc="when the consumer's lease ends")
     acknowledged_at: Mapped[datetime | None] = mapped_column(doc="when it was delivered")
 
     __table_args__ = (
         Index(None, "run_id"),
         Index("ix_report_queue_waiting", "acknowledged_at", "id"),
-        # A case is reported once when it is screened; whatever comes later names the row that it replaces.
+        # A case is reported once when it is screened; a later row names the row that it replaces.
         Index(
             "uq_report_queue_first_of_case",
             "case_id",
@@ -307,11 +309,11 @@ class Event(Base):
 
     __tablename__ = "event"
 
-    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="key")
-    at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="when")
-    kind: Mapped[str] = mapped_column(String(32), doc="what")
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
+    at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the event")
+    kind: Mapped[str] = mapped_column(String(32), doc="kind of event")
     run_id: Mapped[int | None] = mapped_column(BigInteger, index=True, doc="the run")
     case_id: Mapped[int | None] = mapped_column(BigInteger, doc="the case")
     capture_id: Mapped[int | None] = mapped_column(BigInteger, doc="the capture")
-    actor: Mapped[str] = mapped_column(Text, doc="`submit` or `worker`")
+    actor: Mapped[str] = mapped_column(Text, doc="who did it: a user's login name, `submit` or `worker`")
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="JSON")

@@ -1,4 +1,4 @@
-"""That a run cannot be believed is said before everything else."""
+"""The warning that a run is implausible; it comes before all other output."""
 
 from db.plausibility import Implausibility
 from producer.output import plain, say, stdout
@@ -6,13 +6,13 @@ from producer.output import plain, say, stdout
 _STYLE = "bold red"
 
 
-def print_alarm(found: Implausibility | None) -> None:
-    """On stdout, above a table; nothing for a plausible run."""
-    if found is not None:
-        stdout.print(plain(found.sentence), style=_STYLE, soft_wrap=True)
+def print_alarm(implausible: Implausibility | None) -> None:
+    """Print it on stdout, above a table; nothing for a plausible run."""
+    if implausible is not None:
+        stdout.print(plain(implausible.sentence), style=_STYLE, soft_wrap=True)
 
 
-def say_alarm(found: Implausibility | None) -> None:
-    """On stderr, where stdout is data for machines or somebody watches; nothing for a plausible run."""
-    if found is not None:
-        say(found.sentence, _STYLE)
+def say_alarm(implausible: Implausibility | None) -> None:
+    """Print it on stderr, where stdout is for data or a user follows the run; nothing for a plausible run."""
+    if implausible is not None:
+        say(implausible.sentence, _STYLE)

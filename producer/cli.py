@@ -17,24 +17,22 @@ from producer.lazy import Lazy, LazyGroup
 
 SECTIONS = {
     "Screen": {
-        "run": Lazy("producer.commands.run:run", "Screen an archive on this machine alone, start to end."),
+        "run": Lazy("producer.commands.run:run", "Screen an archive from start to end on this machine alone."),
         "submit": Lazy("producer.commands.submit:submit", "Put an archive of captures on the queue."),
         "watch": Lazy("producer.commands.watch:watch", "Follow a run until it is finished."),
-        "status": Lazy("producer.commands.status:status", "List the runs and where they stand."),
+        "status": Lazy("producer.commands.status:status", "List the runs and their progress."),
         "report": Lazy("producer.commands.report:report", "Show a run's results: table, JSON, CSV, HTML or FHIR."),
     },
     "Review": {
         "review": Lazy("producer.commands.review:review", "Review cases: list, next, show, confirm, override, ..."),
         "queue": Lazy("producer.commands.queue:queue", "Hand results to other systems: take, acknowledge, release."),
-        "pseudonyms": Lazy("producer.commands.pseudonyms:pseudonyms", "Tell which pseudonym is whose, with the key."),
+        "pseudonyms": Lazy("producer.commands.pseudonyms:pseudonyms", "List which patient has which pseudonym."),
     },
     "Correct": {
-        "cancel": Lazy("producer.commands.control:cancel", "Hand out no more chunks of a run."),
-        "resume": Lazy("producer.commands.control:resume", "Go on with a cancelled run."),
+        "cancel": Lazy("producer.commands.control:cancel", "Cancel a run: workers get no more of its chunks."),
+        "resume": Lazy("producer.commands.control:resume", "Continue a cancelled run."),
         "retry": Lazy("producer.commands.control:retry", "Screen again what was rejected or quarantined."),
-        "recompute": Lazy(
-            "producer.commands.recompute:recompute", "Compute results again, by another case rule perhaps."
-        ),
+        "recompute": Lazy("producer.commands.recompute:recompute", "Compute results again, also by another case rule."),
         "compare-runs": Lazy("producer.commands.compare_runs:compare_runs", "Compare two runs of one archive."),
         "fsck": Lazy("producer.commands.fsck:command", "Check that nothing in a run was lost or counted twice."),
     },
@@ -53,10 +51,10 @@ SECTIONS = {
         "worker": Lazy("worker.command:worker", "Start a worker on this machine."),
         "bundle": Lazy("worker.bundle_command:bundle", "Show, verify or compile a bundle."),
         "db": Lazy("producer.commands.database:database", "Create, upgrade or check the database."),
-        "purge": Lazy("producer.commands.purge:purge", "Remove old runs with all that belongs to them."),
+        "purge": Lazy("producer.commands.purge:purge", "Remove old runs and all that belongs to them."),
     },
 }
-"""Heading -> name -> where the command is. Packages that must not be imported here are named by a string."""
+"""Heading -> name -> where the command is. A string names each package that must not be imported here."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 YOURS_TO_MEND = frozenset(
     {
@@ -64,7 +62,7 @@ YOURS_TO_MEND = frozenset(
         errno.ENAMETOOLONG, errno.ELOOP,
     }
 )  # fmt: skip
-"""What is wrong with a file that somebody named."""
+"""Errors about a file that the user named and can correct."""
 
 
 @click.group(
@@ -72,13 +70,13 @@ YOURS_TO_MEND = frozenset(
     sections=SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--debug", is_flag=True, help="Show where in the program an unexpected error arose.")
+@click.option("--debug", is_flag=True, help="Show where in the program an unexpected error happened.")
 @click.version_option(version("slide-screen"), prog_name="slide-screen")
 def screen(debug: bool) -> None:
     """Screen archives of blood-smear captures for acute lymphoblastic leukaemia, for review by a haematologist.
 
     \b
-    Exit codes: 0 all captures screened, 1 some ended badly, 2 a mistake that you can mend,
+    Exit codes: 0 all captures screened, 1 some ended badly, 2 a mistake that you can correct,
     3 Redis, database or archive out of reach, 70 this program failed.
 
     Settings are environment variables with the prefix SCREEN_, such as SCREEN_DATABASE_URL and SCREEN_REDIS_URL.
@@ -96,7 +94,7 @@ def main() -> None:
 
 
 def _exit_code(arguments: list[str]) -> int:
-    """Run a command; every failure becomes a line on stderr and an exit code, here and nowhere else."""
+    """Run a command. Only here does a failure become a line on stderr and an exit code."""
     debugging = False
     try:
         context = screen.make_context("screen", arguments)
@@ -114,13 +112,13 @@ def _exit_code(arguments: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _failed("interrupted", ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # `screen report 1 | head`: nobody reads on, and what is left in the buffer has no reader
+    except BrokenPipeError:  # `screen report 1 | head`: nobody reads the rest, so what is left in the buffer is dropped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except OSError as error:
         if debugging:
             traceback.print_exc()
-        return _failed(*_of_the_system(error))
+        return _failed(*_system_failure(error))
     except Exception as error:
         if debugging:
             traceback.print_exc()
@@ -138,15 +136,15 @@ def _failed(sentence: str, code: ExitCode) -> ExitCode:
     return code
 
 
-def _of_the_system(error: OSError) -> tuple[str, ExitCode]:
-    """What an error of the operating system means to who called."""
-    named = error.filename
-    file = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else None
+def _system_failure(error: OSError) -> tuple[str, ExitCode]:
+    """What an error of the operating system means to the user."""
+    path = error.filename
+    file = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else None
     if error.errno in NO_ROOM:
         where = file or f"a disk; the temporary folder is {gettempdir()}"
-        return f"no room left on {where}; make room and call again", ExitCode.UNAVAILABLE
+        return f"no room left on {where}; make room and run the command again", ExitCode.UNAVAILABLE
     if file is not None and error.errno in YOURS_TO_MEND:
-        sentence = f"{file}: {error.strerror}; choose another place, or see to it that this user may use it"
+        sentence = f"{file}: {error.strerror}; choose another place, or give this user the right to use it"
         return sentence, ExitCode.USAGE
     return f"the system failed ({error.strerror or error}{f': {file}' if file else ''})", ExitCode.BROKEN
 

@@ -1,4 +1,4 @@
-"""`make demo`: the main job from nothing, with the commands that a user would type, and a check of what came out."""
+"""`make demo`: a whole screening from the first step, with the commands of a user, and a check of its results."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import click
 from producer.output import say
 
 PATIENTS, CAPTURES, SEED = 12, 24, 7
-"""The demo bundle was trained on captures of another seed: none of these patients is among them."""
+"""The demo bundle was trained on captures of another seed, so it has seen none of these patients."""
 ENOUGH_RIGHT = 10
 
 
@@ -40,7 +40,7 @@ def demo(bundle: Path, out: Path) -> None:
 
 
 def check(report: dict[str, Any]) -> list[str]:
-    """What is wrong with the demo's report, which has the truth: captures unaccounted for, patients called wrong."""
+    """The faults in the demo's report, which has the true labels: missing captures, wrong results of patients."""
     run = report["run"]
     faults = []
     if run["submitted"] != run["screened"] + run["rejected"] + run["quarantined"] or run["finished_at"] is None:
@@ -55,7 +55,7 @@ def check(report: dict[str, Any]) -> list[str]:
 
 
 def _screen(*arguments: object, show: bool = False) -> str:
-    """Run `screen ARGUMENTS`, named on stderr; returns its stdout, shown as well if `show`."""
+    """Run `screen ARGUMENTS` and show the command on stderr. Returns its stdout; with `show`, prints it instead."""
     words = [str(argument) for argument in arguments]
     say(f"$ screen {shlex.join(words)}", "dim")
     done = subprocess.run(  # noqa: S603 - our own command

@@ -1,5 +1,5 @@
-"""A command with many subcommands, each imported when it is called: `--help` is quick, and what one needs no other must
-have installed.
+"""A command with many subcommands. Each is imported when it is called, so `--help` is fast, and a package that only one
+subcommand needs may be missing for the others.
 """
 
 import importlib
@@ -12,14 +12,14 @@ import click
 
 @dataclass(frozen=True)
 class Lazy:
-    """A subcommand: where it is, as `module:attribute`, and what it does, in a sentence for the list."""
+    """A subcommand: its `place` as `module:attribute`, and one sentence for the list about what it does."""
 
     place: str
     help: str
 
 
 class LazyGroup(click.Group):
-    """`sections` are the headings of the list of subcommands, and those below each."""
+    """`sections` maps each heading of the list to the subcommands below it."""
 
     def __init__(self, *arguments: Any, sections: Mapping[str, Mapping[str, Lazy]], **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -27,16 +27,16 @@ class LazyGroup(click.Group):
 
     @property
     def lazy(self) -> dict[str, Lazy]:
-        return {name: found for section in self.sections.values() for name, found in section.items()}
+        return {name: subcommand for section in self.sections.values() for name, subcommand in section.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = self.lazy.get(cmd_name)
-        if found is None:
+        subcommand = self.lazy.get(cmd_name)
+        if subcommand is None:
             return None
-        module, attribute = found.place.split(":")
+        module, attribute = subcommand.place.split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
@@ -45,4 +45,4 @@ class LazyGroup(click.Group):
         width = max(map(len, self.lazy))
         for heading, section in self.sections.items():
             with formatter.section(heading):
-                formatter.write_dl([(name.ljust(width), found.help) for name, found in section.items()])
+                formatter.write_dl([(name.ljust(width), subcommand.help) for name, subcommand in section.items()])

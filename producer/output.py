@@ -1,4 +1,4 @@
-"""How listings look: one decorator gives each the same `--json` and `--csv`; stdout is data, stderr is talk."""
+"""How listings look: one decorator gives each `--json` and `--csv`; data goes to stdout, messages to stderr."""
 
 import csv
 import getpass
@@ -23,7 +23,7 @@ stdout = Console(emoji=False)
 stderr = Console(stderr=True, emoji=False)
 
 ID = click.IntRange(1, 2**63 - 1)
-"""A number that the database gave: of a run, a case, a row."""
+"""A number that the database gave to a run, a case or a row."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -35,7 +35,7 @@ def output_options(function: Function) -> Function:
 
 
 def login_name() -> str:
-    """Who acts, for the audit; in a container the user may have no name."""
+    """The acting user's name, for the audit; in a container the user may have no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -48,7 +48,7 @@ def json_out(value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """JSON with times in ISO 8601; ends with a newline. What stdout could not write is escaped."""
+    """JSON with times in ISO 8601; ends with a newline. Characters that stdout cannot write are escaped."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     return json.dumps(value, default=_jsonable, ensure_ascii=not is_unicode, indent=2) + "\n"
 
@@ -74,7 +74,7 @@ def _cell(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value  # a spreadsheet would run it as a formula, and a folder's name is anybody's text
+        return "'" + value  # a spreadsheet would run it as a formula, and anybody can choose a folder's name
     return value
 
 
@@ -87,15 +87,15 @@ def _jsonable(value: Any) -> Any:
 
 
 def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
-    """An empty table. `right` columns hold numbers; `fold` columns give way on a narrow terminal."""
-    made = Table(
+    """An empty table. `right` columns hold numbers; `fold` columns become narrower on a narrow terminal."""
+    empty = Table(
         title=title, title_justify="left", header_style="bold", pad_edge=False, padding=(0, 1, 0, 0), box=SIMPLE_HEAD
     )
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
         narrow = column in fold
-        made.add_column(column, justify=justify, no_wrap=not narrow, overflow="fold", min_width=7 if narrow else None)
-    return made
+        empty.add_column(column, justify=justify, no_wrap=not narrow, overflow="fold", min_width=7 if narrow else None)
+    return empty
 
 
 def shown_verdict(verdict: str) -> Text:
@@ -110,10 +110,10 @@ def shown_verdict(verdict: str) -> Text:
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A line on stderr as it is: paths and names in it are no markup."""
+    """Print a line on stderr unchanged: paths and names in it are not markup."""
     stderr.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def plain(value: Any) -> Text:
-    """Text from outside (a folder's name, say) as it is: its brackets are no markup."""
+    """Text from outside, such as a folder's name, unchanged: its brackets are not markup."""
     return Text("" if value is None else str(value))

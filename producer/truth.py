@@ -1,4 +1,4 @@
-"""True labels beside the results, where somebody knows them: in the demo, or on a reviewed archive."""
+"""True labels beside the results, where they are known: in the demo, or for a reviewed archive."""
 
 import csv
 from pathlib import Path
@@ -12,12 +12,12 @@ from db.run_report import CaseRow
 truth_option = click.option(
     "--truth",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A labels.csv with the columns patient and label: shows the true label beside each result.",
+    help="Show the true label beside each result, from a labels.csv with the columns patient and label.",
 )
 
 
 def is_right(case: CaseRow, label: str, benign_label: str) -> bool:
-    """Whether the proposal matches the true label: benign, or ALL with this very subtype."""
+    """Whether the proposal matches the true label: benign, or ALL with exactly this subtype."""
     if case.verdict is Verdict.ALL:
         return case.subtype == label
     return case.verdict is Verdict.BENIGN and label == benign_label

@@ -1,4 +1,4 @@
-"""Following a run: progress on stderr until its last case has its result."""
+"""Following a run: shows progress on stderr until the last case has its result."""
 
 import time
 from collections.abc import Callable
@@ -17,23 +17,23 @@ POLL_S = 0.5
 
 
 def watch_run(database: Engine, run_id: int) -> ExitCode:
-    """Follow a run to its end; then say whether it can be believed, and how its captures ended.
+    """Follow a run to its end; then say whether its results are plausible, and how its captures ended.
 
     Returns SOME_ENDED_BADLY where captures were rejected or quarantined, the run was cancelled, or most captures of
     most patients do not count. Raises NoSuchRun.
     """
-    now = follow_run(database, run_id)
+    last = follow_run(database, run_id)
     implausible = implausibility(database, run_id)
     say_alarm(implausible)
-    say(now.accounting)
-    bad = now.rejected or now.quarantined or now.cancelled or implausible
+    say(last.accounting)
+    bad = last.rejected or last.quarantined or last.cancelled or implausible
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
 
 
 def follow_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda: None) -> RunProgress:
-    """Show progress, rate and time left until the run is finished; Ctrl-C leaves the run going.
+    """Show progress, rate and time left until the run is finished; after Ctrl-C the run continues.
 
-    `alive` is called on every look and may raise. Returns how the run stands at its end. Raises NoSuchRun.
+    `alive` is called before each query and may raise. Returns the progress at the end of the run. Raises NoSuchRun.
     """
     now = progress(database, run_id)
     columns = (
@@ -42,14 +42,14 @@ def follow_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda
     )  # fmt: skip
     with Progress(*columns, console=stderr) as bar:
         task = bar.add_task("", total=now.submitted, run=run_id, note="", completed=now.ended)
-        told: str | None = None
+        last_trouble: str | None = None
         while not (now.finished or now.cancelled):
             alive()
             time.sleep(POLL_S)
             now = _look(database, run_id, now)
-            if now.trouble and now.trouble != told:
-                told = now.trouble
-                say(f"a worker gave a chunk back, and it is tried again: {told}", "yellow")
+            if now.trouble and now.trouble != last_trouble:
+                last_trouble = now.trouble
+                say(f"a worker gave a chunk back, and it is tried again: {last_trouble}", "yellow")
             bar.update(task, completed=now.ended, note=_note(now))
         bar.update(task, completed=now.ended, note=_note(now))
     return now
@@ -58,7 +58,7 @@ def follow_run(database: Engine, run_id: int, alive: Callable[[], None] = lambda
 def _look(database: Engine, run_id: int, last: RunProgress) -> RunProgress:
     try:
         return progress(database, run_id)
-    except DatabaseUnavailable as error:  # a restart of the server; the run does not depend on who watches
+    except DatabaseUnavailable as error:  # perhaps a restart of the server; the run does not need us
         say(f"{error}; still watching", "yellow")
         return last
 
@@ -69,9 +69,9 @@ def _note(now: RunProgress) -> str:
         parts.append(f"[yellow]{now.rejected} rejected, {now.quarantined} quarantined[/]")
     if now.recent_per_s:
         parts.append(f"{now.recent_per_s:.0f}/s")
-        left = (now.submitted - now.ended) / now.recent_per_s
-        if left:
-            parts.append(f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left")
+        seconds = (now.submitted - now.ended) / now.recent_per_s
+        if seconds:
+            parts.append(f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left")
     elif not now.finished and not now.chunks_leased:
         parts.append("waiting for a worker")
     return ", ".join(parts)

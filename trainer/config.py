@@ -1,6 +1,6 @@
-"""The configuration of a training run: a TOML file, every key typed, unknown keys refused.
+"""The configuration of a training run: a TOML file with typed keys. Unknown keys are refused.
 
-The resolved configuration, defaults filled in, is written into the bundle as config.toml and into its provenance.
+The resolved configuration, with all defaults, is written into the bundle as config.toml and into its provenance.
 """
 
 import tomllib
@@ -18,9 +18,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 SplitRule = Literal["grouped", "blocked", "appearance", "random"]
 StainView = Literal["none", "density", "white", "grey"]
 
-
 VERSION: Literal[2] = 2
-"""Of the keys of a recipe. Version 1 had a single phase, without a table of its own, and no version."""
+"""Version of the keys of a recipe. Version 1 had one phase without its own table, and no key for the version."""
 
 
 class _Table(BaseModel):
@@ -28,14 +27,14 @@ class _Table(BaseModel):
 
 
 class ModelTable(_Table):
-    """[model]: the backbone, by its timm name, what its weights start from, and what lies around it."""
+    """[model]: the backbone, by its timm name, its initial weights, and the layers around it."""
 
     architecture: str = Field("efficientnet_b3", description="timm's name of a convolutional network")
     stages: int | None = Field(
         None,
         ge=1,
-        description="the backbone ends after so many of its stages, and the head sees that feature map; unset: all. On "
-        "looks that it has not seen, a middle stage of ImageNet weights tells blasts apart better than the last",
+        description="the backbone ends after this many of its stages, and the head sees that feature map; unset: all. "
+        "On looks that it has not seen, a middle stage of ImageNet weights separates blasts better than the last",
     )
     initial_weights: str = Field(
         "imagenet",
@@ -45,12 +44,12 @@ class ModelTable(_Table):
     stain_normalisation: tuple[StainView, ...] = Field(
         ("none",),
         min_length=1,
-        description="in the graph. density: every channel gets the same mean and deviation in optical density; white: "
-        "the background becomes white; grey: white, then without colour. Of several, the backbone sees each, and the "
-        "head all of their features",
+        description="done in the graph. density: every channel gets the same mean and deviation in optical density; "
+        "white: the background becomes white; grey: as white, then without colour. If there are several, the backbone "
+        "sees each of them, and the head sees all of their features",
     )
     second_input: Literal["none", "hsv"] = Field(
-        "none", description="hsv: the same backbone also sees the capture with all but its nucleated cells blackened"
+        "none", description="hsv: the same backbone also sees the capture with all except its nucleated cells in black"
     )
     head: Literal["linear", "dense"] = Field(
         "linear", description="dense: dense, batch norm, LeakyReLU, dropout, dense; it has no exact activation map"
@@ -61,24 +60,24 @@ class ModelTable(_Table):
 
     @field_validator("stain_normalisation", mode="before")
     @classmethod
-    def _several(cls, value: object) -> object:
+    def _as_tuple(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
 
 class DataTable(_Table):
-    """[data]: the labels in the order of the network's outputs, and what is held out by which rule."""
+    """[data]: the labels in the order of the network's outputs, and the rule that holds captures out."""
 
     labels: list[str] = Field(
-        ["Benign", "Early", "Pre", "Pro"], min_length=2, description="in the order of the network's outputs"
+        ["Benign", "Early", "Pre", "Pro"], min_length=2, description="the labels, in the order of the network's outputs"
     )
-    benign_label: str = Field("Benign", description="which of them is benign")
-    split: SplitRule = Field("grouped", description="what is held out whole: see Splits")
+    benign_label: str = Field("Benign", description="the label that is benign")
+    split: SplitRule = Field("grouped", description="the rule that holds captures out: see Splits")
     validation: float = Field(0.15, gt=0, lt=0.5, description="share of captures for validation")
     test: float = Field(0.15, gt=0, lt=0.5, description="share of captures for the test")
     blocks: int = Field(20, ge=4, description="runs of consecutive file numbers per label, for split = blocked")
     appearances: int = Field(12, ge=4, description="clusters of look per label, for split = appearance")
     near_duplicate_bits: int = Field(
-        4, ge=0, le=16, description="captures whose 64-bit perceptual hashes differ in at most so many bits are one"
+        4, ge=0, le=16, description="captures whose 64-bit perceptual hashes differ in at most this many bits are one"
     )
     min_images: int = Field(6, ge=3, description="a label with fewer images is refused")
 
@@ -95,44 +94,42 @@ class Stage(_Table):
     """A run of epochs at one image side, in pixels: progressive resizing."""
 
     size: int = Field(ge=32, le=2048, description="side of the captures in pixels")
-    epochs: int = Field(ge=1, description="times that every capture for training is seen")
+    epochs: int = Field(ge=1, description="how often every training capture is used")
 
 
 class Phase(_Table):
-    """[[training.phases]]: epochs under one learning-rate schedule, all layers or the head alone."""
+    """[[training.phases]]: epochs under one learning-rate schedule, for all layers or only the head."""
 
     stages: list[Stage] = Field(
-        min_length=1, description="image sizes and epochs, in their order; the last phase ends at image.size"
+        min_length=1, description="image sizes and epochs, in order; the last phase ends at image.size"
     )
-    frozen: bool = Field(False, description="only the head learns; with initial weights none, everything does")
+    frozen: bool = Field(False, description="only the head learns; with initial weights none, all layers learn")
     solver: Literal["gradient", "logistic"] = Field(
         "gradient",
-        description="logistic: nothing but the head learns, fitted in one go by logistic regression on the features of "
-        "the training captures; its stage has one epoch",
+        description="logistic: only the head learns, fitted in one step by logistic regression on the features of the "
+        "training captures; its stage has one epoch",
     )
-    inverse_penalty: float = Field(
-        0.3, gt=0, description="logistic: scikit-learn's C, of features that have been standardised"
-    )
-    copies: int = Field(0, ge=0, description="logistic: augmented copies of each capture that are fitted beside it")
+    inverse_penalty: float = Field(0.3, gt=0, description="logistic: scikit-learn's C, for standardised features")
+    copies: int = Field(0, ge=0, description="logistic: how many augmented copies of each capture are also fitted")
     copies_weight: float = Field(
         1.0,
         gt=0,
-        description="logistic: how much all copies of a capture count together, where the capture itself counts 1. "
-        "More buys robustness with accuracy on captures as they are",
+        description="logistic: weight of all copies of a capture together; the capture itself has weight 1. A higher "
+        "value gives more robustness but less accuracy on unchanged captures",
     )
     schedule: Literal["one-cycle", "cosine"] = Field(
         "one-cycle", description="one-cycle: the rate rises, then falls to almost 0; cosine: it falls to 0"
     )
     learning_rate: float | Literal["find"] = Field(
-        1e-3, description='the highest rate of the schedule; "find": by the learning-rate finder'
+        1e-3, description='the highest rate of the schedule; "find": the learning-rate finder chooses it'
     )
-    warm_up: float = Field(0.25, gt=0, lt=1, description="share of the one-cycle's steps in which the rate rises")
+    warm_up: float = Field(0.25, gt=0, lt=1, description="one-cycle: share of the steps in which the rate rises")
     discriminative: float = Field(
-        1.0, ge=1, description="the first layers learn so many times slower than the head; 1 with initial weights none"
+        1.0, ge=1, description="how many times slower the first layers learn than the head; 1 with initial weights none"
     )
-    scratch_stages: list[Stage] | None = Field(None, description="stages instead, with initial weights none")
+    scratch_stages: list[Stage] | None = Field(None, description="replaces stages if initial weights are none")
     scratch_learning_rate: float | Literal["find"] | None = Field(
-        None, description="learning_rate instead, with initial weights none"
+        None, description="replaces learning_rate if initial weights are none"
     )
 
     @property
@@ -146,7 +143,7 @@ class Phase(_Table):
         return self
 
     def from_scratch(self) -> "Phase":
-        """The phase for weights that begin at random: all layers learn at one rate, longer if the recipe says so."""
+        """The phase for random initial weights: all layers learn at one rate, for longer if the recipe says so."""
         return self.model_copy(
             update={
                 "frozen": False,
@@ -160,20 +157,20 @@ class Phase(_Table):
 
 
 class TrainingTable(_Table):
-    """[training]: phases follow one another; the weights of the best epoch on validation are kept."""
+    """[training]: phases run in order; the weights of the best epoch on validation are kept."""
 
     phases: list[Phase] = Field(min_length=1, description="see `[[training.phases]]`")
     batch_size: int = Field(32, ge=2, description="captures in a step, on each device")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="adam: weight_decay is an L2 penalty")
-    weight_decay: float = Field(0.05, ge=0, description="pull of all weights but biases and norms towards 0")
+    weight_decay: float = Field(0.05, ge=0, description="pulls all weights except biases and norms towards 0")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="share of the target spread evenly over the labels")
     balance: Fraction = Field(
-        0.0, description="exponent of the inverse label frequency by which a capture counts in the loss"
+        0.0, description="a capture's weight in the loss is the inverse frequency of its label to this power"
     )
     clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="weights are averaged over steps; unset: not")
-    patience: int | None = Field(None, ge=1, description="a phase ends after so many epochs without a better one")
-    seed: int = Field(0, ge=0, description="of split, order, augmentation and new weights")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="averages the weights over steps; unset: no average")
+    patience: int | None = Field(None, ge=1, description="a phase ends after this many epochs without a better one")
+    seed: int = Field(0, ge=0, description="seed of split, order, augmentation and new weights")
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = Field(
         "auto",
         description="auto: 16-mixed on a GPU; on a CPU with bfloat16 instructions bf16-mixed, if `screen train` finds "
@@ -182,20 +179,20 @@ class TrainingTable(_Table):
 
 
 class AugmentTable(_Table):
-    """[augment]: each number is the largest deviation or a share of captures; 0 or false switches a step off."""
+    """[augment]: each number is the largest deviation or a share of captures; 0 or false turns a step off."""
 
-    flips: bool = Field(True, description="left and right, up and down")
+    flips: bool = Field(True, description="flips left and right, up and down")
     quarter_turns: bool = Field(True, description="for square captures; others are stretched, and turn their cells")
-    rotation: float = Field(0.0, ge=0, le=180, description="degrees")
+    rotation: float = Field(0.0, ge=0, le=180, description="rotation up to this many degrees")
     scale: float = Field(0.05, ge=0, lt=0.9, description="factor on the size, 1 +- this")
-    translation: float = Field(0.05, ge=0, le=0.5, description="share of the side")
+    translation: float = Field(0.05, ge=0, le=0.5, description="shift up to this share of the side")
     stain_scale: float = Field(0.15, ge=0, lt=1, description="factor on each stain's concentration, 1 +- this")
     stain_shift: float = Field(0.03, ge=0, lt=1, description="added to each stain's concentration")
     brightness: float = Field(0.1, ge=0, lt=1, description="factor on the light of all channels, 1 +- this")
     contrast: float = Field(0.1, ge=0, lt=1, description="factor on the distance from the mean, 1 +- this")
     white_balance: float = Field(0.05, ge=0, lt=1, description="factor on the light of each channel, 1 +- this")
     grey: Fraction = Field(0.0, description="share of captures that lose their colour")
-    blur: Fraction = Field(0.5, description="a quarter of the captures is mixed with its blurred self, up to this")
+    blur: Fraction = Field(0.5, description="a quarter of the captures is mixed with a blurred copy, up to this share")
     defocus: float = Field(
         0.0,
         ge=0,
@@ -205,8 +202,8 @@ class AugmentTable(_Table):
     )
     noise: float = Field(0.02, ge=0, lt=1, description="a quarter of the captures gets noise of up to this deviation")
     jpeg: Fraction = Field(0.0, description="share of captures compressed again with quality 50 to 100")
-    corner_mask: Fraction = Field(0.0, description="chance, for each corner, to be painted over with background")
-    scale_bar: Fraction = Field(0.0, description="share of captures that get a drawn scale bar in some corner")
+    corner_mask: Fraction = Field(0.0, description="chance of each corner to be covered with background")
+    scale_bar: Fraction = Field(0.0, description="share of captures that get a drawn scale bar in a corner")
     mixup: Fraction = Field(0.0, description="share of batches mixed by mixup (Zhang et al. 2018), alpha 0.2")
     cutmix: Fraction = Field(0.0, description="share of batches mixed by cutmix (Yun et al. 2019), alpha 1")
 
@@ -218,11 +215,11 @@ class AugmentTable(_Table):
 
 
 class CaseTable(_Table):
-    """[case]: the case rule (docs/case-rule.md), and what its thresholds are fitted for, on validation patients."""
+    """[case]: the case rule (docs/case-rule.md), and the targets of its thresholds, fitted on validation patients."""
 
     rule: RuleName = Field("mean", description="how the captures of a case become its score")
-    target_sensitivity: float = Field(0.995, gt=0, le=1, description="of ALL: at most the rest is called benign")
-    target_specificity: float = Field(0.995, gt=0, le=1, description="of benign: at most the rest is called ALL")
+    target_sensitivity: float = Field(0.995, gt=0, le=1, description="lowest share of ALL cases not called benign")
+    target_specificity: float = Field(0.995, gt=0, le=1, description="lowest share of benign cases not called ALL")
     min_captures: int = Field(3, ge=1, description="a case with fewer usable captures is insufficient")
     positive_from: float = Field(0.5, gt=0, le=1, description="positive_share: a capture from this P(ALL) on counts")
     top_k: int = Field(5, ge=1, description="top_k_mean: how many of the highest P(ALL) count")
@@ -230,23 +227,23 @@ class CaseTable(_Table):
 
 
 class ExportTable(_Table):
-    """[export]: what the bundle holds."""
+    """[export]: the contents of the bundle."""
 
     precision: Literal["full", "half"] = Field("full", description="how weights are stored; arithmetic is float32")
     half_graph: bool = Field(True, description="also write model.half.onnx, in half-precision arithmetic, for TensorRT")
     weights: bool = Field(True, description="also write model.safetensors, for further training")
     golden: int = Field(8, ge=1, le=64, description="captures whose outputs every engine must reproduce")
     test_time_flips: Literal[1, 2, 4] = Field(
-        1, description="the graph averages over so many mirrored views; costs as many times the inference"
+        1, description="the graph averages over this many mirrored views; inference takes that many times longer"
     )
-    audit_captures: int = Field(600, ge=8, description="test captures, at most, in the robustness audit")
+    audit_captures: int = Field(600, ge=8, description="largest number of test captures in the robustness audit")
 
 
 class Config(_Table):
     """A whole training run."""
 
-    version: Literal[2] = Field(VERSION, description="of these keys; a file of an older one is read as it was meant")
-    name: str = Field(min_length=1, description="of the recipe, and of the bundle")
+    version: Literal[2] = Field(VERSION, description="version of these keys; files of older versions are still read")
+    name: str = Field(min_length=1, description="name of the recipe and of the bundle")
     notice: str | None = Field(None, description="shown with every report made with the bundle")
     model: ModelTable = Field(ModelTable(), description="see `[model]`")
     image: ImageSpec = Field(description="see `[image]`")
@@ -267,45 +264,43 @@ class Config(_Table):
         return self
 
     def resolved(self) -> "Config":
-        """What is trained: without initial weights nothing is frozen, all layers learn at one rate, and what the
-        recipe says of training from scratch holds.
+        """The configuration as it is trained. Without initial weights the recipe's keys for training from scratch
+        apply: nothing is frozen, and all layers learn at one rate.
 
-        A frozen backbone of random weights would teach the head nothing, and layers that begin at random must all
-        learn; so a head that is fitted on frozen features is left out. Raises SettingsError where nothing else is.
+        A head learns nothing on a frozen backbone with random weights, and random layers must all learn. So phases
+        that fit a head on frozen features are left out. Raises SettingsError if there are no other phases.
         """
         if self.model.initial_weights != "none":
             return self
         phases = [phase.from_scratch().model_dump() for phase in self.training.phases if phase.solver == "gradient"]
         if not phases:
             raise SettingsError(
-                f'recipe {self.name}: fits a head on features that were learnt, and initial_weights = "none" has '
-                "none: give --initial-weights package, or a file, or choose another recipe"
+                f'recipe {self.name}: fits a head on learned features, and initial_weights = "none" gives '
+                "none: use --initial-weights package, or a file, or choose another recipe"
             )
         return self.changed("training", phases=phases)
 
     def changed(self, table: str, **values: Any) -> "Config":
-        """The same configuration with some keys of one table replaced; values of None are left. Checked again."""
+        """The same configuration with some keys of one table replaced, checked again; None keeps a value."""
         tree = self.model_dump(mode="python")
         tree[table] |= {key: value for key, value in values.items() if value is not None}
         return _validated(tree, f"with {table} changed")
 
 
 def load_config(recipe: str | Path) -> Config:
-    """Read a shipped recipe by its name ("ours", "demo") or any TOML file. Raises SettingsError naming the key."""
+    """Read a shipped recipe by its name ("ours", "demo") or any TOML file. Raises SettingsError that names the key."""
     shipped = resources.files("trainer") / "recipes" / f"{recipe}.toml"
     try:
         text = (shipped if shipped.is_file() else Path(recipe)).read_text(encoding="utf-8")
     except OSError as error:
-        names = ", ".join(sorted(recipe_names()))
-        raise SettingsError(
-            f"recipe {recipe}: cannot be read ({error.strerror}); name a TOML file or one of {names}"
-        ) from None
+        choices = f"a TOML file or one of {', '.join(sorted(recipe_names()))}"
+        raise SettingsError(f"recipe {recipe}: cannot be read ({error.strerror}); name {choices}") from None
     except UnicodeDecodeError as error:
-        raise SettingsError(f"recipe {recipe}: is no UTF-8 text ({error})") from None
+        raise SettingsError(f"recipe {recipe}: is not UTF-8 text ({error})") from None
     try:
         return _validated(tomllib.loads(text), str(recipe))
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"recipe {recipe}: is no TOML ({error})") from None
+        raise SettingsError(f"recipe {recipe}: is not TOML ({error})") from None
 
 
 def recipe_names() -> list[str]:
@@ -323,12 +318,12 @@ def _validated(tree: dict[str, Any], recipe: str) -> Config:
     try:
         return Config.model_validate(_from_version_1(tree))
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {_sentence(e)}" for e in error.errors()]
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {_sentence(fault)}" for fault in error.errors()]
         raise SettingsError(f"recipe {recipe}: {'; '.join(faults)}") from None
 
 
 def _from_version_1(tree: dict[str, Any]) -> dict[str, Any]:
-    """The keys of version 1 at their places in version 2; a tree of version 2 as it is."""
+    """The keys of version 1 at their places in version 2; a tree of version 2 unchanged."""
     training, export = tree.get("training"), tree.get("export")
     if not isinstance(training, dict) or "stages" not in training or "phases" in training:
         return tree
@@ -338,17 +333,17 @@ def _from_version_1(tree: dict[str, Any]) -> dict[str, Any]:
         "training": {key: value for key, value in training.items() if key not in moved} | {"phases": [phase]}
     }
     if isinstance(export, dict) and "min_captures" in export:
-        rest = {key: value for key, value in export.items() if key != "min_captures"}
-        tree |= {"export": rest, "case": {"min_captures": export["min_captures"]} | tree.get("case", {})}
+        kept_export = {key: value for key, value in export.items() if key != "min_captures"}
+        tree |= {"export": kept_export, "case": {"min_captures": export["min_captures"]} | tree.get("case", {})}
     return tree
 
 
-def _sentence(error: Any) -> str:
-    return "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
+def _sentence(fault: Any) -> str:
+    return "unknown key" if fault["type"] == "extra_forbidden" else str(fault["msg"])
 
 
 def to_toml(config: Config) -> str:
-    """The resolved configuration as TOML that `load_config` reads back; unset values are left out."""
-    import tomli_w  # of the extra; the rest of this module is needed for --help too
+    """The configuration as TOML that `load_config` can read; unset values are left out."""
+    import tomli_w  # from the extra `train`; --help needs this module without it
 
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

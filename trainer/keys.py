@@ -1,4 +1,4 @@
-"""Every key of a recipe, as tables from the models that read them: `make docs` prints them in docs/training.md."""
+"""Every key of a recipe, as tables made from the models that read them. `make docs` prints them in docs/training.md."""
 
 import json
 import types
@@ -59,7 +59,7 @@ def _table(heading: str, model: type[BaseModel]) -> str:
 
 
 def kind_in_words(field: FieldInfo) -> str:
-    """What the key takes, with its limits: "whole number, from 1"."""
+    """The values that the key takes, with their limits: "whole number, from 1"."""
     limits = [text for text in map(_limit, field.metadata) if text]
     return ", ".join([_named(field.annotation), *limits])
 
@@ -73,7 +73,7 @@ def _named(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return " or ".join(f"`{json.dumps(choice.value)}`" for choice in kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_named(one) for one in inner)
+        return " or ".join(_named(member) for member in inner)
     if origin is list:
         return "list of " + {str: "texts", Stage: "stages", Phase: "phases"}.get(inner[0], _named(inner[0]))
     if origin is tuple:
@@ -84,8 +84,8 @@ def _named(kind: Any) -> str:
 
 
 def _limits(part: Any) -> list[str]:
-    held = part.metadata if isinstance(part, FieldInfo) else [part]
-    return [text for text in map(_limit, held) if text]
+    limits = part.metadata if isinstance(part, FieldInfo) else [part]
+    return [text for text in map(_limit, limits) if text]
 
 
 def _limit(limit: Any) -> str:

@@ -1,4 +1,4 @@
-"""Options that the commands of the trainer share, and what they make of a recipe."""
+"""Options that the commands of the trainer share, and how they change a recipe."""
 
 import importlib
 import logging
@@ -37,12 +37,12 @@ cache_option = click.option(
 
 
 def data_options(command: Command) -> Command:
-    """What of a recipe may be said on the command line: network, size, epochs, labels, split, batch size."""
+    """The parts of a recipe that the command line can change: network, size, epochs, labels, split, batch size."""
     for option in reversed((
         click.option("--architecture", help="Use this backbone, by timm's name, instead of the recipe's."),
         click.option(
             "--initial-weights",
-            help='Begin with these weights instead of the recipe\'s: "imagenet", "package", "none", or a .safetensors, '
+            help='Start from these weights instead of the recipe\'s: "imagenet", "package", "none", or a .safetensors, '
                 ".pth or .pt file.",
         ),
         click.option(
@@ -52,19 +52,19 @@ def data_options(command: Command) -> Command:
         ),
         click.option(
             "--epochs", type=click.IntRange(min=1),
-            help="Train this many epochs in all instead of the recipe's; its stages change in proportion, each "
-                "keeps at least one.",
+            help="Train this many epochs in all instead of the recipe's; its stages change in proportion, and "
+                "each keeps at least one.",
         ),
         click.option("--split-rule", type=click.Choice(get_args(SplitRule)),
-            help="Hold captures out by this rule instead of the recipe's."),
+            help="Hold out captures by this rule instead of the recipe's."),
         click.option(
             "--split", "given_split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            help="Take the split of this split.csv: the same captures train, validate and test.",
+            help="Use the split in this split.csv: the same captures are for training, validation and test.",
         ),
         click.option("--labels", help="Use these labels, separated by commas, instead of the recipe's."),
-        click.option("--benign-label", help="Name the label that is benign, instead of the recipe's."),
+        click.option("--benign-label", help="Use this label as the benign one instead of the recipe's."),
         click.option("--batch-size", type=click.IntRange(min=2),
-            help="Take this many captures in a step instead of the recipe's."),
+            help="Use this many captures in a step instead of the recipe's."),
     )):  # fmt: skip
         command = option(command)
     return command
@@ -83,22 +83,22 @@ def configured(
     benign_label: str | None = None,
     batch_size: int | None = None,
 ) -> Config:
-    """The recipe with what the command line says otherwise. Raises SettingsError, UsageError."""
+    """The recipe with the changes from the command line. Raises SettingsError, UsageError."""
     config = load_config(recipe).changed("training", seed=seed, batch_size=batch_size)
-    named = [one.strip() for one in labels.split(",")] if labels else None
+    label_names = [label.strip() for label in labels.split(",")] if labels else None
     config = config.changed("model", architecture=architecture, initial_weights=initial_weights)
-    config = config.changed("data", split=split_rule, labels=named, benign_label=benign_label)
+    config = config.changed("data", split=split_rule, labels=label_names, benign_label=benign_label)
     config = at_size(config, size) if size else config
     return of_length(config, epochs) if epochs else config
 
 
 def require_train_extra() -> None:
-    """Raise UsageError naming the extra where torch and the others are not installed."""
-    # Before torch loads its OpenMP: threads that wait for each other by spinning lose their turns to whatever else
-    # runs. Beside other busy processes on two cores a short B3 run took 137 s spinning and 53 s without (tried once
-    # each; not measured on an idle machine).
+    """Raise UsageError that names the extra if torch and the others are not installed."""
+    # Set before torch loads its OpenMP: threads that wait for each other by spinning lose their turns to other
+    # processes. Beside other busy processes on two cores a short B3 run took 137 s with spinning and 53 s without
+    # (tried once each; not measured on an idle machine).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Where triton is not installed, which only a GPU needs (requirements/train-cpu.txt), torch warns of it.
+    # torch warns if triton is not installed, which only a GPU needs (requirements/train-cpu.txt).
     logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
     try:
         for module in NEEDED:

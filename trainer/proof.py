@@ -50,8 +50,8 @@ def write_expectations(folder: Path, manifest: Manifest, captures: NDArray[np.ui
 
     The folder must already hold model.onnx, reference.npz and the golden files that expected.json lists. `manifest` has
     the reference, outputs and case policy that decisions are made with; its digests do not matter yet. `captures`,
-    uint8 [N, S, S, 3], become the hidden captures: a few hundred validation captures, chosen with `spread`, the most needed
-    first. Call this again whenever graph, reference or case policy changes, before `write_manifest`.
+    uint8 [N, S, S, 3], become the hidden captures: a few hundred validation captures, chosen with `spread`, the
+    most needed first. Call this again whenever graph, reference or case policy changes, before `write_manifest`.
     """
     bundle = Bundle(folder, "", manifest)
     runner = GraphRunner(folder / MODEL, manifest.outputs)
@@ -82,7 +82,7 @@ def write_expectations(folder: Path, manifest: Manifest, captures: NDArray[np.ui
 
 
 def as_jpeg(captures: NDArray[np.uint8]) -> list[bytes]:
-    """The captures as JPEG without names, at most MOST_BYTES together; if all are too large, only the first ones."""
+    """The captures as JPEG without names, at most MOST_BYTES together; if they are too large, only the first."""
     for quality in JPEG_QUALITIES:
         encoded = [_jpeg(capture, quality) for capture in captures]
         if sum(map(len, encoded)) <= MOST_BYTES:

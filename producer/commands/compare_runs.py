@@ -29,53 +29,56 @@ COLUMNS = (
 @click.argument("second", type=ID)
 @output_options
 def compare_runs(first: int, second: int, output: str) -> ExitCode:
-    """What changed between run FIRST and run SECOND of one archive, screened with two bundles for instance.
+    """Show what changed between run FIRST and run SECOND of one archive, for example screened with two bundles.
 
-    Lists the patients whose verdict or subtype is another one, with the captures that moved most, and says how far the
-    two agree.
+    Lists the patients whose verdict or subtype changed, with the captures that moved most, and says how well the two
+    runs agree.
     """
     database = open_database(get_settings().database_url)
-    found = compare(database, first, second)
+    comparison = compare(database, first, second)
     if output == "json":
-        agreement = [{"first": one, "second": other, "patients": n} for (one, other), n in found.agreement.items()]
-        json_out(asdict(found) | {"agreement": agreement})
+        agreement = [
+            {"first": before, "second": after, "patients": count}
+            for (before, after), count in comparison.agreement.items()
+        ]
+        json_out(asdict(comparison) | {"agreement": agreement})
     elif output == "csv":
-        csv_out([_row(one) for one in found.changed], COLUMNS)
+        csv_out([_row(case) for case in comparison.changed], COLUMNS)
     else:
-        _print(first, second, found)
+        _print(first, second, comparison)
     return ExitCode.OK
 
 
-def _row(one: ChangedCase) -> dict[str, Any]:
-    row: dict[str, Any] = {"patient": one.patient}
-    for when, result in (("before", one.before), ("after", one.after)):
+def _row(case: ChangedCase) -> dict[str, Any]:
+    row: dict[str, Any] = {"patient": case.patient}
+    for when, result in (("before", case.before), ("after", case.after)):
         row |= {f"{name}_{when}": result[name] for name in ("verdict", "subtype", "score")}
     return row
 
 
-def _print(first: int, second: int, found: Comparison) -> None:
-    seen = [verdict for verdict in Verdict if any(verdict in pair for pair in found.agreement)]
+def _print(first: int, second: int, comparison: Comparison) -> None:
+    verdicts = [verdict for verdict in Verdict if any(verdict in pair for pair in comparison.agreement)]
     stdout.print(f"Patients by verdict: run {first} down, run {second} across", style="italic", highlight=False)
-    shown = table(None, ("", *seen), right=tuple(seen))
-    for verdict in seen:
-        counts = [found.agreement.get((verdict, other), 0) for other in seen]
-        cells = [f"[bold]{n}[/]" if verdict == other else str(n or "") for n, other in zip(counts, seen, strict=True)]
-        shown.add_row(verdict, *cells)
-    stdout.print(shown)
-    if found.changed:
+    matrix = table(None, ("", *verdicts), right=tuple(verdicts))
+    for before in verdicts:
+        counts = {after: comparison.agreement.get((before, after), 0) for after in verdicts}
+        cells = [f"[bold]{count}[/]" if before == after else str(count or "") for after, count in counts.items()]
+        matrix.add_row(before, *cells)
+    stdout.print(matrix)
+    if comparison.changed:
         columns = ("patient", f"run {first}", f"run {second}", "captures that moved most")
         cases = table("Patients whose verdict or subtype changed", columns, fold=("patient", columns[3]))
-        for one in found.changed:
-            captures = "\n".join(map(_capture, one.captures)) or "none: another case rule"
-            cases.add_row(plain(one.patient), _result(one.before), _result(one.after), plain(captures))
+        for case in comparison.changed:
+            captures = "\n".join(map(_capture, case.captures)) or "none: another case rule"
+            cases.add_row(plain(case.patient), _result(case.before), _result(case.after), plain(captures))
         stdout.print(cases)
-    kappa = "not defined" if found.kappa is None else f"{found.kappa:.3f}"
-    same = sum(n for (one, other), n in found.agreement.items() if one == other)
-    stdout.print(f"{same} of {found.patients} patients keep their verdict, Cohen's kappa {kappa}; "
-                 f"{len(found.changed)} have another verdict or subtype", highlight=False)  # fmt: skip
-    for run, alone in ((first, found.only_first), (second, found.only_second)):
-        if alone:
-            stdout.print(f"{alone} patients have a result in run {run} alone", style="yellow", highlight=False)
+    kappa = "not defined" if comparison.kappa is None else f"{comparison.kappa:.3f}"
+    same = sum(count for (before, after), count in comparison.agreement.items() if before == after)
+    stdout.print(f"{same} of {comparison.patients} patients keep their verdict, Cohen's kappa {kappa}; "
+                 f"{len(comparison.changed)} have another verdict or subtype", highlight=False)  # fmt: skip
+    for run, count in ((first, comparison.only_first), (second, comparison.only_second)):
+        if count:
+            stdout.print(f"{count} patients have a result in run {run} alone", style="yellow", highlight=False)
 
 
 def _result(result: dict[str, Any]) -> str:
@@ -84,8 +87,8 @@ def _result(result: dict[str, Any]) -> str:
 
 
 def _capture(capture: dict[str, Any]) -> str:
-    one, other = (
+    before, after = (
         capture[when] if capture[f"p_all_{when}"] is None else f"{capture[when]} {capture[f'p_all_{when}']:.2f}"
         for when in ("before", "after")
     )
-    return f"{capture['path']}: {one} -> {other}"
+    return f"{capture['path']}: {before} -> {after}"

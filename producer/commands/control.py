@@ -17,18 +17,18 @@ from producer.publish import publish_chunks
 @click.command()
 @click.argument("run", type=ID)
 def cancel(run: int) -> ExitCode:
-    """Cancel RUN: workers get no more of its chunks. What they have in hand is finished, and nothing is deleted."""
+    """Cancel RUN: workers get no more of its chunks. They finish their current chunks, and nothing is deleted."""
     _, database = _opened()
     changed = control.cancel(database, run, actor=login_name())
     say(f"run {run} is cancelled" if changed else f"run {run} was cancelled before")
-    say(f"`screen resume {run}` goes on with it")
+    say(f"`screen resume {run}` continues it")
     return ExitCode.OK
 
 
 @click.command()
 @click.argument("run", type=ID)
 def resume(run: int) -> ExitCode:
-    """Go on with RUN after `screen cancel`, or send its pending chunks once more."""
+    """Continue RUN after `screen cancel`, or send its pending chunks once more."""
     settings, database = _opened()
     chunk_ids = control.resume(database, run, actor=login_name())
     _publish(settings, database, run, chunk_ids)
@@ -42,32 +42,31 @@ def resume(run: int) -> ExitCode:
     "--rejected", is_flag=True, help="Screen the rejected captures again; without this and --quarantined, both kinds."
 )
 @click.option("--quarantined", is_flag=True, help="Screen the quarantined captures again.")
-@click.option("--case", "case_id", type=ID, metavar="ID", help="Screen captures of this case alone again.")
+@click.option("--case", "case_id", type=ID, metavar="ID", help="Screen only captures of this case again.")
 def retry(run: int, rejected: bool, quarantined: bool, case_id: int | None) -> ExitCode:
-    """Screen captures of RUN again that were rejected or quarantined: after a repair of the storage, say.
+    """Screen captures of RUN again that were rejected or quarantined, for example after the storage was repaired.
 
-    Their cases are open until it is done; then they have a new result, which replaces the one before in the reporting
-    queue. A case that a reviewer has signed is left as it is. A file that was changed after the submit stays rejected:
-    submit the folder again.
+    Their cases are open until the captures have ended; then each has a new result, which replaces the old one in the
+    reporting queue. A case that a reviewer has signed stays as it is. A file that was changed after the submit stays
+    rejected: submit the folder again.
     """
     settings, database = _opened()
     states = [
         state
-        for state, asked in ((CaptureState.REJECTED, rejected), (CaptureState.QUARANTINED, quarantined))
-        if asked or not (rejected or quarantined)
+        for state, is_chosen in ((CaptureState.REJECTED, rejected), (CaptureState.QUARANTINED, quarantined))
+        if is_chosen or not (rejected or quarantined)
     ]
-    found = control.retry(
+    retried = control.retry(
         database, run, states=states, case_id=case_id, chunk_size=settings.chunk_size, actor=login_name()
     )
-    if found.reviewed:
-        say(
-            f"left as they are, since a reviewer has signed them: cases {', '.join(map(str, found.reviewed))}", "yellow"
-        )
-    if not found.captures:
+    if retried.reviewed:
+        cases = ", ".join(map(str, retried.reviewed))
+        say(f"left as they are, because a reviewer has signed them: cases {cases}", "yellow")
+    if not retried.captures:
         say(f"run {run}: no capture to try again")
         return ExitCode.OK
-    say(f"run {run}: {found.captures} captures of {found.cases} cases are tried again")
-    _publish(settings, database, run, found.chunk_ids)
+    say(f"run {run}: {retried.captures} captures of {retried.cases} cases are tried again")
+    _publish(settings, database, run, retried.chunk_ids)
     return ExitCode.OK
 
 

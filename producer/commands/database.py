@@ -15,12 +15,12 @@ def database() -> None:
 
 @database.command()
 def upgrade() -> None:
-    """Bring the database to this release's schema; creates it where there is none."""
+    """Upgrade the database to this release's schema, or create it if there is none."""
     before, now = schema.upgrade(open_engine(get_settings().database_url))
     say(f"schema {now}: " + ("nothing to do" if before == now else f"upgraded from {before or 'nothing'}"))
 
 
 @database.command()
 def check() -> None:
-    """Exit 0 if the database has this release's schema, else say what to do."""
-    say(f"schema {schema.check(open_engine(get_settings().database_url))}: as this release wants it")
+    """Exit 0 if the database has this release's schema, otherwise say what to do."""
+    say(f"schema {schema.check(open_engine(get_settings().database_url))}: the one that this release needs")

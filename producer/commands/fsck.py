@@ -23,30 +23,31 @@ from producer.output import ID, json_out, plain, stdout, table
 def command(run: int, against: int | None, as_json: bool) -> ExitCode:
     """Check that nothing in RUN was lost or counted twice.
 
-    Every invariant is counted anew from the rows, and every result computed again. Reads only, and may be asked while
-    the run is screened. Exit code 1 where an invariant does not hold.
+    Counts every invariant again from the rows, and computes every result again. It only reads, and may run while the
+    run is screened. Exits 1 if an invariant does not hold.
     """
     settings = get_settings()
     database = open_database(settings.database_url)
     grace = settings.lease_seconds + 2 * settings.sweep_seconds
     findings = fsck(database, run, grace_s=grace, against=against)
     if as_json:
-        json_out([asdict(one) | {"holds": one.holds} for one in findings])
+        json_out([asdict(finding) | {"holds": finding.holds} for finding in findings])
     else:
         _print(run, findings)
-    return ExitCode.OK if all(one.holds for one in findings) else ExitCode.SOME_ENDED_BADLY
+    return ExitCode.OK if all(finding.holds for finding in findings) else ExitCode.SOME_ENDED_BADLY
 
 
 def _print(run: int, findings: list[Finding]) -> None:
     shown = table(None, ("", "invariant", "checked", "broken", "for instance"), ("checked", "broken"),
                   fold=("invariant", "for instance"))  # fmt: skip
-    for one in findings:
-        mark = "[green]holds[/]" if one.holds else "[bold red]BROKEN[/]"
-        shown.add_row(mark, plain(one.invariant), str(one.checked), str(one.broken), plain(", ".join(one.examples)))
+    for finding in findings:
+        mark = "[green]holds[/]" if finding.holds else "[bold red]BROKEN[/]"
+        examples = plain(", ".join(finding.examples))
+        shown.add_row(mark, plain(finding.invariant), str(finding.checked), str(finding.broken), examples)
     stdout.print(shown)
-    broken = sum(not one.holds for one in findings)
+    broken = sum(not finding.holds for finding in findings)
     if broken:
-        stdout.print(f"run {run}: {broken} invariants are broken; keep the database and its logs as they are and tell "
-                     "whoever looks after the system", style="bold red")  # fmt: skip
+        stdout.print(f"run {run}: {broken} invariants are broken; keep the database and its logs as they are, and tell "
+                     "the people who run the system", style="bold red")  # fmt: skip
     else:
         stdout.print(f"run {run}: nothing lost, nothing twice", style="green")

@@ -1,4 +1,4 @@
-"""`screen pseudonyms`: which pseudonym is whose."""
+"""`screen pseudonyms`: which patient has which pseudonym."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ COLUMNS = ("pseudonym", "patient")
 def pseudonyms(archive: Path, output: str) -> ExitCode:
     """List the patients of ARCHIVE with the pseudonyms that they have in results.
 
-    Needs the key that they were submitted with, in SCREEN_PSEUDONYM_KEY_FILE, and no database.
+    Needs the key of their submit, in SCREEN_PSEUDONYM_KEY_FILE, but no database.
     """
     key = read_key(get_settings().pseudonym_key_file)
-    patients = sorted({one.patient for one in walk_archive(archive).captures})
-    rows = [{"pseudonym": key.pseudonym(one).decode(), "patient": display_name(one)} for one in patients]
+    patients = sorted({capture.patient for capture in walk_archive(archive).captures})
+    rows = [{"pseudonym": key.pseudonym(name).decode(), "patient": display_name(name)} for name in patients]
     if output == "json":
         json_out(rows)
     elif output == "csv":

@@ -27,31 +27,34 @@ from producer.output import json_out, login_name, plain, say, stdout, table
     help="Also remove runs with results that no other system has acknowledged, or with cases that reviewers have not "
     "closed.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask first; needed where there is no terminal to ask on.")
-@click.option("--json", "as_json", is_flag=True, help="Print the runs, and what became of each, as JSON on stdout.")
+@click.option("--yes", is_flag=True, help="Do not ask first; needed if there is no terminal to ask on.")
+@click.option("--json", "as_json", is_flag=True, help="Print the runs, and what happened to each, as JSON on stdout.")
 def purge(age: str, dry_run: bool, force: bool, yes: bool, as_json: bool) -> ExitCode:
-    """Remove runs that were submitted longer ago than that, with all that belongs to them.
+    """Remove runs that were submitted longer ago than --older-than, with all that belongs to them.
 
-    Captures, results, reviews, queue rows, and patients of no other run go for good; that they went stays in the audit.
-    A run that is not finished stays, and without --force one whose results nobody has acknowledged or signed.
+    Captures, results, reviews, queue rows, and patients of no other run are removed for good; the audit keeps a record
+    of it. Runs that are not finished stay; without --force also those with results that nobody has acknowledged or
+    signed.
     """
     database = open_database(get_settings().database_url)
     days = runs.age_in_days(age)
-    found = runs.old_runs(database, days, force=force)
-    going = [one for one in found if one.kept is None]
+    old_runs = runs.old_runs(database, days, force=force)
+    removable = [run for run in old_runs if run.kept is None]
     if not as_json:
-        _print(found)
-    if going and not dry_run:
-        _ask(len(going), yes)
-        gone = [runs.purge(database, one.run_id, days, force=force, actor=login_name()) for one in going]
+        _print(old_runs)
+    if removable and not dry_run:
+        _ask(len(removable), yes)
+        actor = login_name()
+        purged = [runs.purge(database, run.run_id, days, force=force, actor=actor) for run in removable]
         runs.tidy(database)
-        removed = [one.run_id for one in gone if one is not None and one.kept is None]
+        removed = [run.run_id for run in purged if run is not None and run.kept is None]
         say(f"removed {len(removed)} runs")
     else:
         removed = []
-        say(f"{len(going)} of {len(found)} runs older than {age} would go" if dry_run else "nothing to remove")
+        would = f"{len(removable)} of {len(old_runs)} runs older than {age} would be removed"
+        say(would if dry_run else "nothing to remove")
     if as_json:
-        json_out([{**asdict(one), "removed": one.run_id in removed} for one in found])
+        json_out([{**asdict(run), "removed": run.run_id in removed} for run in old_runs])
     return ExitCode.OK
 
 
@@ -59,18 +62,18 @@ def _ask(count: int, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("nobody is there to ask; look with --dry-run, then say --yes")
+        raise UsageError("there is no terminal to ask on; look with --dry-run, then give --yes")
     click.confirm(f"Remove {count} runs for good?", abort=True, err=True)
 
 
-def _print(found: list[runs.OldRun]) -> None:
-    if not found:
+def _print(old_runs: list[runs.OldRun]) -> None:
+    if not old_runs:
         return
     columns = ("run", "submitted", "archive", "captures", "patients", "")
     shown = table(None, columns, right=("run", "captures", "patients"), fold=("archive", ""))
-    for one in found:
+    for run in old_runs:
         shown.add_row(
-            str(one.run_id), f"{one.created_at:%Y-%m-%d}", plain(one.archive.rstrip("/").rsplit("/", 1)[-1]),
-            f"{one.captures:,}", f"{one.cases:,}", plain(f"stays: {one.kept}" if one.kept else "goes"),
+            str(run.run_id), f"{run.created_at:%Y-%m-%d}", plain(run.archive.rstrip("/").rsplit("/", 1)[-1]),
+            f"{run.captures:,}", f"{run.cases:,}", plain(f"stays: {run.kept}" if run.kept else "goes"),
         )  # fmt: skip
     stdout.print(shown)

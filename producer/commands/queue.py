@@ -1,4 +1,4 @@
-"""`screen queue`: results for other systems, taken, acknowledged when delivered, or released."""
+"""`screen queue`: other systems take results, acknowledge them when delivered, or release them."""
 
 import socket
 from typing import Any
@@ -29,14 +29,13 @@ ids_argument = click.argument("ids", type=ID, nargs=-1, required=True)
 def queue() -> None:
     """Results for a laboratory information system: take them, deliver them, acknowledge them.
 
-    Each result is there once; a corrected one comes as a new row that names the one it replaces. docs/data.md has the
-    same steps as SQL. Results are proposals for review until `signed_off` says otherwise.
+    Each result is there once; a corrected result is a new row that names the row it replaces. docs/data.md has the same
+    steps as SQL. Results are proposals for review until `signed_off` says otherwise.
     """
 
 
 def _database() -> Engine:
-    database = open_database(get_settings().database_url)
-    return database
+    return open_database(get_settings().database_url)
 
 
 @queue.command("list")
@@ -45,7 +44,7 @@ def _database() -> Engine:
 )
 @output_options
 def list_(limit: int, output: str) -> ExitCode:
-    """What is not acknowledged yet, whoever has it, the oldest first."""
+    """List the results that are not acknowledged yet, the oldest first, also those that a consumer has taken."""
     return _show(results.waiting_rows(_database(), limit=limit), output, "nothing waits in the reporting queue")
 
 
@@ -59,12 +58,12 @@ def list_(limit: int, output: str) -> ExitCode:
 )
 @click.option(
     "--hold", type=click.FloatRange(min=1), default=300, show_default=True,
-    help="After this many seconds without an acknowledgement others may take the results.",
+    help="Let others take the results after this many seconds without an acknowledgement.",
 )  # fmt: skip
 @consumer_option
 @output_options
 def take(limit: int, hold: float, consumer: str, output: str) -> ExitCode:
-    """Take results that nobody has, the oldest first."""
+    """Take results that no consumer has, the oldest first."""
     return _show(
         results.take(_database(), consumer, limit=limit, hold_s=hold), output, "nothing to take in the reporting queue"
     )
@@ -73,19 +72,19 @@ def take(limit: int, hold: float, consumer: str, output: str) -> ExitCode:
 @queue.command()
 @ids_argument
 @consumer_option
-@click.option("--json", "as_json", is_flag=True, help="Print what became of each result as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print what happened to each result as JSON on stdout.")
 def ack(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
-    """Say that the results with these queue ids are delivered: nobody is given them again."""
-    return _tell(results.acknowledge(_database(), consumer, ids), "acknowledged", as_json)
+    """Say that the results with these queue ids are delivered: no consumer gets them again."""
+    return _print_answer(results.acknowledge(_database(), consumer, ids), "acknowledged", as_json)
 
 
 @queue.command()
 @ids_argument
 @consumer_option
-@click.option("--json", "as_json", is_flag=True, help="Print what became of each result as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print what happened to each result as JSON on stdout.")
 def release(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
-    """Give the results with these queue ids back, for anybody to take."""
-    return _tell(results.release(_database(), consumer, ids), "released", as_json)
+    """Give the results with these queue ids back, so that any consumer can take them."""
+    return _print_answer(results.release(_database(), consumer, ids), "released", as_json)
 
 
 def _show(rows: list[dict[str, Any]], output: str, nothing: str) -> ExitCode:
@@ -111,7 +110,7 @@ def _show(rows: list[dict[str, Any]], output: str, nothing: str) -> ExitCode:
     return ExitCode.OK
 
 
-def _tell(answer: results.Answer, done: str, as_json: bool) -> ExitCode:
+def _print_answer(answer: results.Answer, done: str, as_json: bool) -> ExitCode:
     if as_json:
         json_out({done: answer.done, "refused": answer.refused})
     else:

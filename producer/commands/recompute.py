@@ -48,45 +48,46 @@ COLUMNS = (
 def recompute(run: int, apply_: bool, output: str, **changed: Any) -> ExitCode:
     """Compute the results of RUN again from their rows, and show which would change.
 
-    Without options by the bundle's own case rule: then nothing should change. Captures are not screened again. With
-    --apply changed results are written, and reported to other systems as corrections; the old ones are kept in the
-    audit. A case that a reviewer has signed stays as she saw it.
+    Without options the bundle's own case rule is used: then nothing should change. Captures are not screened again.
+    With --apply the changed results are written, and reported to other systems as corrections; the audit keeps the old
+    ones. A case that a reviewer has signed stays as they saw it.
     """
     database = open_database(get_settings().database_url)
-    own = results.bundle_policy(database, run)
-    policy = _policy(own, {name: value for name, value in changed.items() if value is not None})
-    if policy.rule != own.rule and changed["benign_at_most"] is changed["all_at_least"] is None:
+    bundle_policy = results.bundle_policy(database, run)
+    policy = _policy(bundle_policy, {name: value for name, value in changed.items() if value is not None})
+    if policy.rule != bundle_policy.rule and changed["benign_at_most"] is changed["all_at_least"] is None:
         say(
-            f"the thresholds are those of {own.rule}: for {policy.rule} give --benign-at-most and --all-at-least",
+            f"the thresholds are those of {bundle_policy.rule}: for {policy.rule} give --benign-at-most and "
+            "--all-at-least",
             "yellow",
         )
-    found = results.recompute(database, run, policy, apply=apply_, actor=login_name())
-    rows = [results.as_row(one) for one in found]
+    changes = results.recompute(database, run, policy, apply=apply_, actor=login_name())
+    rows = [results.as_row(change) for change in changes]
     if output == "json":
         json_out({"run": run, "policy": policy.model_dump(mode="json"), "applied": apply_, "changes": rows})
     elif output == "csv":
         csv_out(rows, COLUMNS)
     else:
         _print(rows)
-    signed = sum(one.signed for one in found)
-    verdicts = sum(_is_another(row) for row in rows if not row["signed"])
+    signed = sum(change.signed for change in changes)
+    other = sum(_is_another(row) for row in rows if not row["signed"])
     would = "" if apply_ else "would "
-    say(f"run {run}, {policy.rule}: {verdicts} results {would}become another, {len(found) - signed - verdicts} {would}"
-        "keep verdict and subtype with another score")  # fmt: skip
+    say(f"run {run}, {policy.rule}: {other} results {would}change verdict or subtype, "
+        f"{len(changes) - signed - other} {would}keep these but change the score")  # fmt: skip
     if signed:
-        say(f"{signed} more differ and stay as they are: a reviewer has signed them", "yellow")
-    if found and not apply_:
+        say(f"{signed} more results differ but stay as they are, because a reviewer has signed them", "yellow")
+    if changes and not apply_:
         say("nothing is written; --apply writes it")
     return ExitCode.OK
 
 
-def _policy(own: CasePolicy, changed: dict[str, Any]) -> CasePolicy:
+def _policy(bundle_policy: CasePolicy, changed: dict[str, Any]) -> CasePolicy:
     try:
-        return CasePolicy.model_validate({**own.model_dump(), **changed})
+        return CasePolicy.model_validate({**bundle_policy.model_dump(), **changed})
     except ValidationError as error:
         first = error.errors()[0]
-        what = ".".join(map(str, first["loc"])) or "thresholds"
-        raise UsageError(f"{what.replace('_', '-')}: {first['msg']}") from error
+        field = ".".join(map(str, first["loc"])) or "thresholds"
+        raise UsageError(f"{field.replace('_', '-')}: {first['msg']}") from error
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -20,13 +20,13 @@ TABLE = "table"
 
 
 def format_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each format: a flag, or the file to write; without any, the table is printed."""
-    for found in reversed(FORMATS.values()):
-        if found.to_file:
+    """Add an option for each format: a flag, or the file to write. Without any of them the table is printed."""
+    for file_format in reversed(FORMATS.values()):
+        if file_format.to_file:
             kind: dict[str, Any] = {"type": click.Path(path_type=Path, dir_okay=False)}
         else:
-            kind = {"is_flag": True, "hidden": found.name == TABLE}
-        function = click.option(f"--{found.name}", help=found.help, **kind)(function)
+            kind = {"is_flag": True, "hidden": file_format.name == TABLE}
+        function = click.option(f"--{file_format.name}", help=file_format.help, **kind)(function)
     return function
 
 
@@ -35,40 +35,42 @@ def format_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @format_options
 @truth_option
 def report(run: int, truth: Path | None, **chosen: Path | bool | None) -> ExitCode:
-    """Results of RUN by patient, the most urgent first, and every capture that ended badly with its reason.
+    """Show results of RUN by patient, the most urgent first, and every capture that ended badly with its reason.
 
-    Several formats at once are of the same moment. Exits 1 where captures were rejected or quarantined, or most
-    captures of most patients do not count; what to do then is said before everything else.
+    Several formats in one call show the same moment. Exits 1 if captures were rejected or quarantined, or most captures
+    of most patients do not count; the report then begins with what to do.
     """
     labels = read_truth(truth) if truth else None
     files = {FORMATS[name]: value for name, value in chosen.items() if isinstance(value, Path)}
     printed = [FORMATS[name] for name, value in chosen.items() if value is True]
     if len(printed) > 1:
-        raise UsageError(f"{' and '.join(f'--{found.name}' for found in printed)} both print on stdout; choose one")
+        options = " and ".join(f"--{file_format.name}" for file_format in printed)
+        raise UsageError(f"{options} both print on stdout; choose one")
     shown = printed[0] if printed else None if files else FORMATS[TABLE]
-    for found in (*files, *printed):
-        found.check(labels)
+    for file_format in (*files, *printed):
+        file_format.check(labels)
     database = open_database(get_settings().database_url)
-    read = read_run(database, run, next((found.evidence for found in files if found.evidence), None))
+    evidence = next((file_format.evidence for file_format in files if file_format.evidence), None)
+    read = read_run(database, run, evidence)
     if shown is None or not shown.says_warnings:
         say_alarm(read.implausible)
         if read.manifest.notice:
             say(read.manifest.notice, "bold yellow")
-    for found, file in files.items():
-        found.write(read, file, labels)
-        say(f"{found.name}: {file}")
+    for file_format, file in files.items():
+        file_format.write(read, file, labels)
+        say(f"{file_format.name}: {file}")
     if shown is not None:
         show(read, shown, labels)
     return exit_code(read)
 
 
-def show(read: RunReport, found: ExportFormat, truth: Truth | None) -> None:
-    """The report on stdout in this format."""
-    click.echo(found.render(read, truth), nl=False, color=stdout.is_terminal)
+def show(read: RunReport, file_format: ExportFormat, truth: Truth | None) -> None:
+    """Print the report on stdout in this format."""
+    click.echo(file_format.render(read, truth), nl=False, color=stdout.is_terminal)
 
 
 def exit_code(read: RunReport) -> ExitCode:
-    """SOME_ENDED_BADLY where captures were rejected, quarantined or are unaccounted for, or the run is implausible."""
+    """SOME_ENDED_BADLY if captures were rejected, quarantined or are unaccounted for, or the run is implausible."""
     now = read.progress
     bad = now.rejected or now.quarantined or (now.finished and not now.accounted_for) or read.implausible
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK

@@ -1,4 +1,4 @@
-"""`screen review`: what a haematologist does in the morning."""
+"""`screen review`: the commands with which a haematologist reviews cases."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ from producer.output import ID, csv_out, json_out, login_name, output_options, s
 from producer.review_output import agreement, print_case, print_list, result
 
 SHOWN = 20
-"""Rows of the table, where --limit says nothing."""
+"""Rows of the table without --limit."""
 TOP_CAPTURES = 8
 COLUMNS = (
     "case_id", "run_id", "patient", "verdict", "subtype", "score", "score_low", "score_high", "priority", "state",
@@ -46,38 +46,37 @@ captures_option = click.option(
 reviewer_option = click.option(
     "--reviewer", envvar="SCREEN_REVIEWER", show_envvar=True, default=login_name, show_default="the login name",
     callback=lambda _context, _option, name: Reviewer(name.strip(), version("slide-screen")),
-    help="Your name, which is kept with everything that you do; SCREEN_REVIEWER may give it.",
+    help="Act under this name, which is stored with everything that you do; SCREEN_REVIEWER can set it.",
 )  # fmt: skip
 
 
 @click.group()
 def review() -> None:
-    """Review cases: see what waits and why, confirm or override each result, take reviewed labels out.
+    """Review cases: see what waits and why, confirm or override each result, export reviewed labels.
 
-    Nothing that is done here is changed or deleted afterwards: who changes her mind acts again, and her latest opinion
+    No action is changed or deleted afterwards: reviewers who change their mind act again, and their latest opinion
     counts. Results are proposals for review.
     """
 
 
 def _database() -> Engine:
-    database = open_database(get_settings().database_url)
-    return database
+    return open_database(get_settings().database_url)
 
 
 def _say_alarms(database: Engine, runs: Iterable[int]) -> None:
-    """On stderr, before a reviewer looks at their cases: which of these runs cannot be believed."""
+    """Say on stderr, before a reviewer looks at the cases, which of these runs cannot be believed."""
     for run in sorted(set(runs)):
         say_alarm(implausibility(database, run))
 
 
 @review.command("list")
-@click.option("--run", type=ID, help="Show the cases of this run alone.")
+@click.option("--run", type=ID, help="Show only the cases of this run.")
 @click.option(
     "--state",
     type=click.Choice([state.value for state in ReviewState]),
     help="Show the cases in this state instead of all that are not closed.",
 )
-@click.option("--mine", is_flag=True, help="Show the cases that you have in hand or have acted on, closed ones too.")
+@click.option("--mine", is_flag=True, help="Show the cases that you have in hand or have acted on, also closed ones.")
 @click.option(
     "--limit", type=click.IntRange(1), help=f"Show at most this many cases; without this a table shows {SHOWN}."
 )
@@ -105,7 +104,7 @@ def list_(
 
 
 @review.command("next")
-@click.option("--run", type=ID, help="Show the cases of this run alone.")
+@click.option("--run", type=ID, help="Show only the cases of this run.")
 @click.option(
     "--hold", type=click.IntRange(1, 1440), metavar="MINUTES",
     help="Keep the case from others for this many minutes instead of SCREEN_REVIEW_HOLD_MINUTES.",
@@ -114,9 +113,9 @@ def list_(
 @json_option
 @reviewer_option
 def next_(run: int | None, hold: int | None, captures: int, as_json: bool, reviewer: Reviewer) -> ExitCode:
-    """Take the most urgent case that nobody else has in hand, and show it.
+    """Take the most urgent case that no other reviewer has in hand, and show it.
 
-    It stays in your hand until you act on it, release it, or the time is over; until then `next` shows it again.
+    You keep it until you act on it, release it, or the time is over; until then `next` shows it again.
     """
     database = _database()
     minutes = hold or get_settings().review_hold_minutes
@@ -144,7 +143,7 @@ def next_(run: int | None, hold: int | None, captures: int, as_json: bool, revie
 @captures_option
 @json_option
 def show(case: int, captures: int, as_json: bool) -> ExitCode:
-    """Show CASE: the proposal and why, the captures that speak most for it, and what reviewers did."""
+    """Show CASE: the proposal and why, the captures that support it most, and what reviewers did."""
     database = _database()
     details = case_details(database, case, captures=captures)
     _say_alarms(database, (details["run_id"],))
@@ -171,7 +170,7 @@ def confirm(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -
     "--verdict",
     type=click.Choice([verdict.value for verdict in Verdict], case_sensitive=False),
     required=True,
-    help="Say what it is.",
+    help="Give the right verdict.",
 )
 @click.option("--subtype", help="Name one of the bundle's subtypes, for ALL where it is known.")
 @click.option("--comment", required=True, help="Say why, in a sentence; it is kept for good.")
@@ -180,7 +179,7 @@ def confirm(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -
 def override(
     case: int, verdict: Verdict, subtype: str | None, comment: str, as_json: bool, reviewer: Reviewer
 ) -> ExitCode:
-    """Say that CASE is something else than proposed, and why."""
+    """Replace the proposed result of CASE with another one, and say why."""
     return _act(
         case, ReviewAction.OVERRIDE, reviewer, as_json, opinion=Opinion(Verdict(verdict), subtype), comment=comment
     )
@@ -192,7 +191,7 @@ def override(
 @json_option
 @reviewer_option
 def defer(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -> ExitCode:
-    """Put CASE off: it stays in the queue, behind all others, until somebody acts on it."""
+    """Put CASE off: it stays in the queue, behind all others, until a reviewer acts on it."""
     return _act(case, ReviewAction.DEFER, reviewer, as_json, comment=comment)
 
 
@@ -202,7 +201,7 @@ def defer(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -> 
 @json_option
 @reviewer_option
 def comment(case: int, text: str, as_json: bool, reviewer: Reviewer) -> ExitCode:
-    """Add TEXT to CASE, whoever has it in hand."""
+    """Add TEXT to CASE, also while another reviewer has it in hand."""
     return _act(case, ReviewAction.COMMENT, reviewer, as_json, comment=text)
 
 
@@ -220,14 +219,14 @@ def second_opinion(case: int, comment: str | None, as_json: bool, reviewer: Revi
 @case_argument
 @reviewer_option
 def release(case: int, reviewer: Reviewer) -> ExitCode:
-    """Give CASE back undone, so that others may have it."""
+    """Give CASE back without acting on it, so that others can take it."""
     was_held = actions.release(_database(), case, reviewer)
     say(f"case {case} is free again" if was_held else f"nobody had case {case} in hand")
     return ExitCode.OK
 
 
-def _act(case: int, action: ReviewAction, reviewer: Reviewer, as_json: bool, **what: Any) -> ExitCode:
-    after = actions.act(_database(), case, action, reviewer, **what)
+def _act(case: int, action: ReviewAction, reviewer: Reviewer, as_json: bool, **details: Any) -> ExitCode:
+    after = actions.act(_database(), case, action, reviewer, **details)
     if as_json:
         json_out(after)
     proposal = result(after["verdict"], after["subtype"])
@@ -257,7 +256,7 @@ def _standing(after: dict[str, Any]) -> str:
     "--all",
     "everything",
     is_flag=True,
-    help="Take all runs; of a patient with several cases, the case that was closed last.",
+    help="Use all runs; for a patient with several cases, use the one that was closed last.",
 )
 @click.option(
     "--out",
@@ -269,8 +268,8 @@ def _standing(after: dict[str, Any]) -> str:
 def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCode:
     """Write reviewed labels of RUN as a labels.csv that `screen train` takes.
 
-    Closed cases alone: the subtype for ALL, the bundle's benign label for benign. Each capture gets its patient's
-    label, whether it shows it or not.
+    Only closed cases: the subtype for ALL, the bundle's benign label for benign. Each capture gets its patient's label,
+    also if the capture itself does not show it.
     """
     if (run is None) != everything:
         raise UsageError("which labels? name a RUN, or --all")
@@ -288,16 +287,16 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
     for reason, count in sorted(unused.items()):
         say(f"left out: {count} captures ({reason})", "yellow")
     labels = Counter(case.label for case in cases)
-    of_each = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
-    say(f"{out}: {written} captures of {len(cases)} reviewed patients ({of_each}), each with its patient's label")
+    counts = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
+    say(f"{out}: {written} captures of {len(cases)} reviewed patients ({counts}), each with its patient's label")
     if out.name != "labels.csv":
-        say("`screen train FOLDER` looks for FOLDER/labels.csv: call it so")
+        say("`screen train FOLDER` looks for FOLDER/labels.csv: rename the file")
     return ExitCode.OK
 
 
 def _write_labels(stream: Any, captures: Any, folder: Path) -> tuple[int, Counter[str]]:
-    """Paths are relative to the file's own folder where they lie below it, else absolute; they are the real ones, also
-    of patients with pseudonyms. Raises PseudonymKeyMissing without their key.
+    """Returns the number of rows, and how many captures were left out for each reason. Paths below `folder` are
+    relative to it, others absolute; they are the real ones, also for pseudonyms. Raises PseudonymKeyMissing.
     """
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("path", "label", "patient"))
@@ -307,17 +306,18 @@ def _write_labels(stream: Any, captures: Any, folder: Path) -> tuple[int, Counte
     def on_disk(root: bytes, fingerprint: str) -> RealPaths:
         return real_paths(root, fingerprint, get_settings().pseudonym_key_file)
 
-    for one in captures:
-        key = one.case.pseudonym_key
-        real = one.path if key is None else on_disk(one.case.root, key)(one.path)
-        path = Path(os.fsdecode(os.path.join(one.case.root, real)))  # noqa: PTH118 - bytes
-        if one.left_out is not None:
-            unused[one.left_out] += 1
+    for capture in captures:
+        case = capture.case
+        fingerprint = case.pseudonym_key
+        real_path = capture.path if fingerprint is None else on_disk(case.root, fingerprint)(capture.path)
+        path = Path(os.fsdecode(os.path.join(case.root, real_path)))  # noqa: PTH118 - bytes
+        if capture.left_out is not None:
+            unused[capture.left_out] += 1
         elif not _is_utf8(path):
             unused["their names are not UTF-8"] += 1
         else:
             shown = path.relative_to(folder) if path.is_relative_to(folder) else path
-            writer.writerow((shown.as_posix(), one.case.label, one.case.patient))
+            writer.writerow((shown.as_posix(), case.label, case.patient))
             written += 1
     return written, unused
 

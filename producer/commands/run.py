@@ -1,4 +1,4 @@
-"""`screen run`: the whole job on one machine, with nothing to start beforehand."""
+"""`screen run`: the whole job on one machine; the user starts nothing else before it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -60,17 +60,17 @@ def run(
     Results go to ./screening.db unless SCREEN_DATABASE_URL says otherwise. If SCREEN_REDIS_URL is set, that Redis is
     used instead of a bundled one.
 
-    Exits 1 where captures were rejected or quarantined, or most captures of most patients do not count; what to do
-    then is said first, and once more at the end.
+    Exits 1 if captures were rejected or quarantined, or most captures of most patients do not count; it then says what
+    to do, at the beginning and at the end of the report.
     """
     settings = get_settings()
     opened = Bundle.open(required_bundle(bundle))
-    found = walk_archive(archive)
-    name_skipped(found)
+    walked = walk_archive(archive)
+    name_skipped(walked)
     database = open_engine(settings.database_url)
     schema.upgrade(database)
     submission = write_run(
-        database, submit_request(found, opened, settings, everything=everything, pseudonymize=pseudonymize)
+        database, submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
     )
     run_id = submission.run_id
     assert run_id is not None
@@ -81,7 +81,7 @@ def run(
             try:
                 say(follow_run(database, run_id, alive).accounting)
             except KeyboardInterrupt:
-                say("stopping: the chunk in hand is finished first; the same command goes on from there")
+                say("stopping: the worker finishes its current chunk first; the same command continues from there")
                 raise
     return _report(database, run_id, html, read_truth(truth) if truth else None)
 
@@ -90,10 +90,10 @@ def run(
 def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     with contextlib.ExitStack() as stack:
         settings = get_settings()
-        given = "redis_url" in settings.model_fields_set
-        redis_url = settings.redis_url if given else stack.enter_context(bundled_redis())
+        uses_bundled_redis = "redis_url" not in settings.model_fields_set
+        redis_url = stack.enter_context(bundled_redis()) if uses_bundled_redis else settings.redis_url
         environment = {"SCREEN_REDIS_URL": redis_url}
-        if not given:  # a fresh Redis holds no message of an interrupted run: send its chunks again at once
+        if uses_bundled_redis:  # a fresh Redis holds no message of an interrupted run: send its chunks again at once
             environment["SCREEN_REPUBLISH_SECONDS"] = "1"
         worker = stack.enter_context(embedded_worker(environment, worker_log))
         yield redis_url, lambda: check_alive(worker, worker_log)

@@ -27,26 +27,26 @@ COLUMNS = (
 @click.argument("run", type=ID, required=False)
 @output_options
 def status(run: int | None, output: str) -> ExitCode:
-    """List the runs, newest first, or RUN alone: how many captures ended how, and how fast it goes.
+    """List the runs, newest first, or only RUN: how its captures ended, and how fast it is.
 
-    Of RUN alone also whether most captures of most patients do not count, before everything else, and whether its
-    captures have drifted away from those that the bundle knows.
+    With RUN it first says if most captures of most patients do not count, and at the end if its captures have drifted
+    away from those that the bundle knows.
     """
     database = open_database(get_settings().database_url)
     if run is None:
         return _list(database, output)
-    read = read_run(database, run)
-    row = _row(read.run, read.progress)
+    report = read_run(database, run)
+    row = _row(report.run, report.progress)
     if output == "json":
-        implausible = read.implausible and read.implausible.record()
-        json_out([{"implausible": implausible, **row, "drift": [asdict(drift) for drift in read.drift]}])
+        implausible = report.implausible and report.implausible.record()
+        json_out([{"implausible": implausible, **row, "drift": [asdict(drift) for drift in report.drift]}])
     elif output == "csv":
-        say_alarm(read.implausible)
+        say_alarm(report.implausible)
         csv_out([row], COLUMNS)
     else:
-        print_alarm(read.implausible)
+        print_alarm(report.implausible)
         _print([row])
-        if warning := drift_warning(read.drift):
+        if warning := drift_warning(report.drift):
             stdout.print(plain(f"run {run}: {warning}"), style="yellow")
     return ExitCode.OK
 
@@ -72,12 +72,12 @@ def _is_going(run: RunSummary) -> bool:
 
 
 def _row(run: RunSummary, now: Progress | None) -> dict[str, Any]:
-    """A run as flat values, and how fast it goes if it does."""
-    going = now if _is_going(run) else None
+    """A run as flat values; with its rate while it is being screened."""
+    current = now if _is_going(run) else None
     return {
         **asdict(run),
-        "captures_per_s": round(going.recent_per_s, 1) if going else None,
-        "trouble": going.trouble if going else None,
+        "captures_per_s": round(current.recent_per_s, 1) if current else None,
+        "trouble": current.trouble if current else None,
     }
 
 

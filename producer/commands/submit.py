@@ -19,7 +19,7 @@ from producer.publish import publish_chunks
 from producer.watching import watch_run
 
 _SHOWN = 10
-"""Skipped files of a kind that are named on the terminal; the database and `--json` have all."""
+"""How many skipped files of a kind the terminal names; the database and `--json` have all of them."""
 
 
 @click.command()
@@ -47,27 +47,27 @@ def submit(
     """Put the captures of ARCHIVE, a folder with one folder per patient, on the queue.
 
     Prints the run's id on stdout. Submitting the same folder again with the same bundle screens only the patients
-    with new, changed or vanished captures; a patient's unchanged captures keep their results.
+    with new, changed or removed captures; a patient's unchanged captures keep their results.
 
-    With --watch it ends as `screen watch` does: exit code 1 where captures were rejected or quarantined, or most
-    captures of most patients do not count.
+    With --watch it ends as `screen watch` does: exit code 1 if captures were rejected or quarantined, or most captures
+    of most patients do not count.
     """
     settings = get_settings()
     opened = Bundle.open(required_bundle(bundle))
     database = open_database(settings.database_url)
-    found = walk_archive(archive)
-    request = submit_request(found, opened, settings, everything=everything, pseudonymize=pseudonymize)
-    name_skipped(found)
+    walked = walk_archive(archive)
+    request = submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
+    name_skipped(walked)
     if dry_run:
         plan = plan_submit(database, request)
-        _tell(found, plan, None)
+        _print_plan(walked, plan, None)
         if as_json:
-            json_out(_as_json(found, plan, None))
+            json_out(_as_json(walked, plan, None))
         return ExitCode.OK
     submission = write_run(database, request)
-    _tell(found, submission.plan, submission)
+    _print_plan(walked, submission.plan, submission)
     if as_json:
-        json_out(_as_json(found, submission.plan, submission))
+        json_out(_as_json(walked, submission.plan, submission))
     else:
         click.echo(submission.run_id)
     try:
@@ -83,22 +83,22 @@ def submit(
 
 
 def required_bundle(bundle: Path | None) -> Path:
-    """Raises UsageError where neither --bundle nor SCREEN_BUNDLE names one."""
+    """The bundle. Raises UsageError if neither --bundle nor SCREEN_BUNDLE names one."""
     if bundle is None:
         raise UsageError("which bundle? name one with --bundle FOLDER or SCREEN_BUNDLE")
     return bundle
 
 
 def submit_request(
-    found: Archive, bundle: Bundle, settings: Settings, *, everything: bool, pseudonymize: bool
+    walked: Archive, bundle: Bundle, settings: Settings, *, everything: bool, pseudonymize: bool
 ) -> SubmitRequest:
-    """What is handed to the database layer. Raises SettingsError where pseudonyms are wanted and there is no key."""
+    """The request for the database layer. Raises SettingsError if it needs pseudonyms and there is no key."""
     key = read_key(settings.pseudonym_key_file) if pseudonymize else None
     return SubmitRequest(
-        root=found.root,
+        root=walked.root,
         bundle=bundle,
-        captures=found.captures if key is None else Pseudonymous(found.captures, key),
-        skipped=found.skipped if key is None else pseudonymous_names(found.skipped, key),
+        captures=walked.captures if key is None else Pseudonymous(walked.captures, key),
+        skipped=walked.skipped if key is None else pseudonymous_names(walked.skipped, key),
         pseudonym_key=None if key is None else key.fingerprint,
         chunk_size=settings.chunk_size,
         software_version=version("slide-screen"),
@@ -108,16 +108,16 @@ def submit_request(
     )
 
 
-def name_skipped(found: Archive) -> None:
-    """Name on stderr what the walk passed over, by reason."""
-    for reason, names in sorted(found.skipped.items()):
+def name_skipped(walked: Archive) -> None:
+    """Name the files that the walk skipped on stderr, by reason."""
+    for reason, names in sorted(walked.skipped.items()):
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         shown = f"skipped ({reason}, {len(names)}): {', '.join(names[:_SHOWN])}{more}"
         say(shown, "yellow")
 
 
-def _tell(found: Archive, plan: SubmitPlan, submission: Submission | None) -> None:
-    head = f"{len(found.captures)} captures of {found.patients} patients: "
+def _print_plan(walked: Archive, plan: SubmitPlan, submission: Submission | None) -> None:
+    head = f"{len(walked.captures)} captures of {walked.patients} patients: "
     if not plan.cases:
         say(head + f"nothing new; all were submitted before with this bundle, last in run {plan.last_run}")
         return
@@ -126,22 +126,22 @@ def _tell(found: Archive, plan: SubmitPlan, submission: Submission | None) -> No
     if plan.reused:
         parts.append(f"{plan.reused} unchanged captures of these patients keep their results")
     if plan.unchanged:
-        parts.append(f"{plan.unchanged} captures belong to patients with nothing new or gone")
+        parts.append(f"{plan.unchanged} captures belong to patients with nothing new or removed")
     if submission is not None:
         parts.append(f"{len(submission.chunk_ids)} chunks")
     say(head + "; ".join(parts))
 
 
-def _as_json(found: Archive, plan: SubmitPlan, submission: Submission | None) -> dict[str, object]:
+def _as_json(walked: Archive, plan: SubmitPlan, submission: Submission | None) -> dict[str, object]:
     return {
         "run": submission.run_id if submission else None,
         "created": submission.created if submission else False,
-        "captures": len(found.captures),
-        "patients": found.patients,
+        "captures": len(walked.captures),
+        "patients": walked.patients,
         "to_screen": plan.pending,
         "cases": plan.cases,
         "reused": plan.reused,
         "unchanged": plan.unchanged,
         "chunks": len(submission.chunk_ids) if submission else None,
-        "skipped": found.skipped,
+        "skipped": walked.skipped,
     }

@@ -12,10 +12,10 @@ from producer.watching import watch_run
 @click.command()
 @click.argument("run", type=ID)
 def watch(run: int) -> ExitCode:
-    """Follow RUN until it is finished, with rate and time left. Ctrl-C stops watching, not the run.
+    """Follow RUN until it is finished, with its rate and the time left. Ctrl-C stops watching, not the run.
 
-    Exits 1 where captures were rejected or quarantined, the run was cancelled, or most captures of most patients do
-    not count; what to do then is said first.
+    Exits 1 if captures were rejected or quarantined, the run was cancelled, or most captures of most patients do not
+    count; it then begins with what to do.
     """
     database = open_database(get_settings().database_url)
     return watch_run(database, run)

@@ -201,7 +201,7 @@ def test_what_has_no_sure_label_is_left_out_and_counted(
         "1 cases (not closed)", "1 cases (indeterminate)", "1 cases (ALL without a subtype)",
         "1 cases (reviewed again later)", "1 captures (excluded for its marks)",
         "1 captures (their names are not UTF-8)",
-        "2 captures (under another patient too)", "call it so",
+        "2 captures (under another patient too)", "rename the file",
     ):  # fmt: skip
         assert line in done.err, line
     rows = rows_of(tmp_path / "out" / "reviewed.csv")

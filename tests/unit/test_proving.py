@@ -97,7 +97,7 @@ def test_with_emulated_bfloat16_the_first_stage_in_float32_repairs_it(named: Bun
     assert proof.golden.novelty <= named.manifest.novelty_tolerance["bfloat16"]
     said = " ".join(proof_sentences(named.manifest, engine, proof))
     assert "8 of 8 golden captures keep their label" in said
-    assert "240 hidden captures of validation: 0 have another label, 0 differ in whether they are novel" in said
+    assert "240 hidden captures of validation: 0 have another label, 0 changed between novel and not novel" in said
 
 
 def test_with_emulated_bfloat16_a_bundle_of_an_earlier_release_is_held_against_the_engine_in_float32(

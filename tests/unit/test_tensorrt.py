@@ -86,11 +86,11 @@ def test_plans_are_for_the_workers_user_alone(bundle: Bundle, key: PlanKey, tmp_
     file = tmp_path / "tensorrt" / key.file_name
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     file.chmod(0o620)
-    with pytest.raises(EngineError, match="others can write it"):
+    with pytest.raises(EngineError, match="others can write to it"):
         plans.obtain(bundle, key, tmp_path)
     file.chmod(0o600)
     file.parent.chmod(0o770)
-    with pytest.raises(EngineError, match="others can write it"):
+    with pytest.raises(EngineError, match="others can write to it"):
         plans.obtain(bundle, key, tmp_path)
 
 

@@ -65,7 +65,7 @@ def test_toml_keeps_awkward_strings(tmp_path):
         (MINIMAL.replace("stages = [", "stages = [{size = 96, epochs = 1}, "), "no stage may be larger"),
         (MINIMAL + '[data]\nbenign_label = "Other"\n', "benign_label 'Other'"),
         (MINIMAL + '[data]\nlabels = ["A", "A"]\nbenign_label = "A"\n', "labels repeat"),
-        ("name = ", "is no TOML"),
+        ("name = ", "is not TOML"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, named):

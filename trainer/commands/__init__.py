@@ -1,1 +1,1 @@
-"""Commands of the trainer beside `screen train`."""
+"""Commands of the trainer."""

@@ -15,25 +15,25 @@ from trainer.options import require_train_extra
 @click.option(
     "--forget-parent",
     is_flag=True,
-    help="Let captures that only the parent knows become novel, for a bundle that serves the new microscope alone.",
+    help="Let captures that only the parent knows become novel, for a bundle that serves only the new microscope.",
 )
 @click.option(
     "--draw",
     default=48,
     show_default=True,
     type=click.IntRange(min=2),
-    help="Draw this many captures for labelling, half at random, half near the border.",
+    help="Draw this many captures for labelling: half of them at random, half near the border.",
 )
 @click.option(
     "--labels", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Measure the accuracy with OUT.to-label.csv of an earlier call, with its labels filled in.",
+    help="Measure the accuracy with OUT.to-label.csv of an earlier call, after its labels were filled in.",
 )  # fmt: skip
 def adapt(bundle: Path, archive: Path, out: Path, forget_parent: bool, draw: int, labels: Path | None) -> None:
-    """Make of BUNDLE a bundle for the microscope that the unlabelled captures in ARCHIVE come from.
+    """Make a bundle from BUNDLE for the microscope that the unlabelled captures in ARCHIVE come from.
 
-    ARCHIVE is as for `screen submit`: a folder per patient. What a worker calls novel or out of focus is measured by
-    these captures from now on, as well as by those that BUNDLE knew. How accurate the new bundle is there cannot be
-    known without labels: OUT.to-label.csv names captures to label. Prints the new digest.
+    ARCHIVE is as for `screen submit`: a folder per patient. With the new bundle, a worker compares captures with these
+    ones, as well as with those that BUNDLE knew, to call them novel or out of focus. Without labels nobody knows how
+    accurate the new bundle is there: OUT.to-label.csv names captures to label. Prints the new digest.
     """
     require_train_extra()
     from trainer.adapt import Wanted

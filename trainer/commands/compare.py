@@ -19,17 +19,17 @@ from trainer.options import cache_option, configured, data_options, require_trai
     "--recipe",
     "recipes",
     multiple=True,
-    help="Train by this recipe; give the option several times. With --backbone: the recipe that the backbones share.",
+    help="Train by this recipe; the option can be repeated. With --backbone: the recipe that the backbones share.",
 )
 @click.option(
     "--backbone",
     "backbones",
     multiple=True,
-    help="Put this backbone, by timm's name, into the first recipe; give the option several times.",
+    help="Put this backbone, by timm's name, into the first recipe; the option can be repeated.",
 )
 @click.option("--paper-backbones", is_flag=True, help="Train the ten backbones that the reference paper compares.")
 @click.option(
-    "--seeds", default=3, show_default=True, type=click.IntRange(1, 20), help="Train each with this many seeds."
+    "--seeds", default=3, show_default=True, type=click.IntRange(1, 20), help="Train each one with this many seeds."
 )
 @click.option(
     "--out",
@@ -39,7 +39,7 @@ from trainer.options import cache_option, configured, data_options, require_trai
 )
 @data_options
 @cache_option
-@click.option("--force", is_flag=True, help="Train again what OUT already holds.")
+@click.option("--force", is_flag=True, help="Train the bundles that OUT already holds again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
 def compare(
     data: Path,
@@ -54,9 +54,9 @@ def compare(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    """Train several recipes on the captures in DATA: same split, same seeds, one table and one figure.
+    """Train several recipes on the captures in DATA, with the same split and seeds, into one table and one figure.
 
-    A comparison that was killed goes on when the same command is given again.
+    After a comparison was killed, the same command continues it.
     """
     if not recipes:
         raise UsageError("name a recipe with --recipe; several, or one with --backbone or --paper-backbones")

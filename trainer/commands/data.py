@@ -1,4 +1,4 @@
-"""`screen data`: fetch the public data set, and audit any."""
+"""`screen data`: fetch the public data set, and audit any data set."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ def data() -> None:
 @data.command("fetch")
 @click.argument("out", type=click.Path(path_type=Path))
 def fetch(out: Path) -> None:
-    """Download the public set of Aria et al. (3,256 captures) from Kaggle to OUT, whose path is printed."""
+    """Download the public set of Aria et al. (3,256 captures) from Kaggle to OUT, and print its path."""
     require_train_extra()
     from trainer.fetch import fetch as download
 
@@ -39,50 +39,50 @@ def fetch(out: Path) -> None:
     default=4,
     show_default=True,
     type=click.IntRange(0, 16),
-    help="Call captures near-duplicates whose 64-bit hashes differ in at most this many bits.",
+    help="Call captures near-duplicates if their 64-bit hashes differ in at most this many bits.",
 )
 @cache_option
 def audit(root: Path, as_json: bool, html: Path | None, bits: int, cache: Path) -> None:
-    """Look for what makes figures too good: duplicates, scale bars, and labels that colour alone can tell."""
+    """Look for causes of figures that are too good: duplicates, scale bars, and labels that colour alone predicts."""
     require_train_extra()
     from trainer import report
-    from trainer.audit import audit as look
+    from trainer.audit import audit as audit_captures
     from trainer.audit import warnings
 
-    found, figures = look(root, cache, bits)
-    said = warnings(found)
+    findings, figures = audit_captures(root, cache, bits)
+    sentences = warnings(findings)
     if html is not None:
-        report.render("audit.html", html, figures, a=found, warnings=said)
+        report.render("audit.html", html, figures, a=findings, warnings=sentences)
         Console(file=sys.stderr).print(f"page: {html}")
     if as_json:
-        click.echo(json.dumps(found | {"warnings": said}, indent=1))
+        click.echo(json.dumps(findings | {"warnings": sentences}, indent=1))
     else:
-        _print(found, said)
+        _print(findings, sentences)
 
 
-def _print(found: dict, said: list[str]) -> None:  # type: ignore[type-arg]
+def _print(findings: dict, sentences: list[str]) -> None:  # type: ignore[type-arg]
     console = Console()
-    patients = "" if found["patients"] is None else f" of {found['patients']} patients"
-    table = Table(title=f"{found['captures']} captures{patients}")
+    patients = "" if findings["patients"] is None else f" of {findings['patients']} patients"
+    table = Table(title=f"{findings['captures']} captures{patients}")
     for column in ("label", "captures", "unreadable", "mean R G B", "sharpness", "scale bars"):
         table.add_column(column, justify="left" if column == "label" else "right")
-    for label, row in found["labels"].items():
+    for label, row in findings["labels"].items():
         if row["readable"]:
-            shown = (
-                " ".join(f"{v:.0f}" for v in row["mean_rgb"]),
+            cells = (
+                " ".join(f"{mean:.0f}" for mean in row["mean_rgb"]),
                 f"{row['sharpness_median']:.0f}",
                 str(row["scale_bars"]),
             )
         else:
-            shown = ("-", "-", "-")
-        table.add_row(label, str(row["captures"]), str(row["captures"] - row["readable"]), *shown)
+            cells = ("-", "-", "-")
+        table.add_row(label, str(row["captures"]), str(row["captures"] - row["readable"]), *cells)
     console.print(table)
-    sizes = ", ".join(f"{one['width']}x{one['height']} ({one['captures']})" for one in found["sizes"][:6])
+    sizes = ", ".join(f"{size['width']}x{size['height']} ({size['captures']})" for size in findings["sizes"][:6])
     console.print(f"sizes: {sizes}")
     for kind in ("exact_duplicates", "near_duplicates"):
-        console.print(f"{kind.replace('_', ' ')}: {found[kind]['pairs']} pairs, "
-                      f"{found[kind]['with_different_labels']} with different labels")  # fmt: skip
-    for name, accuracy in found["shortcuts"]["accuracy"].items():
-        console.print(f"told by {name}: {accuracy:.1%} (chance {found['shortcuts']['chance']:.1%})")
-    for sentence in said:
+        console.print(f"{kind.replace('_', ' ')}: {findings[kind]['pairs']} pairs, "
+                      f"{findings[kind]['with_different_labels']} with different labels")  # fmt: skip
+    for name, accuracy in findings["shortcuts"]["accuracy"].items():
+        console.print(f"predicted by {name}: {accuracy:.1%} (chance {findings['shortcuts']['chance']:.1%})")
+    for sentence in sentences:
         console.print(f"! {sentence}", style="red", highlight=False)

@@ -24,22 +24,22 @@ from trainer.options import cache_option, require_train_extra
 )
 @click.option(
     "--split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Score only the captures of one split of this split.csv, see --only.",
+    help="Score only the captures of one part of this split.csv, see --only.",
 )  # fmt: skip
 @click.option(
     "--only",
     default="test",
     show_default=True,
     type=click.Choice(["train", "validation", "test"]),
-    help="With --split: score this split.",
+    help="With --split: score this part.",
 )
 @click.option(
     "--audit-captures", default=600, show_default=True, type=click.IntRange(min=0),
-    help="Take at most this many captures into the robustness audit; 0 leaves it out.",
+    help="Use at most this many captures in the robustness audit; 0 leaves it out.",
 )  # fmt: skip
 @click.option(
     "--cross-validate", "folds", type=click.IntRange(2, 20),
-    help="Instead train by the bundle's recipe on DATA, once for each of this many folds, into OUT.",
+    help="Train instead: by the bundle's recipe on DATA, once for each of this many folds, into OUT.",
 )  # fmt: skip
 @cache_option
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
@@ -57,7 +57,7 @@ def evaluate(
     """Score BUNDLE on the labelled captures in DATA, through its exported graph.
 
     DATA is as for `screen train`; its labels must be among the bundle's. Nothing is fitted on it, so this is an
-    external validation, if the bundle has not seen the captures: those that it was trained on are counted and said.
+    external validation if the bundle has not seen the captures. It reports how many of them it was trained on.
     """
     require_train_extra()
     from trainer import external, run
@@ -85,31 +85,31 @@ def evaluate(
 
 
 def _print(result: dict) -> None:  # type: ignore[type-arg]
-    found, data = result["metrics"], result["data"]
-    low, high = found["accuracy_interval"]
+    metrics, data = result["metrics"], result["data"]
+    low, high = metrics["accuracy_interval"]
     table = Table(title=f"{result['bundle']['name']} on {data['captures']} captures", show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    table.add_row("accuracy", f"{found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
-    for name, value in found["shortcuts"].items():
+    table.add_row("accuracy", f"{metrics['accuracy']:.4f} ({low:.4f} to {high:.4f})")
+    for name, value in metrics["shortcuts"].items():
         table.add_row(f"  {name}", f"{value:.4f}")
-    table.add_row("macro F1", f"{found['macro_f1']:.4f}")
+    table.add_row("macro F1", f"{metrics['macro_f1']:.4f}")
     for name in ("sensitivity", "specificity"):
-        rate = found["all_versus_benign"][name]
+        rate = metrics["all_versus_benign"][name]
         shown = "-" if rate["value"] is None else f"{rate['value']:.4f} ({rate['hits']} of {rate['of']})"
         table.add_row(f"{name} for ALL, per capture", shown)
-    table.add_row("expected calibration error", f"{found['calibration']['ece']:.4f}")
+    table.add_row("expected calibration error", f"{metrics['calibration']['ece']:.4f}")
     for unit in ("patient", "block"):
-        if per := found.get(f"per_{unit}"):
-            table.add_row(f"verdicts right, per {unit}", f"{per['verdicts_right']} of {per['patients']}")
-    for line in found.get("robustness", {}).get("lines", []):
+        if counts := metrics.get(f"per_{unit}"):
+            table.add_row(f"verdicts right, per {unit}", f"{counts['verdicts_right']} of {counts['patients']}")
+    for line in metrics.get("robustness", {}).get("lines", []):
         table.add_row(f"  {line['change']}", f"{line['accuracy']:.4f}")
     console = Console()
     console.print(table)
     if data["trained_on"]:
         console.print(
-            f"{data['trained_on']} of these captures trained or tuned this bundle: no external validation.",
+            f"{data['trained_on']} of these captures trained or tuned this bundle: this is not an external validation.",
             style="bold red",
         )
-    for sentence in found.get("robustness", {}).get("findings", []):
+    for sentence in metrics.get("robustness", {}).get("findings", []):
         console.print(sentence)

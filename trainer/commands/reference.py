@@ -1,4 +1,4 @@
-"""`screen reference`: a bundle's reference statistics taken anew."""
+"""`screen reference`: computes a bundle's reference statistics again."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from trainer.options import cache_option, require_train_extra
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Take this split.csv instead of the bundle's own: training captures give the classes, validation captures"
+    help="Use this split.csv instead of the bundle's own: training captures give the classes, validation captures"
         " the threshold of novelty.",
 )  # fmt: skip
 @cache_option
 def reference(bundle: Path, data: Path, out: Path, split: Path | None, cache: Path) -> None:
     """Write a copy of BUNDLE to OUT with reference statistics of the labelled captures in DATA.
 
-    What a worker calls novel or out of focus is measured against them. The network, its calibration and its case rule
-    stay as they are; the bundle gets another digest. DATA is as for `screen train`.
+    A worker compares captures with these statistics to call them novel or out of focus. The network, its calibration
+    and its case rule stay as they are; the copy has another digest. DATA is as for `screen train`.
     """
     require_train_extra()
     from trainer.renew import renew

@@ -1,4 +1,4 @@
-"""`screen train`: labelled captures in, a bundle out. torch is imported only when the command runs."""
+"""`screen train`: makes a bundle from labelled captures. torch is imported only when the command runs."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from trainer.options import cache_option, configured, data_options, require_trai
 @data_options
 @click.option(
     "--minutes", type=click.FloatRange(min=1),
-    help="Train as many of the recipe's epochs as fit into this many minutes on this machine, the export included.",
+    help="Train as many of the recipe's epochs as fit into this many minutes on this machine, export included.",
 )  # fmt: skip
 @click.option(
     "--cross-validate", "folds", type=click.IntRange(2, 20),
@@ -36,13 +36,13 @@ from trainer.options import cache_option, configured, data_options, require_trai
     "--checkpoint",
     type=click.Path(path_type=Path),
     show_default="OUT.checkpoint, removed once the bundle is written",
-    help="Write the checkpoint to this folder, and keep it.",
+    help="Write the checkpoint to this folder and keep it.",
 )
 @click.option(
     "--resume/--no-resume",
     default=True,
     show_default=True,
-    help="Go on from the checkpoint if there is one, or begin again.",
+    help="Continue from the checkpoint if there is one, or begin again.",
 )
 @click.option(
     "--devices",
@@ -74,9 +74,9 @@ def train(
     """Train on the labelled captures in DATA and export a bundle.
 
     DATA holds a labels.csv (columns path, label, and if known patient, split, site), or one folder per class, perhaps
-    under Original/. Before training starts, a few steps are timed, and how long it will take here is said. The
-    bundle's path is printed alone on stdout; everything else goes to stderr. A run that was killed goes on from its
-    last epoch when the same command is given again.
+    under Original/. Before training starts, the command times a few steps and says how long training will take here.
+    It prints only the bundle's path on stdout; everything else goes to stderr. After a run was killed, the same
+    command continues from its last epoch.
     """
     config = configured(recipe, seed=seed, **overrides)
     if folds and (given_split or checkpoint):

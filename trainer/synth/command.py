@@ -33,8 +33,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def synth(out: Path, patients: int, captures: int, seed: int, processes: int | None) -> None:
     """Write synthetic captures to OUT: a folder per patient, and labels.csv.
 
-    They are drawings of blood smears, not biology. Captures that OUT already holds are kept. The path of labels.csv
-    is printed alone on stdout.
+    They are drawings of blood smears, not biology. Captures that OUT already holds are kept. Only the path of
+    labels.csv is printed on stdout.
     """
     from trainer.synth.archive import write_archive
 
