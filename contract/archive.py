@@ -1,7 +1,7 @@
-"""Walking an archive: one folder per patient right below the root, captures anywhere below that.
+"""Walks an archive: one folder per patient right below the root, captures anywhere below that.
 
-Every entry is either a capture or named with the reason why it was passed over. Names are bytes throughout: they need
-not be UTF-8. Errors while listing a folder stop the walk: a folder that cannot be read must not look empty.
+Every entry is either a capture or is listed with the reason why it was skipped. Names are bytes throughout, because
+they need not be UTF-8. An error while listing a folder stops the walk: an unreadable folder must not look empty.
 """
 
 import errno
@@ -18,10 +18,10 @@ from contract.names import display_name
 from contract.states import SkipReason
 
 JUNK_NAMES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b".ds_store", b"$recycle.bin", b".directory"})
-"""In lower case. Names that begin with a dot, files and folders, are junk as well (`._*`: macOS resource forks)."""
+"""In lower case. Files and folders whose names begin with a dot are junk as well (`._*`: macOS resource forks)."""
 JUNK_FOLDERS = frozenset({b"__macosx", b"@eadir", b"$recycle.bin", b"system volume information"})
 IN_MEMORY_BYTES = 32 * 2**20
-_Found = tuple[bytes, int, int]
+_FileEntry = tuple[bytes, int, int]
 """Path relative to the root, size in bytes, modification time in nanoseconds."""
 _SUFFIXES = frozenset(suffix.encode() for suffix in SUFFIXES)
 
@@ -37,9 +37,9 @@ class FoundCapture:
 
 
 class FoundCaptures:
-    """The captures of an archive, patient by patient, in the order of their paths' bytes; may be gone over repeatedly.
+    """The captures of an archive, patient by patient, sorted by the bytes of their paths. Iterate as often as needed.
 
-    Beyond some tens of megabytes they lie in a temporary file: a million captures take no more memory than a thousand.
+    Above IN_MEMORY_BYTES they are in a temporary file: a million captures take no more memory than a thousand.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class FoundCaptures:
         self._length = 0
         self.patients = 0
 
-    def add(self, patient: bytes, captures: list[_Found]) -> None:
-        """One patient's captures, all at once."""
+    def add(self, patient: bytes, captures: list[_FileEntry]) -> None:
+        """Add all captures of one patient in one call."""
         captures.sort()
         marshal.dump((patient, captures), self._spool)
         self._length += len(captures)
@@ -67,7 +67,7 @@ class FoundCaptures:
 
 @dataclass
 class Archive:
-    """What a walk found. The same folder always gives the same captures in the same order, hence the same chunks."""
+    """The result of a walk. The same folder always gives the same captures in the same order, so the same chunks."""
 
     root: bytes
     captures: FoundCaptures = field(default_factory=FoundCaptures)
@@ -93,10 +93,10 @@ def walk_archive(folder: Path) -> Archive:
 
 
 def walk(folder: Path, *, follow_links: bool = False) -> Archive:
-    """The same for any tree of folders with captures; what is right below `folder` names a patient or a label.
+    """Find the captures in any tree of folders. Each folder right below `folder` has the name of a patient or a label.
 
-    An archive's links are not followed: they could lead to other patients. `follow_links` is for a tree that somebody
-    has laid out for training. Raises ArchiveError where there is no such folder, and ArchiveUnavailable.
+    Links in an archive are not followed, because they could lead to other patients. `follow_links` is for a tree that
+    somebody prepared for training. Raises ArchiveError (no such folder) and ArchiveUnavailable.
     """
     root = os.path.realpath(os.fsencode(folder))
     _check_root(display_name(os.fsencode(folder)), root)
@@ -125,7 +125,7 @@ class _Walker:
     archive: Archive
     follow_links: bool
     entered: set[tuple[int, int]] = field(default_factory=set)
-    """Device and inode of each folder, where links are followed: links in a circle end, and nothing is found twice."""
+    """Device and inode of each folder if links are followed: so circular links end, and nothing is found twice."""
 
     def listed(self, folder: bytes) -> list[os.DirEntry[bytes]]:
         try:
@@ -135,7 +135,7 @@ class _Walker:
             raise _cannot_list(folder, error) from None
 
     def is_folder(self, entry: os.DirEntry[bytes], path: bytes) -> bool:
-        """Whether the entry is a folder to be entered."""
+        """Whether the entry is a folder that the walk should enter."""
         try:
             if _is_junk(entry.name) or not entry.is_dir(follow_symlinks=self.follow_links):
                 return False
@@ -144,13 +144,13 @@ class _Walker:
             status = entry.stat()
         except OSError as error:
             raise _cannot_list(path, error) from None
-        place = (status.st_dev, status.st_ino)
-        is_new = place not in self.entered
-        self.entered.add(place)
+        identity = (status.st_dev, status.st_ino)
+        is_new = identity not in self.entered
+        self.entered.add(identity)
         return is_new
 
-    def captures_below(self, folder: bytes) -> list[_Found]:
-        """Every capture below `root/folder`; all other entries are noted with the reason."""
+    def captures_below(self, folder: bytes) -> list[_FileEntry]:
+        """Every capture below `root/folder`; all other entries are listed with the reason why they were skipped."""
         captures, folders = [], [folder]
         while folders:
             folder = folders.pop()
@@ -162,8 +162,8 @@ class _Walker:
                     captures.append(capture)
         return captures
 
-    def sort_in(self, path: bytes, entry: os.DirEntry[bytes]) -> _Found | None:
-        """The entry if it is a capture; else it is noted with the reason why it was passed over."""
+    def sort_in(self, path: bytes, entry: os.DirEntry[bytes]) -> _FileEntry | None:
+        """The entry if it is a capture; otherwise None, and the entry is listed with the reason why it was skipped."""
         try:
             reason = _why_skipped(path, entry, follow_links=self.follow_links)
             if reason is not None:
@@ -203,12 +203,13 @@ def _cannot_list(path: bytes, error: OSError) -> Exception:
 
 
 def _refuse_empty(folder: str, archive: Archive) -> None:
-    loose = len(archive.skipped.get(SkipReason.NO_PATIENT, ()))
-    if loose:
+    captures = len(archive.skipped.get(SkipReason.NO_PATIENT, ()))
+    if captures:
         raise ArchiveError(
-            f"{folder} holds {loose} captures but no folder of a patient; each patient needs a folder of its own. "
+            f"{folder} holds {captures} captures but no folder of a patient; each patient needs a folder of its own. "
             "Is this one patient's folder? Then name the folder above it"
         )
-    found = sum(map(len, archive.skipped.values()))
-    what = f"none of its {found} files is a capture ({', '.join(sorted(SUFFIXES))})" if found else "it is empty"
-    raise ArchiveError(f"{folder} has no captures: {what}; name the folder that holds one folder per patient")
+    files = sum(map(len, archive.skipped.values()))
+    suffixes = ", ".join(sorted(SUFFIXES))
+    problem = f"none of its {files} files is a capture ({suffixes})" if files else "it is empty"
+    raise ArchiveError(f"{folder} has no captures: {problem}; name the folder that holds one folder per patient")

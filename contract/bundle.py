@@ -1,12 +1,12 @@
-"""The bundle: the folder that the trainer hands to the worker. Reading, verifying and writing its manifest.
+"""The bundle: the folder that the trainer hands to the worker. This module reads, verifies and writes its manifest.
 
 bundle.json        the manifest below; its sha256 is the bundle's identity
 model.onnx         input uint8 [N, S, S, 3]; outputs probabilities [N, L], embedding [N, D], cam [N, L, h, w] if any
 model.safetensors  weights for further training (optional)
-golden/            captures, and expected.json with what every engine must answer to them; expected.npz has embeddings
-                   and maps
-proof.npz          a few hundred captures of validation, and what is decided about them (contract/proof.py)
-reference.npz      statistics of training embeddings, for novelty; what is in it: trainer/reference.py
+golden/            captures, and expected.json with the answers that every engine must give for them; expected.npz has
+                   their embeddings and maps
+proof.npz          a few hundred validation captures, and the decisions about them (contract/proof.py)
+reference.npz      statistics of training embeddings, for novelty; trainer/reference.py describes its content
 config.toml        the resolved recipe
 split.csv          the digest, label, split and group of every capture; no names
 report.html        the model card; figures/ holds its pictures
@@ -34,13 +34,13 @@ GOLDEN = "golden"
 EXPECTED = f"{GOLDEN}/expected.json"
 EXPECTED_ARRAYS = f"{GOLDEN}/expected.npz"
 GOLDEN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
-"""precision -> largest difference in probability tolerated on golden captures, unless the manifest says otherwise."""
+"""precision -> largest tolerated difference in probability on golden captures, unless the manifest says otherwise."""
 NOVELTY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.1, "float16": 0.05}
-"""precision -> largest difference in novelty that is tolerated, in thresholds (1 is the border of what is known), and
-above 1 as a share of the novelty itself. With the first stage in float32, emulated bfloat16 moved that of 120 drawings
-by at most 0.02 in the demo bundle (docs/architecture.md)."""
+"""precision -> largest tolerated difference in novelty, in thresholds (1 is the border of what is known); above 1 it is
+a share of the novelty itself. With the first stage in float32, emulated bfloat16 changed the novelty of 120 drawings by
+at most 0.02 in the demo bundle (docs/architecture.md)."""
 MAP_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
-"""precision -> largest difference in a capture's activation map that is tolerated, as a share of the map's range."""
+"""precision -> largest tolerated difference in a capture's activation map, as a share of the map's range."""
 
 
 class _Strict(BaseModel):
@@ -50,8 +50,8 @@ class _Strict(BaseModel):
 class Outputs(_Strict):
     """Names of the graph's tensors. A head that is not pooling and one linear layer has no activation map.
 
-    `first_stage`, if there is one, repeats the first columns of `embedding`: pooled features of the first stage, which
-    a coarse engine computes apart, in float32, since the graph up to there is short.
+    `first_stage`, if there is one, repeats the first columns of `embedding`: the pooled features of the first stage. A
+    coarse engine computes them separately in float32; the graph up to there is short.
     """
 
     input: str = "captures"
@@ -62,15 +62,15 @@ class Outputs(_Strict):
 
 
 class Calibration(_Strict):
-    """Temperature scaling (Guo et al. 2017), fitted on validation captures; it is inside the graph already."""
+    """Temperature scaling (Guo et al. 2017), fitted on validation captures; the graph already applies it."""
 
     method: Literal["temperature"] = "temperature"
     temperature: float = Field(gt=0)
 
 
 class GoldenCapture(_Strict):
-    """One capture under golden/ and what the exported float32 graph gave for it: probabilities, novelty (None where
-    the bundle has no reference for it) and the codes of its marks (None in bundles that do not say).
+    """One capture under golden/ and what the exported float32 graph gave for it: probabilities, novelty (None if the
+    bundle has no reference for it) and the codes of its marks (None in bundles that do not store them).
     """
 
     file: str
@@ -84,7 +84,7 @@ class GoldenSet(_Strict):
 
 
 class Manifest(_Strict):
-    """bundle.json. Unknown keys are refused: a newer bundle must not be half understood."""
+    """bundle.json. Unknown keys are refused, because a newer bundle must not be understood only in part."""
 
     schema_version: Literal[1] = 1
     name: str = Field(min_length=1)
@@ -182,14 +182,14 @@ class Bundle:
         """The golden captures as (file bytes, expected probabilities [L]). Raises BundleError."""
         try:
             return [
-                ((self.path / GOLDEN / one.file).read_bytes(), np.asarray(one.probabilities))
-                for one in self.golden_set().captures
+                ((self.path / GOLDEN / golden.file).read_bytes(), np.asarray(golden.probabilities))
+                for golden in self.golden_set().captures
             ]
         except OSError as error:
             raise BundleError(f"bundle {self.path}: golden captures cannot be read ({error}); export again") from error
 
     def golden_set(self) -> GoldenSet:
-        """What is expected of the golden captures. Raises BundleError."""
+        """The golden captures with the answers expected for them. Raises BundleError."""
         try:
             return GoldenSet.model_validate_json((self.path / EXPECTED).read_bytes())
         except (OSError, ValidationError) as error:
@@ -197,7 +197,7 @@ class Bundle:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
-    """Write bundle.json, with the digests of all files that lie in `folder` now, as the last file of a bundle."""
+    """Write bundle.json, with the digests of all files in `folder`. It must be the last file of a bundle."""
     files = {
         file.relative_to(folder).as_posix(): file_digest(file)
         for file in sorted(folder.rglob("*"))

@@ -1,5 +1,5 @@
-"""The parameters of the case rule, and its scores. They lie in the bundle: the trainer has fitted them on patients that
-it did not train on. contract/case_rule.py applies them.
+"""The parameters of the case rule, and its scores. The trainer fits the parameters on patients that it did not train
+on, and stores them in the bundle. contract/case_rule.py applies them.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,17 +41,17 @@ RULES: dict[str, tuple[Callable[[Scores, "CasePolicy"], Scores], str]] = {
         "the probability that at least one capture shows ALL, each counting {link:g} times its own (noisy-or)",
     ),
 }
-"""rule -> (scores [..., captures] of P(ALL) to scores [...], what the score is). docs/case-rule.md compares them."""
+"""rule -> (function from P(ALL) [..., captures] to scores [...], meaning of the score). See docs/case-rule.md."""
 
 
 class CasePolicy(BaseModel):
-    """The case rule and its thresholds, stored in the bundle; docs/case-rule.md says when to take which rule.
+    """The case rule and its thresholds, stored in the bundle; docs/case-rule.md says when to use which rule.
 
     Version 1 of the rules, where p_1 ... p_n are P(ALL) = 1 - P(benign label) of the usable captures:
 
     - `mean`: (p_1 + ... + p_n) / n.
     - `positive_share`: how many of them are at least `positive_from`, divided by n.
-    - `top_k_mean`: the mean of the `top_k` largest, of all where there are fewer.
+    - `top_k_mean`: the mean of the `top_k` largest, or of all if there are fewer.
     - `noisy_or`: 1 - (1 - c p_1) ... (1 - c p_n) with c = `link` (Pearl 1988, section 4.3.2): grows with n.
     """
 
@@ -83,9 +83,9 @@ class CasePolicy(BaseModel):
         return RULES[self.rule][1].format(**self.model_dump())
 
     def excludes(self, marks: Iterable[str]) -> list[MarkCode]:
-        """Those of these codes that keep a capture out of the score."""
-        found = set(marks)
-        return [code for code in self.exclude if code in found]
+        """The codes among `marks` that keep a capture out of the score."""
+        codes = set(marks)
+        return [code for code in self.exclude if code in codes]
 
     def scores(self, p_all: Scores) -> Scores:
         """The rule's score: P(ALL) [..., captures] -> [...], each between 0 and 1; at least one capture."""

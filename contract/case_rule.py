@@ -1,6 +1,7 @@
-"""From the screened captures of one case to its result: pure, versioned, and always the same for the same captures.
+"""Computes the result of one case from its screened captures: pure, versioned, and always the same for the same
+captures.
 
-`judge` is the whole rule. It reads as docs/case-rule.md does, and each of its steps is a function below it.
+`judge` is the whole rule. It has the steps of docs/case-rule.md, and each step is a function below it.
 """
 
 from collections import Counter
@@ -15,19 +16,19 @@ from contract.states import MarkCode, Verdict
 
 BOOTSTRAP_DRAWS = 1000
 BOOTSTRAP_SEED = 20221
-"""Fixed, so that a result can be recomputed from its rows and comes out the same."""
+"""Fixed, so that a result recomputed from its rows is the same."""
 URGENCY = {Verdict.ALL: 6.0, Verdict.INDETERMINATE: 4.0, Verdict.INSUFFICIENT: 2.0, Verdict.BENIGN: 0.0}
-"""Priority before the score: the review queue is worked from ALL over what the system could not settle to benign."""
+"""Priority before the score is added: ALL first, then cases that the system could not decide, benign last."""
 MISSING = 1.0
-"""Added where captures are missing or most of them excluded, except for ALL: there the score decides alone."""
+"""Added if captures are missing or most of them are excluded, but not for ALL: there only the score decides."""
 MIXED_UP = 8.0
-"""Added for a case in conflict with another patient's, more than a verdict gives: the result may be somebody else's."""
+"""Added for a case in conflict with another patient's. It exceeds every verdict: the result may be another person's."""
 
 
 @dataclass(frozen=True)
 class JudgedCapture:
-    """What the rule looks at of a screened capture: its probabilities by label [L], the digest of its file, and the
-    codes of its marks. Captures with the same digest are copies of one file; without a digest it is no copy.
+    """The data of a screened capture that the rule uses: its probabilities by label [L], the digest of its file, and
+    the codes of its marks. Captures with the same digest are copies of one file; one without a digest is no copy.
     """
 
     probabilities: ArrayLike
@@ -37,7 +38,7 @@ class JudgedCapture:
 
 @dataclass(frozen=True)
 class CaseCounts:
-    """How the captures of a case ended; `submitted` was sealed at submit."""
+    """How the captures of a case ended; `submitted` was fixed at submit."""
 
     submitted: int
     screened: int
@@ -52,7 +53,7 @@ class CaseCounts:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a case came out as it did: a code for machines, a sentence for people."""
+    """Why a case got its result: a code for machines, a sentence for people."""
 
     code: str
     sentence: str
@@ -66,8 +67,8 @@ IDENTITY_CONFLICT = Reason(
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """The proposal that a haematologist reviews. `score` and its interval are None without a capture that counts,
-    `subtype` and its margin where the verdict has none; `excluded` and `novel` count screened captures.
+    """The proposal that a haematologist reviews. `score` and its interval are None if no capture counts,
+    `subtype` and its margin if the verdict has no subtype; `excluded` and `novel` count screened captures.
     """
 
     verdict: Verdict
@@ -91,10 +92,10 @@ def judge(
     counts: CaseCounts,
     identity_conflict: bool = False,
 ) -> CaseResult:
-    """The result of one case, by the policy, from its screened captures, in whatever order.
+    """The result of one case: the policy applied to its screened captures, in any order.
 
-    With `identity_conflict`, one of the captures is also another patient's, byte for byte. Whose it is cannot be told
-    from here, so it counts; the result says so first, and the case comes before all others.
+    `identity_conflict` means that one of the captures is also another patient's, byte for byte. The rule cannot know
+    whose it is, so the capture counts; the result states the conflict first, and the case comes before all others.
     """
     benign = list(labels).index(benign_label)
     selection = select_captures(policy, captures)
@@ -138,9 +139,9 @@ def judge(
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the screened captures of a case count. `counting` holds probabilities [captures, labels] of those that
-    do, each file once; `excluded` the excluding marks of each that does not; `copies` how many do not count because
-    they are copies.
+    """Which of the screened captures of a case count. `counting` holds the probabilities [captures, labels] of those
+    that count, each file once; `excluded` holds the excluding marks of each capture that has some; `copies` is how many
+    do not count because they are copies.
     """
 
     captures: Sequence[JudgedCapture]
@@ -158,7 +159,7 @@ class Selection:
         return len(self.excluded) > self.screened / 2
 
     def none_left(self) -> list[Reason]:
-        """Why there is no score, unless the exclusions say it."""
+        """Why there is no score, unless the exclusions already say it."""
         if self.mostly_excluded:
             return []
         return [Reason("no_usable_capture", "no capture of this case could be screened")]
@@ -167,8 +168,8 @@ class Selection:
         return [Reason("mostly_excluded", self._exclusions())] if self.mostly_excluded else []
 
     def excluded_reasons(self) -> list[Reason]:
-        few = self.excluded and not self.mostly_excluded
-        return [Reason("excluded", self._exclusions())] if few else []
+        some_excluded = self.excluded and not self.mostly_excluded
+        return [Reason("excluded", self._exclusions())] if some_excluded else []
 
     def copies_reasons(self) -> list[Reason]:
         if not self.copies:
@@ -183,41 +184,41 @@ class Selection:
 
 
 def select_captures(policy: CasePolicy, captures: Sequence[JudgedCapture]) -> Selection:
-    """Captures with a mark that the policy excludes do not count, and of copies of one file only one does."""
+    """Captures with a mark that the policy excludes do not count, and only one of several copies of a file counts."""
     excluding = [policy.excludes(capture.marks) for capture in captures]
     counting = [capture for capture, marks in zip(captures, excluding, strict=True) if not marks]
-    once = _once_each(counting)
+    distinct = _once_each(counting)
     return Selection(
         captures=captures,
-        counting=once,
+        counting=distinct,
         excluded=[marks for marks in excluding if marks],
-        copies=len(counting) - len(once),
+        copies=len(counting) - len(distinct),
         novel=sum(MarkCode.NOVEL in marks for marks in excluding),
     )
 
 
 def _once_each(captures: Sequence[JudgedCapture]) -> NDArray[np.float64]:
-    """Probabilities [files, labels], one row for each digest, sorted: floating-point sums and bootstrap draws depend on
-    the order of the rows, and the captures come in any.
+    """Probabilities [files, labels], one row for each digest. The rows are sorted, because floating-point sums and
+    bootstrap draws depend on their order, and the captures come in any order.
     """
     if not captures:
         return np.empty((0, 0))
     probabilities = np.array([capture.probabilities for capture in captures], np.float64)
-    rows: dict[str | int, int] = {}
+    row_of_digest: dict[str | int, int] = {}
     for row in np.lexsort(probabilities.T[::-1]).tolist():
         digest = captures[row].digest
-        rows.setdefault(row if digest is None else digest, row)
-    return probabilities[list(rows.values())]
+        row_of_digest.setdefault(row if digest is None else digest, row)
+    return probabilities[list(row_of_digest.values())]
 
 
 # Score and interval
 
 
 def bootstrap_interval(policy: CasePolicy, p_all: Scores) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentile of the score over bootstrap draws of the captures (Efron 1979), for P(ALL) [n].
+    """The 2.5 and 97.5 percentiles of the score over bootstrap draws of the captures (Efron 1979), for P(ALL) [n].
 
-    It says how far the score depends on which captures were taken; it knows nothing of how well the network knows this
-    patient.
+    The interval says how far the score depends on which captures were taken. It says nothing about how well the network
+    knows this patient.
     """
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     scores = policy.scores(p_all[rng.integers(0, len(p_all), (BOOTSTRAP_DRAWS, len(p_all)))])
@@ -229,7 +230,7 @@ def bootstrap_interval(policy: CasePolicy, p_all: Scores) -> tuple[float, float]
 
 
 def verdict_of(policy: CasePolicy, score: float, usable: int) -> tuple[Verdict, Reason]:
-    """The verdict of so many usable captures with this score, and why."""
+    """The verdict for this score of `usable` captures, and why."""
     if usable < policy.min_captures:
         return Verdict.INSUFFICIENT, Reason(
             "too_few_captures", f"{usable} usable captures; the rule wants at least {policy.min_captures}"
@@ -246,7 +247,7 @@ def verdict_of(policy: CasePolicy, score: float, usable: int) -> tuple[Verdict, 
 
 
 def doubted(policy: CasePolicy, verdict: Verdict, selection: Selection, benign: int) -> tuple[Verdict, list[Reason]]:
-    """An exclusion never makes a case benign: what a benign verdict becomes if captures were excluded, and why."""
+    """What a benign verdict becomes if captures were excluded, and why: an exclusion never makes a case benign."""
     if verdict is not Verdict.BENIGN or not selection.excluded:
         return verdict, []
     if selection.mostly_excluded:
@@ -265,11 +266,11 @@ def subtype_of(
     verdict: Verdict, probabilities: NDArray[np.float64], labels: Sequence[str], benign: int
 ) -> tuple[str | None, float | None]:
     """The label, other than the benign one, with the largest share of the mean probabilities [captures, labels], and
-    its lead over the next; None for a verdict that has no subtype.
+    its lead over the second; None for a verdict that has no subtype.
     """
     if verdict not in (Verdict.ALL, Verdict.INDETERMINATE):
         return None, None
-    others = [place for place in range(len(labels)) if place != benign]
+    others = [index for index in range(len(labels)) if index != benign]
     shares = probabilities[:, others].mean(axis=0)
     shares = shares / shares.sum() if shares.sum() > 0 else np.full(len(others), 1 / len(others))
     order = np.argsort(-shares, kind="stable")
@@ -281,7 +282,7 @@ def subtype_of(
 
 
 def priority_of(verdict: Verdict, score: float | None, *, missing: bool, identity_conflict: bool) -> float:
-    """The place in the review queue, worked from high to low. Within a verdict the score decides."""
+    """The priority in the review queue; high values come first. Within a verdict the score decides."""
     for_missing = MISSING if missing and verdict is not Verdict.ALL else 0.0
     return URGENCY[verdict] + for_missing + (score or 0.0) + (MIXED_UP if identity_conflict else 0.0)
 

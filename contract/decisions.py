@@ -1,5 +1,5 @@
-"""What an engine's answers decide about captures: label, novelty, marks, and whether they count. One function for the
-worker, for the proof of an engine, and for the trainer, which writes down what the float32 graph decides.
+"""What an engine's answers decide about captures: label, novelty, marks, and whether they count. The worker, the proof
+of an engine and the trainer, which writes down what the float32 graph decides, all use the same function.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from contract.quality import marks_of
 
 @dataclass(frozen=True)
 class Decision:
-    """Of one capture: the number of its label, its novelty (None where the bundle has no reference for it), its marks,
+    """About one capture: the index of its label, its novelty (None if the bundle has no reference for it), its marks,
     and whether the case policy excludes it.
     """
 
@@ -33,18 +33,18 @@ class Decision:
 
 def decide(
     manifest: Manifest,
-    known: Novelty | None,
+    reference: Novelty | None,
     probabilities: NDArray[Any],
     embedding: NDArray[np.float32],
     qualities: Sequence[Mapping[str, float]],
 ) -> list[Decision]:
-    """Of N captures: probabilities [N, L], embedding [N, D], and what `contract.quality.measure` says of each."""
-    novelties = [None] * len(probabilities) if known is None else known.of(embedding).tolist()
-    usual = manifest.reference.get("quality", {})
+    """Decide about N captures: probabilities [N, L], embedding [N, D], and each one's `contract.quality.measure`."""
+    novelties = [None] * len(probabilities) if reference is None else reference.of(embedding).tolist()
+    quality_reference = manifest.reference.get("quality", {})
     decisions = []
     for label, novelty, quality in zip(probabilities.argmax(axis=1).tolist(), novelties, qualities, strict=True):
-        novel = None if novelty is None else mark_of(novelty)
-        marks = [*([novel] if novel else []), *marks_of(quality, usual)]
+        novelty_mark = None if novelty is None else mark_of(novelty)
+        marks = [*([novelty_mark] if novelty_mark else []), *marks_of(quality, quality_reference)]
         excluded = bool(manifest.case_policy.excludes(mark.code for mark in marks))
         decisions.append(Decision(label, novelty, marks, excluded))
     return decisions

@@ -1,6 +1,6 @@
-"""Pictures of captures as evidence: the file, small, with the places framed that speak most for what it was called.
+"""Pictures of captures as evidence: a small copy, with frames around the places that speak most for its label.
 
-There is one way to show an activation map, for reports, pages and model cards alike.
+Reports, pages and model cards all show an activation map in the same way.
 """
 
 import io
@@ -24,7 +24,7 @@ SIDE_PX = 320
 """The longer side of a picture."""
 JPEG_QUALITY = 82
 FRAMES = ((0.25, (255, 196, 0), 1), (0.10, (220, 0, 60), 2))
-"""Share of an activation map's places that is framed, the frame's colour, and its width in pixels."""
+"""Share of an activation map's places that get a frame, the frame's colour, and its width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ Pictures = Callable[[bytes, bytes | None], Picture]
 
 
 def pictures_of(root: bytes, pseudonym_key: str | None, key_file: Path | None) -> Pictures:
-    """Pictures of captures of one archive, whose paths hold pseudonyms if `pseudonym_key` is a key's fingerprint.
+    """Pictures of one archive's captures. If its paths hold pseudonyms, `pseudonym_key` is their key's fingerprint.
 
-    Without that key in `key_file` there are none.
+    Without that key in `key_file` there are no pictures.
     """
     if pseudonym_key is None:
         return partial(picture, root)
@@ -65,18 +65,19 @@ def picture(root: bytes, path: bytes, cam: bytes | None) -> Picture:
     image.thumbnail((SIDE_PX, SIDE_PX))
     pixels = np.asarray(image)
     if cam is not None:
-        values = np.frombuffer(cam, dtype=np.float16)
-        pixels = framed(pixels, values.reshape(isqrt(values.size), -1))
+        activation = np.frombuffer(cam, dtype=np.float16)
+        pixels = framed(pixels, activation.reshape(isqrt(activation.size), -1))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return Picture(buffer.getvalue())
 
 
 def framed(pixels: NDArray[np.uint8], activation: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Frame on the capture, uint8 [H, W, 3], the places of an activation map [h, w] that speak most for its label.
+    """Draw frames on a capture, uint8 [H, W, 3], around the places of an activation map [h, w] that speak most for its
+    label.
 
-    Each place is a rectangle of the capture. The strongest tenth is framed in red, the strongest quarter in yellow.
-    Places are framed as they are: a smooth curve would promise a sharper eye than the network has, and a heat map would
+    Each place is a rectangle of the capture. The strongest tenth gets a red frame, the strongest quarter a yellow one.
+    Frames follow the rectangles: a smooth curve would promise a sharper eye than the network has, and a heat map would
     hide the cell.
     """
     rank = np.argsort(np.argsort(-activation.ravel(), kind="stable"), kind="stable").reshape(activation.shape)

@@ -1,6 +1,6 @@
-"""Bytes of a capture -> upright RGB uint8 [S, S, 3]: the one preprocessing that trainer and worker share.
+"""Bytes of a capture -> upright RGB uint8 [S, S, 3]: the preprocessing that trainer and worker share.
 
-Normalisation is inside the exported graph, so what this module returns is all there is to agree about.
+The exported graph does the normalisation, so trainer and worker need to agree only on what this module returns.
 """
 
 import io
@@ -22,29 +22,29 @@ from contract.errors import CaptureRejected
 from contract.states import RejectCode
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
-"""Pillow's names of the formats that are screened (JPEG includes MPO); all others are refused unopened."""
+"""Pillow's names of the formats that are screened (JPEG includes MPO); all others are refused without opening them."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp"})
-"""Endings, in lower case, of the names that the archive walker takes for captures."""
+"""Endings, in lower case, of the file names that the archive walk accepts as captures."""
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64_000_000
-"""Above what a microscope camera writes (the largest common sensors have 20-50 megapixels)."""
+"""More than a microscope camera writes (the largest common sensors have 20-50 megapixels)."""
 MAX_CAMERA = 64
-"""Letters of a camera's model; what is longer is something else."""
+"""Most characters of a camera's model; a longer text is something else."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
 
-# Register all formats now: Pillow does it on the first use, and threads that come first find half of them missing.
+# Register all formats now: Pillow does it on the first use, and threads that come first miss half of them.
 Image.init()
 
-ImageFile.LOAD_TRUNCATED_IMAGES = False  # painted-in black would look benign
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # black in place of missing pixels would look benign
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-# Set once for the process: catch_warnings is not safe in threads. The bomb warning is ours to act on (_check_header);
-# a warning about metadata, a malformed EXIF block say, does not concern the pixels.
+# Set once for the process: catch_warnings is not safe in threads. _check_header does what the bomb warning is for; a
+# warning about metadata, for example a malformed EXIF block, does not concern the pixels.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 RGBImage = NDArray[np.uint8]
 _Upright = RGBImage | Image.Image
-"""Whichever the decoder gave: turning one into the other takes as long as some resizing."""
+"""The form that the decoder gave: converting one into the other takes as long as some resizing."""
 
 
 class ImageSpec(BaseModel):
@@ -71,7 +71,7 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 @dataclass(frozen=True)
 class Origin:
-    """All that is kept of a file's EXIF: the camera's model, and when it says the capture was taken, by a clock that
+    """All that is kept of a file's EXIF: the camera's model, and the time of the capture by the camera's clock, which
     knows no time zone and may be years off.
     """
 
@@ -91,7 +91,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """Upright pixels, at reduced scale perhaps; width and height in full; what EXIF said."""
+    """Upright pixels, perhaps at reduced scale; width and height at full scale; what EXIF said."""
 
     upright: _Upright
     width: int
@@ -103,26 +103,26 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
     """Decode one capture for the network: RGB, upright by EXIF, resized to the square of the spec.
 
     JPEG is decoded at the smallest of its reduced scales (1/2, 1/4, 1/8) whose sides are at least `jpeg_oversampling`
-    times S: the coarse frequencies that it stores are those that the resize would keep. What that changes in a
-    probability is measured in docs/benchmarks.md.
+    times S: that scale still has the coarse frequencies that the resize would keep. docs/benchmarks.md measures how
+    much this changes a probability.
 
-    Raises CaptureRejected, whose sentence never holds a path.
+    Raises CaptureRejected, whose sentence never contains a path.
     """
     at_least = math.ceil(spec.jpeg_oversampling * spec.size)
-    found = _load(data, at_least=at_least, min_side=spec.min_side)
-    return Decoded(_resized(found.upright, spec), found.width, found.height, found.origin)
+    loaded = _load(data, at_least=at_least, min_side=spec.min_side)
+    return Decoded(_resized(loaded.upright, spec), loaded.width, loaded.height, loaded.origin)
 
 
 def _resized(upright: _Upright, spec: ImageSpec) -> RGBImage:
     square = (spec.size, spec.size)
     if spec.resampling in _RESAMPLING:
         return np.asarray(_as_image(upright).resize(square, _RESAMPLING[spec.resampling]))
-    import cv2  # takes a while, and most commands decode nothing
+    import cv2  # slow to import, and most commands decode nothing
 
     pixels = np.asarray(upright)
-    # Between fewer than two pixels every one still counts; beyond that, linear interpolation would skip some.
-    how = cv2.INTER_LINEAR if max(pixels.shape[:2]) <= 2 * spec.size else cv2.INTER_AREA
-    return np.asarray(cv2.resize(pixels, square, interpolation=how), dtype=np.uint8)
+    # Up to a reduction by 2, linear interpolation uses every pixel; beyond that it would skip some.
+    interpolation = cv2.INTER_LINEAR if max(pixels.shape[:2]) <= 2 * spec.size else cv2.INTER_AREA
+    return np.asarray(cv2.resize(pixels, square, interpolation=interpolation), dtype=np.uint8)
 
 
 def _as_image(upright: _Upright) -> Image.Image:
@@ -130,12 +130,12 @@ def _as_image(upright: _Upright) -> Image.Image:
 
 
 def decode_full(data: bytes) -> Image.Image:
-    """Decode to an upright 8-bit RGB image of full size, for people to look at. Raises CaptureRejected."""
+    """Decode to an upright 8-bit RGB image of full size, for people. Raises CaptureRejected."""
     return _as_image(_load(data, at_least=None, min_side=1).upright)
 
 
 def _load(data: bytes, *, at_least: int | None, min_side: int) -> _Loaded:
-    """Upright RGB, at reduced JPEG scale where both sides stay >= `at_least`."""
+    """Upright RGB; JPEG at a reduced scale as long as both sides stay >= `at_least`."""
     if not data:
         raise CaptureRejected(RejectCode.EMPTY_FILE, "the file has no bytes")
     if len(data) > MAX_BYTES:
@@ -146,7 +146,7 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> _Loaded:
             header, is_deep, origin = image.size, _is_deep_colour(image), _origin(image)
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
-            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):  # all but CMYK
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):  # every mode except CMYK
                 width, height = header[::-1] if _is_turned(image) else header
                 return _Loaded(_turned(_decode_jpeg(data, image.size), image), width, height, origin)
             image.load()
@@ -168,10 +168,10 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> _Loaded:
 
 
 def _decode_jpeg(data: bytes, size: tuple[int, int]) -> RGBImage:
-    """By libjpeg-turbo directly, at the scale that gives `size`: the same pixels as through Pillow, sooner.
+    """Decode with libjpeg-turbo directly, at the scale that gives `size`: the same pixels as Pillow gives, but faster.
 
-    Damage that libjpeg notices is an error here; by itself it paints something and warns, and Pillow passes that on as
-    a sound image.
+    Damage that libjpeg notices is an error here. By default libjpeg fills the damaged part and only warns, and Pillow
+    passes that on as a sound image.
     """
     width, height = size
     try:
@@ -183,7 +183,7 @@ def _decode_jpeg(data: bytes, size: tuple[int, int]) -> RGBImage:
 
 
 def _turned(pixels: RGBImage, image: Image.Image) -> RGBImage:
-    """Upright by the EXIF orientation of `image`, as Pillow's exif_transpose does it."""
+    """Turn the pixels upright by the EXIF orientation of `image`, as Pillow's exif_transpose does."""
     turn = _TURNS.get(_orientation(image))
     return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
@@ -210,7 +210,7 @@ def _origin(image: Image.Image) -> Origin:
 
 def _as_text(value: object) -> str | None:
     """A camera's model: short printable text, or nothing."""
-    text = "".join(sign for sign in str(value) if sign.isprintable()).strip() if isinstance(value, str) else ""
+    text = "".join(letter for letter in str(value) if letter.isprintable()).strip() if isinstance(value, str) else ""
     return text if 0 < len(text) <= MAX_CAMERA else None
 
 
@@ -232,7 +232,7 @@ _DECODER_ERRORS = (
     OSError, EOFError, ValueError, SyntaxError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError,
     AttributeError, struct.error, zlib.error,
 )  # fmt: skip
-"""What Pillow's decoders raise on hostile bytes, by its source and its fuzzers' findings."""
+"""What Pillow's decoders raise on hostile bytes, according to its source and to its fuzzers."""
 
 
 def _check_header(image: Image.Image, min_side: int) -> None:
@@ -243,25 +243,25 @@ def _check_header(image: Image.Image, min_side: int) -> None:
         raise CaptureRejected(
             RejectCode.TOO_SMALL, f"{width}x{height} pixels; the shorter side must have at least {min_side}"
         )
-    # An MPO is a photograph with previews of itself behind it: its first image is the capture.
+    # An MPO is a photograph followed by previews of itself: its first image is the capture.
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if pages > 1:
         raise CaptureRejected(RejectCode.MULTI_PAGE, f"holds {pages} images; export each as a file of its own")
 
 
 def _is_turned(image: Image.Image) -> bool:
-    """Whether the EXIF orientation swaps the sides that the header gives; Pillow's TIFF reader has swapped them."""
+    """Whether the EXIF orientation swaps the sides that the header gives; Pillow's TIFF reader already swapped them."""
     return image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """16 bits per colour channel, of which Pillow keeps the upper eight."""
-    return image.mode in ("RGB", "RGBA") and any(";16" in str(t.args) for t in getattr(image, "tile", ()))
+    """Whether there are 16 bits per colour channel, of which Pillow keeps only the upper eight."""
+    return image.mode in ("RGB", "RGBA") and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def _refuse_half_filled(image: Image.Image) -> None:
-    """A camera that puts 12 bits into 16 gives a picture that is black in its upper eight; black looks benign."""
-    brightest = max(high for _, high in image.getextrema())  # type: ignore[misc]
+    """Refuse 12 bits stored in 16: the upper eight, which Pillow keeps, are almost black, and black looks benign."""
+    brightest = max(highest for _, highest in image.getextrema())  # type: ignore[misc]
     if brightest < 128:
         raise CaptureRejected(
             RejectCode.UNSUPPORTED_DEPTH, "16 bits per channel that fill less than half of the range; export as 8 bits"
@@ -290,10 +290,10 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits by its effective depth; Pillow's own conversion clips everything above 255 to white.
+    """Convert 16-bit grey to 8 bits by its effective depth; Pillow's own conversion makes all values above 255 white.
 
-    Cameras put 10, 12 or 14 bits into 16, and the white of a bright-field background shows which: the depth is the
-    least of 8, 10, 12, 14 and 16 bits that holds the largest value.
+    Cameras store 10, 12 or 14 bits in 16. The white of a bright-field background shows how many: the depth is the
+    smallest of 8, 10, 12, 14 and 16 bits that holds the largest value.
     """
     values = np.asarray(image)
     if not np.isfinite(values).all() or values.min() < 0:

@@ -1,4 +1,4 @@
-"""Logging: structlog, one setup for every process. Never a patient id or a path at info level."""
+"""Logging with structlog, set up in the same way for every process. No patient id or path is logged at info level."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ def configure_logging(level: str, style: str) -> None:
         if style == "json"
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # the others print local variables: paths, patients
+            exception_formatter=structlog.dev.plain_traceback,  # others print local variables: paths, patients
         )
     )
     structlog.configure(

@@ -1,4 +1,4 @@
-"""What travels over Redis: a task's name and a chunk's id. Nothing else: no path, no patient.
+"""What is sent over Redis: a task's name and a chunk's id. Nothing else: no path, no patient.
 
 Producer and worker build their Celery application from the same plain settings here, so they cannot differ.
 """
@@ -10,13 +10,13 @@ SCREEN_CHUNK = "screen.chunk"
 QUEUE = "chunks"
 CHUNK_SECONDS = 300
 GRACE_S = 60
-"""After the time limit a child gives its chunks back and ends; one that cannot even do that is killed so much later."""
+"""After the time limit a child gives its chunks back and ends. A child that cannot is killed this much later."""
 
 
 def celery_config(redis_url: str, chunk_seconds: int = CHUNK_SECONDS) -> dict[str, Any]:
     """Celery's settings; `chunk_seconds` is a worker's time limit for a chunk.
 
-    Each line that is not obvious says what went wrong without it.
+    Each line that is not obvious says what goes wrong without it.
     """
     return {
         "broker_url": redis_url,
@@ -25,10 +25,10 @@ def celery_config(redis_url: str, chunk_seconds: int = CHUNK_SECONDS) -> dict[st
         "task_default_queue": QUEUE,
         "task_ignore_result": True,  # no result backend: results are rows
         "task_store_errors_even_if_ignored": False,
-        # A message is done when its chunk is, not when it is received; a failed task's message is done too:
-        # the sweeper sends the chunk again, because the database says that it is not done.
+        # A message is done when its chunk is done, not when it is received. A failed task's message is done too: the
+        # database says that its chunk is not done, so the sweeper sends it again.
         "task_acks_late": True,
-        "task_reject_on_worker_lost": True,  # else a killed child's message counts as done (celery #1628)
+        "task_reject_on_worker_lost": True,  # otherwise a killed child's message counts as done (celery #1628)
         "task_acks_on_failure": True,  # False drops failed messages silently
         "task_acks_on_timeout": True,
         "task_soft_time_limit": chunk_seconds,
@@ -46,9 +46,9 @@ def celery_config(redis_url: str, chunk_seconds: int = CHUNK_SECONDS) -> dict[st
         "worker_hijack_root_logger": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_channel_error_retry": True,  # else a Redis that refuses writes, its disk being full, ends the worker
+        "broker_channel_error_retry": True,  # otherwise a Redis with a full disk ends the worker
         "broker_transport_options": {
-            "visibility_timeout": 900,  # above the hard time limit, else a running task is delivered again
+            "visibility_timeout": 900,  # above the hard time limit, or a running task is delivered again
             "unacked_restore_interval": 10,
             "unacked_restore_throttle": 1,
             "socket_timeout": 15,

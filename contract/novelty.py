@@ -1,18 +1,18 @@
-"""How unlike a capture is to those that a bundle was trained on: the Mahalanobis distance of its embedding to the
+"""How different a capture is from those that a bundle was trained on: the Mahalanobis distance of its embedding to the
 nearest class (Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples").
 
-An embedding is made of blocks: pooled features of the network's first stage, and of its last. The last alone does not
-do: a network that has learnt its classes well maps whatever it sees to one of them, and of real smears none was novel
-to a network trained on drawings, while by its first stage all were (docs/benchmarks.md).
+An embedding consists of blocks: pooled features of the network's first stage, and of its last. The last alone is not
+enough: a network that has learnt its classes well maps everything that it sees to one of them. No real smear was novel
+to a network trained on drawings by its last stage, and all were by its first (docs/benchmarks.md).
 
     reference.npz   of block i: mean_i [D], components_i [d, D], class_means_i [L, d], precision_i [d, d]; float32
 
-z = (e - mean) components' brings a block e to d dimensions; its distance to a class is
-sqrt((z - class_mean)' precision (z - class_mean)), and its novelty that distance divided by the block's threshold. The
-novelty of a capture is that of the block that finds it the strangest. The trainer fits all (trainer/reference.py).
+z = (e - mean) components' reduces a block e to d dimensions. Its distance to a class is
+sqrt((z - class_mean)' precision (z - class_mean)), and its novelty is the distance to the nearest class divided by the
+block's threshold. The novelty of a capture is the largest of its blocks. The trainer fits all (trainer/reference.py).
 
-A bundle may know captures of several microscopes (trainer/adapt.py): then there is a file of such arrays for each, and
-a capture is as novel as it is to the one that finds it the most familiar.
+A bundle may know captures of several microscopes (trainer/adapt.py). Then each has its own file of such arrays, and the
+novelty of a capture is the smallest of them.
 
     manifest.reference["novelty"]["others"]   for each further microscope: file, blocks
 """
@@ -36,8 +36,9 @@ ARRAYS = ("mean", "components", "class_means", "precision")
 
 @dataclass(frozen=True)
 class Block:
-    """Columns `begin` to `end` of an embedding, the training classes in their space, and the distance that is still
-    known."""
+    """Columns `begin` to `end` of an embedding, the training classes in the space of these columns, and the largest
+    distance that is not novel.
+    """
 
     begin: int
     end: int
@@ -50,27 +51,27 @@ class Block:
     def distances(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         """Distance to the nearest class of each embedding, [N, D] -> [N]."""
         z = (embeddings[:, self.begin : self.end] - self.mean) @ self.components.T
-        apart = z[:, None] - self.class_means[None]
-        squared = np.einsum("nld,de,nle->nl", apart, self.precision, apart, optimize=True)
+        offsets = z[:, None] - self.class_means[None]
+        squared = np.einsum("nld,de,nle->nl", offsets, self.precision, offsets, optimize=True)
         return np.asarray(np.sqrt(np.maximum(squared, 0).min(axis=1)), np.float64)
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """What a bundle knows, block by block; `others` are the captures of further microscopes, each known for itself."""
+    """What a bundle knows, block by block; `others` is the same for each further microscope."""
 
     blocks: tuple[Block, ...]
     others: "tuple[Novelty, ...]" = ()
 
     def of(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Novelty of each embedding, [N, D] -> [N]: above 1 it is unlike the training captures."""
-        each = np.stack([block.distances(embeddings) / block.threshold for block in self.blocks])
-        known = [each.max(axis=0), *(other.of(embeddings) for other in self.others)]
-        return np.asarray(np.min(known, axis=0), np.float64)
+        """Novelty of each embedding, [N, D] -> [N]; above 1 the capture is unlike the training captures."""
+        by_block = np.stack([block.distances(embeddings) / block.threshold for block in self.blocks])
+        by_microscope = [by_block.max(axis=0), *(other.of(embeddings) for other in self.others)]
+        return np.asarray(np.min(by_microscope, axis=0), np.float64)
 
 
 def mark_of(novelty: float) -> Mark | None:
-    """`novel`, where it is above 1."""
+    """The mark `novel` if the novelty is above 1, otherwise None."""
     if novelty <= 1:
         return None
     return Mark(
@@ -80,23 +81,25 @@ def mark_of(novelty: float) -> Mark | None:
 
 
 def read_novelty(bundle: Bundle) -> Novelty | None:
-    """The bundle's reference for novelty; None where it has none. Raises BundleError where it cannot be read."""
-    known = bundle.manifest.reference.get("novelty")
-    if known is None:
+    """The bundle's reference for novelty; None if it has none. Raises BundleError if it cannot be read."""
+    stored = bundle.manifest.reference.get("novelty")
+    if stored is None:
         return None
     try:
-        others = tuple(open_reference(bundle.path / one["file"], one["blocks"]) for one in known.get("others", ()))
-        return replace(open_reference(bundle.path / FILE, known["blocks"]), others=others)
+        others = tuple(
+            open_reference(bundle.path / other["file"], other["blocks"]) for other in stored.get("others", ())
+        )
+        return replace(open_reference(bundle.path / FILE, stored["blocks"]), others=others)
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise BundleError(f"bundle {bundle.path}: {FILE} cannot be read ({error}); export the bundle again") from error
 
 
 def open_reference(file: Path, blocks: list[dict[str, Any]]) -> Novelty:
-    """Read what the trainer wrote. `blocks` is what the manifest says of each: begin, end, threshold."""
+    """Read what the trainer wrote. `blocks` holds what the manifest says about each block: begin, end, threshold."""
     with np.load(file, allow_pickle=False) as arrays:
         return Novelty(
             tuple(
-                Block(one["begin"], one["end"], one["threshold"], *(arrays[f"{name}_{i}"] for name in ARRAYS))
-                for i, one in enumerate(blocks)
+                Block(block["begin"], block["end"], block["threshold"], *(arrays[f"{name}_{i}"] for name in ARRAYS))
+                for i, block in enumerate(blocks)
             )
         )

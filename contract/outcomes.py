@@ -1,4 +1,4 @@
-"""What goes into the worker's pipeline and what comes out of it, in terms that the database layer stores."""
+"""What goes into the worker's pipeline and what comes out of it, in the form that the database layer stores."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,7 +8,7 @@ from contract.states import MarkCode, RejectCode
 
 @dataclass(frozen=True, slots=True)
 class CaptureRef:
-    """A capture to screen: `path` is relative to the run's root; size and time are those at submit."""
+    """A capture to screen: `path` is relative to the run's root; size and time are from the submit."""
 
     id: int
     path: bytes
@@ -18,7 +18,7 @@ class CaptureRef:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is remarkable about a screened capture: a code for machines, a sentence for people."""
+    """A remarkable property of a screened capture: a code for machines, a sentence for people."""
 
     code: MarkCode
     sentence: str
@@ -26,12 +26,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What the engine said of one capture.
+    """What the engine said about one capture.
 
-    `probabilities` follow the bundle's labels; `label` is the one with the highest, `probability` its value, `p_all`
-    is 1 - P(benign label). `cam` is the activation map of `label`, float16 [h, w] row by row, h = w. `width` and
-    `height` are those of the file in pixels. `quality` holds its measures, `marks` what is remarkable about it, and
-    `excluded` says whether they keep it out of its case's result; `novelty` is None where the bundle has no reference.
+    `probabilities` are in the order of the bundle's labels; `label` is the one with the highest, `probability` its
+    value, `p_all` is 1 - P(benign label). `cam` is the activation map of `label`, float16 [h, w] row by row, h = w.
+    `width` and `height` are those of the file in pixels. `quality` holds its measures, `marks` what is remarkable about
+    it, and `excluded` says whether the marks keep it out of its case's result. `novelty` is None if the bundle has no
+    reference.
     """
 
     capture_id: int
@@ -53,7 +54,7 @@ class Screened:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Why one capture could not be screened. `sha256` is None where not even its bytes could be read."""
+    """Why one capture could not be screened. `sha256` is None if even its bytes could not be read."""
 
     capture_id: int
     code: RejectCode
@@ -63,7 +64,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class ChunkOutcome:
-    """Every capture of a chunk is in exactly one of the two lists. `seconds`: where the time went."""
+    """Every capture of a chunk is in exactly one of the two lists. `seconds` is the time that each step took."""
 
     screened: list[Screened]
     rejected: list[Rejected]

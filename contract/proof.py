@@ -1,8 +1,8 @@
-"""What every engine must reproduce before it serves, stored in the bundle from the exported float32 graph.
+"""What every engine must reproduce before it serves. The bundle stores it from the exported float32 graph.
 
-The golden captures are few, whole files, and carry all that the graph gives. The hidden captures are a few hundred of
-validation, the more to see a small share of decisions change by: small JPEG of the network's own input size, without
-names, and all expectations are computed from these JPEG.
+The golden captures are few: whole files, with every output of the graph. The hidden captures are a few hundred
+validation captures, enough to see a small share of decisions change. They are small JPEG of the network's input size,
+without names, and all expectations are computed from these JPEG.
 
     golden/expected.npz   embedding [N, D], cam [N, L, h, w] if any; float32
     proof.npz             jpeg uint8 [bytes of all captures], ends int64 [N], probabilities float32 [N, L],
@@ -30,7 +30,7 @@ _UNREADABLE = (OSError, EOFError, ValueError, KeyError, BadZipFile)
 
 @dataclass(frozen=True)
 class Expected:
-    """Of N captures what the float32 graph answers, and what follows from it. None is what the bundle does not say."""
+    """What the float32 graph answers for N captures, and the decisions from it. None: the bundle does not say."""
 
     probabilities: NDArray[np.float32]
     novelty: NDArray[np.float32] | None = None
@@ -46,7 +46,7 @@ class Expected:
         cam: NDArray[np.float32] | None,
         decisions: Sequence[Decision],
     ) -> "Expected":
-        """What is expected of others: these answers, and what was decided by them."""
+        """Expect these answers, and the decisions made from them."""
         novelty = [decision.novelty for decision in decisions]
         return cls(
             probabilities.astype(np.float32),
@@ -58,32 +58,32 @@ class Expected:
 
     @property
     def decided(self) -> bool:
-        """Whether it says more than probabilities."""
+        """Whether more than probabilities is expected."""
         return self.excluded is not None
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """The hidden captures, uint8 [N, S, S, 3], and what is expected of them."""
+    """The hidden captures, uint8 [N, S, S, 3], and what is expected for them."""
 
     captures: RGBImage
     expected: Expected
 
 
 def golden_expected(bundle: Bundle) -> Expected:
-    """What is expected of the golden captures; of an older bundle, probabilities alone. Raises BundleError."""
-    golden = bundle.golden_set().captures
-    probabilities = np.asarray([one.probabilities for one in golden], np.float32)
-    if any(one.marks is None for one in golden):
+    """What is expected for the golden captures; in an older bundle only probabilities. Raises BundleError."""
+    captures = bundle.golden_set().captures
+    probabilities = np.asarray([capture.probabilities for capture in captures], np.float32)
+    if any(capture.marks is None for capture in captures):
         return Expected(probabilities)
-    novelty = [one.novelty for one in golden]
+    novelty = [capture.novelty for capture in captures]
     excludes = bundle.manifest.case_policy.excludes
     try:
         with np.load(bundle.path / EXPECTED_ARRAYS, allow_pickle=False) as arrays:
             return Expected(
                 probabilities,
                 None if None in novelty else np.asarray(novelty, np.float32),
-                np.asarray([bool(excludes(one.marks or ())) for one in golden]),
+                np.asarray([bool(excludes(capture.marks or ())) for capture in captures]),
                 arrays["embedding"],
                 arrays.get("cam"),
             )
@@ -107,21 +107,21 @@ def read_hidden(bundle: Bundle) -> Hidden | None:
 
 
 def open_hidden(file: Path) -> Hidden:
-    """Read what `write_hidden` wrote. Raises one of _UNREADABLE where it is something else."""
+    """Read what `write_hidden` wrote. Raises one of _UNREADABLE if the file is something else."""
     with np.load(file, allow_pickle=False) as arrays:
         expected = Expected(arrays["probabilities"], arrays.get("novelty"), arrays["excluded"])
         return Hidden(decoded(arrays["jpeg"], arrays["ends"]), expected)
 
 
 def write_hidden(file: Path, encoded: Sequence[bytes], expected: Expected) -> None:
-    """Write proof.npz: captures as JPEG, and what is expected of them."""
+    """Write proof.npz: captures as JPEG, and what is expected for them."""
     assert expected.excluded is not None
     novelty = {} if expected.novelty is None else {"novelty": expected.novelty.astype(np.float32)}
     np.savez(
         file,
         allow_pickle=False,
         jpeg=np.frombuffer(b"".join(encoded), np.uint8),
-        ends=np.cumsum([len(one) for one in encoded], dtype=np.int64),
+        ends=np.cumsum([len(jpeg) for jpeg in encoded], dtype=np.int64),
         probabilities=expected.probabilities.astype(np.float32),
         excluded=expected.excluded,
         **novelty,
@@ -129,10 +129,10 @@ def write_hidden(file: Path, encoded: Sequence[bytes], expected: Expected) -> No
 
 
 def decoded(jpeg: NDArray[np.uint8], ends: NDArray[np.int64]) -> RGBImage:
-    """Captures of one size from their JPEG, one behind the other. Raises ValueError where they cannot be decoded."""
+    """Decode captures of one size from their concatenated JPEG. Raises ValueError if they cannot be decoded."""
     parts = np.split(jpeg, ends[:-1])
     return np.stack([simplejpeg.decode_jpeg(part.tobytes(), "RGB", strict=True) for part in parts])
 
 
-def _unreadable(bundle: Bundle, file: str, why: object) -> BundleError:
-    return BundleError(f"bundle {bundle.path}: {file} cannot be read ({why}); export the bundle again")
+def _unreadable(bundle: Bundle, file: str, problem: object) -> BundleError:
+    return BundleError(f"bundle {bundle.path}: {file} cannot be read ({problem}); export the bundle again")

@@ -1,7 +1,7 @@
-"""Pseudonyms of patients: a keyed hash of the folder's name, and the way back for whoever has the key.
+"""Pseudonyms of patients: a keyed hash of the folder's name, and the way back for people who have the key.
 
-HMAC-SHA256 (RFC 2104), cut to 100 bits and written in base32: of a million patients, two have the same with a
-probability of 4e-19. Without the key nobody can try names.
+HMAC-SHA256 (RFC 2104), cut to 100 bits and written in base32: among a million patients, two have the same pseudonym
+with a probability of 4e-19. Without the key nobody can find a name by trying names.
 """
 
 import base64
@@ -20,14 +20,14 @@ _SETTING = "SCREEN_PSEUDONYM_KEY_FILE"
 
 
 class PseudonymKey:
-    """The secret that pseudonyms are made with."""
+    """The secret that makes the pseudonyms."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     @property
     def fingerprint(self) -> str:
-        """Names the key without telling it, 16 letters: runs of different keys are never mixed."""
+        """16 letters that identify the key but do not reveal it: runs with different keys are never mixed."""
         return self._digest(b"slide-screen: fingerprint of a key of pseudonyms").hex()[:16]
 
     def pseudonym(self, folder: bytes) -> bytes:
@@ -35,16 +35,16 @@ class PseudonymKey:
         return PREFIX + base64.b32encode(self._digest(b"patient:" + folder)).lower()[:LETTERS]
 
     def path(self, path: bytes) -> bytes:
-        """A path below the archive's root with the patient's folder, its first part, replaced."""
-        folder, slash, rest = path.partition(b"/")
-        return self.pseudonym(folder) + slash + rest
+        """A path below the archive's root, with its first part, the patient's folder, replaced."""
+        folder, slash, path_in_folder = path.partition(b"/")
+        return self.pseudonym(folder) + slash + path_in_folder
 
     def _digest(self, text: bytes) -> bytes:
         return hmac.digest(self._secret, text, hashlib.sha256)
 
 
 def read_key(file: Path | None) -> PseudonymKey:
-    """The key in this file. Raises SettingsError where there is none, it is too short, or others may read it."""
+    """The key in this file. Raises SettingsError if there is none, it is too short, or others may read it."""
     if file is None:
         raise SettingsError(
             f"{_SETTING} names no file; make one with `(umask 077; head -c 32 /dev/urandom | base64 > FILE)`, "
@@ -63,9 +63,10 @@ def read_key(file: Path | None) -> PseudonymKey:
 
 
 class RealPaths:
-    """From pseudonymous paths back to those on disk, for one archive.
+    """Converts the pseudonymous paths of one archive back to those on disk.
 
-    The folders' names are listed and hashed once, and again when a pseudonym is not among them: a folder is new.
+    The names of the folders are listed and hashed once, and again if a pseudonym is not among them: then a folder is
+    new.
     """
 
     def __init__(self, root: bytes, key: PseudonymKey) -> None:
@@ -74,14 +75,14 @@ class RealPaths:
         self._folders: dict[bytes, bytes] = {}
 
     def __call__(self, path: bytes) -> bytes:
-        """The path on disk; where no folder has this pseudonym, the path as it is, where nothing lies.
+        """The path on disk; if no folder has this pseudonym, the path itself, where there is no file.
 
-        Raises ArchiveUnavailable where the archive cannot be listed.
+        Raises ArchiveUnavailable if the archive cannot be listed.
         """
-        pseudonym, slash, rest = path.partition(b"/")
+        pseudonym, slash, path_in_folder = path.partition(b"/")
         if pseudonym not in self._folders:
             self._folders = self._listed()
-        return self._folders.get(pseudonym, pseudonym) + slash + rest
+        return self._folders.get(pseudonym, pseudonym) + slash + path_in_folder
 
     def _listed(self) -> dict[bytes, bytes]:
         try:
@@ -94,7 +95,7 @@ class RealPaths:
 
 
 def real_paths(root: bytes, fingerprint: str, key_file: Path | None) -> RealPaths:
-    """For an archive that was submitted with the key of this fingerprint. Raises PseudonymKeyMissing without it."""
+    """For an archive submitted with the key of this fingerprint. Raises PseudonymKeyMissing without that key."""
     try:
         key = read_key(key_file)
     except SettingsError as error:

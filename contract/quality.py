@@ -1,5 +1,5 @@
-"""Measures of a capture's quality, from its decoded pixels, and the marks that a bundle's reference gives it: the same
-for the trainer, which takes reference statistics of them, and for the worker, which compares.
+"""Measures of a capture's quality from its decoded pixels, and its marks by a bundle's reference. The trainer, which
+computes reference statistics, and the worker, which compares with them, use the same functions.
 """
 
 from collections.abc import Mapping
@@ -21,41 +21,41 @@ OPPONENT = tuple(
 """log LMS to l, alpha, beta (equation 6 there)."""
 MEAN = (-0.609, -0.006, 0.008)
 DEVIATION = (0.192, 0.083, 0.009)
-"""l, alpha, beta (natural logarithms) that captures are brought to: medians over the 120 captures of BCCD (Shenggan,
-BCCD_Dataset, 2017) that this was developed with."""
+"""l, alpha, beta (natural logarithms) after normalisation: medians over the 120 captures of BCCD (Shenggan,
+BCCD_Dataset, 2017) that were used in development."""
 DENSITY_MEAN, DENSITY_DEVIATION = (-0.309, -0.373, -0.342), (0.088, 0.161, 0.100)
-"""The same of the logarithms of R, G, B."""
+"""The same for the logarithms of R, G, B."""
 DARKEST = 8 / 255
-"""Below this light counts as this much: the logarithm of a burnt-in black bar would outweigh all cells."""
+"""The smallest value of light: without it, the logarithm of a burnt-in black bar would outweigh all cells."""
 LEAST_DEVIATION = 0.25
-"""Share of DEVIATION below which a capture's own is not stretched further: an empty field holds only noise."""
+"""A deviation below this share of DEVIATION is not stretched further: an empty field holds only noise."""
 HUE = (0.58, 0.86)
 SATURATION = 0.30
 """A pixel belongs to a nucleated cell if, after normalisation, its hue (0 to 1) lies between blue and purple and its
-saturation is at least this: HSV thresholds as in Ghaderzadeh et al. 2022, who give none; these were chosen by looking
-at captures of BCCD and at drawings."""
+saturation is at least this: HSV thresholds as in Ghaderzadeh et al. 2022, who give no values; these were chosen by
+looking at captures of BCCD and at drawings."""
 MEASURES = (
     "sharpness", "brightness", "contrast", "saturation", "clipped", "red_green", "blue_green", "nucleated", "cells",
     "bar",
 )  # fmt: skip
 SMALL = 64
-"""Side, about, at which areas and colours are measured: a leukocyte still covers several pixels."""
+"""Approximate side at which areas and colours are measured: a leukocyte still covers several pixels."""
 CELL = 0.88
 """A pixel belongs to a cell of any kind if its green, which haemoglobin and stain absorb most, is below this share of
-the background's: the 95th percentile. Looked at on captures of BCCD and Chula RBC-12, and on drawings."""
+the background's, the 95th percentile. Chosen by looking at captures of BCCD and Chula RBC-12, and at drawings."""
 BAR_LENGTH, BAR_THICKNESS = 0.06, 0.06
-"""A scale bar is at least so long and at most so thick, as shares of the sides; no outline of a cell is so straight."""
+"""Least length and greatest thickness of a scale bar, as shares of the sides; no cell has such a straight outline."""
 BAR_CONTRAST = 24
 """Grey levels between a bar and what is above and below it."""
 BAR_ZONE = 0.24
-"""Share of the height, at the top and at the bottom, in which bars are looked for."""
+"""Share of the height, at the top and at the bottom, in which the search for bars looks."""
 RANGE = ("0.001", "0.999")
-"""The quantiles of the training captures between which a measure is unremarkable."""
+"""Between these quantiles of the training captures a measure is unremarkable."""
 EMPTY = 0.1
-"""A field is empty where less than this share of the usual area, the training captures' median, is cells."""
+"""A field is empty if cells cover less than this share of the usual area, which is the training captures' median."""
 KEPT = 5
-"""Significant digits of a measure, as a run's rows keep it. The trainer's statistics are of the same numbers: many
-captures share one value (the length of a scale bar, say), and a bound between bins may be that very value."""
+"""Significant digits of a measure in a run's rows. The trainer's statistics use the same rounded numbers: many captures
+share one value (for example the length of a scale bar), and a bound between bins may be exactly that value."""
 DIGITS = {"sharpness": 0, "brightness": 0, "contrast": 0}
 """Decimals in a sentence; 3 for all others, which are shares and ratios."""
 
@@ -78,7 +78,7 @@ MARKS: dict[tuple[str, str], tuple[MarkCode, str]] = {
     ("cells", "low"): (MarkCode.SPARSE, "few cells in the field"),
     ("bar", "high"): (MarkCode.BURNT_IN, "a scale bar is burnt in"),
 }
-"""(measure, side of the reference range) -> code and what to say."""
+"""(measure, side of the reference range) -> code and words."""
 
 
 def measure(capture: NDArray[np.uint8]) -> dict[str, float]:
@@ -115,11 +115,12 @@ def measure(capture: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> list[Mark]:
-    """What is out of the reference's range, in the order of MARKS, and empty fields. Without a reference nothing is.
+    """Marks for what is outside the reference's range, in the order of MARKS, and for an empty field. Without a
+    reference there are none.
 
     `reference` is `Manifest.reference["quality"]`: measure -> quantiles of the training captures, by their names.
     """
-    found: dict[MarkCode, Mark] = {}
+    marks: dict[MarkCode, Mark] = {}
     for (name, side), (code, words) in MARKS.items():
         if name not in reference:
             continue
@@ -128,18 +129,18 @@ def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> lis
         if value < low if side == "low" else value > high:
             digits = DIGITS.get(name, 3)
             sentence = f"{words}: {name} {value:.{digits}f}, reference {low:.{digits}f} to {high:.{digits}f}"
-            found.setdefault(code, Mark(code, sentence))
-    usual = float(reference["cells"]["0.5"]) if "cells" in reference else 0.0
-    if measures["cells"] < EMPTY * usual:
-        sentence = f"hardly a cell in the field: cells {measures['cells']:.3f}, usual {usual:.3f}"
-        found[MarkCode.EMPTY_FIELD] = Mark(MarkCode.EMPTY_FIELD, sentence)
-    return list(found.values())
+            marks.setdefault(code, Mark(code, sentence))
+    usual_area = float(reference["cells"]["0.5"]) if "cells" in reference else 0.0
+    if measures["cells"] < EMPTY * usual_area:
+        sentence = f"hardly a cell in the field: cells {measures['cells']:.3f}, usual {usual_area:.3f}"
+        marks[MarkCode.EMPTY_FIELD] = Mark(MarkCode.EMPTY_FIELD, sentence)
+    return list(marks.values())
 
 
 def nucleated(capture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where nucleated cells are: blue to purple after Reinhard's normalisation. uint8 RGB [S, S, 3] -> bool [S, S].
 
-    The exported graph of a network with two inputs computes the same (trainer.stain).
+    The exported graph of a network with two inputs computes the same mask (trainer.stain).
     """
     return np.asarray(cv2.blur((_stained(capture) > 0).astype(np.float32), (5, 5)) > 0.5)
 
@@ -152,12 +153,12 @@ def _stained(capture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """255 at each pixel that is blue to purple after Reinhard's normalisation, else 0. uint8 [S, S, 3] -> [S, S]."""
     light = np.maximum(capture.astype(np.float32) / 255, np.float32(DARKEST))
     lab = cv2.transform(cv2.log(cv2.transform(light, _LMS)), _OPPONENT)
-    mean, own = cv2.meanStdDev(lab)
-    wanted = np.asarray(DEVIATION)
-    gain = wanted / np.maximum(own[:, 0], LEAST_DEVIATION * wanted)
+    mean, deviation = cv2.meanStdDev(lab)
+    target = np.asarray(DEVIATION)
+    gain = target / np.maximum(deviation[:, 0], LEAST_DEVIATION * target)
     shift = np.asarray(MEAN) - gain * mean[:, 0]
-    back = np.column_stack([_FROM_OPPONENT * gain, _FROM_OPPONENT @ shift]).astype(np.float32)
-    rgb = np.clip(cv2.transform(cv2.exp(cv2.transform(lab, back)), _FROM_LMS), 0, 1)
+    to_log_lms = np.column_stack([_FROM_OPPONENT * gain, _FROM_OPPONENT @ shift]).astype(np.float32)
+    rgb = np.clip(cv2.transform(cv2.exp(cv2.transform(lab, to_log_lms)), _FROM_LMS), 0, 1)
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)  # hue in degrees
     low, high = (360 * HUE[0], SATURATION, 0.0), (360 * HUE[1], 1.0, 1.0)
     return np.asarray(cv2.inRange(hsv, low, high), np.uint8)
@@ -170,8 +171,8 @@ _FROM_LMS, _FROM_OPPONENT = np.linalg.inv(np.asarray(LMS)).astype(np.float32), n
 def _bar_length(grey: NDArray[np.uint8]) -> float:
     """Length of the longest scale bar near the upper or lower edge as a share of the width; 0 without one.
 
-    A bar is a stripe between two straight horizontal edges of opposite sign. Below some 200 px thin bars blur away.
-    trainer.traits looks more closely, in every channel, and says where.
+    A bar is a stripe between two straight horizontal edges of opposite sign. Below about 200 px thin bars disappear in
+    the blur. trainer.traits searches more closely, in every channel, and says where the bar is.
     """
     height, width = grey.shape
     length, zone = max(8, round(BAR_LENGTH * width)), round(BAR_ZONE * height)

@@ -1,4 +1,4 @@
-"""What every page, report and listing calls things, for people."""
+"""The words that every page, report and listing uses for people."""
 
 from contract.states import Verdict
 

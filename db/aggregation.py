@@ -1,8 +1,8 @@
-"""A case's result, from the rows of its captures: when the last one has ended, and again when something else changed.
+"""A case's result from the rows of its captures: written when the last one has ended, corrected when that is needed.
 
-Whoever writes the last capture of a case aggregates it. Two workers finishing a case's last two chunks at the same
-instant both lock the case row first and recount from the rows, so the second one sees what the first one wrote; the
-guarded UPDATE keeps the result single all the same.
+The transaction that writes the last capture of a case aggregates the case. If two workers finish a case's last two
+chunks at the same instant, both lock the case row first and recount from the rows, so the second one sees what the
+first one wrote. The condition of the UPDATE makes sure that there is only one result.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from db.report_queue import queue_result
 
 
 def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
-    """Lock the chunk's cases, in the order of their ids so that two workers cannot wait for each other."""
+    """Lock the chunk's cases in the order of their ids, so that two workers cannot wait for each other."""
     in_chunk = select(Capture.case_id).where(Capture.chunk_id == chunk_id)
     return list(
         connection.execute(select(Case.id).where(Case.id.in_(in_chunk)).order_by(Case.id).with_for_update()).scalars()
@@ -32,7 +32,7 @@ def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
 
 
 def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) -> None:
-    """Give each of these cases that has no pending capture left its result. The caller holds their row locks."""
+    """Write the result of each of these cases that has no pending capture. The caller holds their row locks."""
     if not case_ids:
         return
     one_at_a_time(connection)
@@ -56,7 +56,7 @@ def _manifest(connection: Connection, digest: str) -> Manifest:
 
 
 def with_policy(manifest: Manifest, policy: dict[str, Any] | None) -> Manifest:
-    """The manifest with the policy that a case was recomputed with, if it was."""
+    """The manifest, with the policy that a case was recomputed with if there is one."""
     if policy is None:
         return manifest
     return manifest.model_copy(update={"case_policy": CasePolicy.model_validate(policy)})
@@ -82,12 +82,12 @@ def _aggregate(connection: Connection, case: Any, manifest: Manifest) -> None:
 
 
 def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict: bool) -> None:
-    """Correct the finished ones of these cases where it is no longer true that they are in conflict, or are not."""
-    for some in slices(case_ids, 500):
+    """Judge the finished ones of these cases whose result says `in_conflict`, and correct those where that changed."""
+    for ids in slices(case_ids, 500):
         cases = connection.execute(
             select(Case.id, Case.run_id, Case.submitted, Case.case_policy, Run.bundle_digest)
             .join(Run, Run.id == Case.run_id)
-            .where(Case.id.in_(some), Case.state == CaseState.AGGREGATED)
+            .where(Case.id.in_(ids), Case.state == CaseState.AGGREGATED)
             .where(func.coalesce(Case.identity_conflict, False) == in_conflict)
             .order_by(Case.id)
             .with_for_update(of=Case)
@@ -107,7 +107,7 @@ def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict:
 
 
 def result_columns(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> dict[str, Any]:
-    """What is written of a case's result, by the rule in this manifest."""
+    """The columns of a case's result, by the rule in this manifest."""
     policy = manifest.case_policy
     result = case_result(connection, case_id, counts, manifest)
     return {
@@ -127,7 +127,7 @@ def result_columns(connection: Connection, case_id: int, counts: CaseCounts, man
 
 
 def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCounts:
-    """How the case's captures ended, counted from their rows."""
+    """Count from the rows how the case's captures ended."""
     rows = connection.execute(
         select(Capture.state, func.count()).where(Capture.case_id == case_id).group_by(Capture.state)
     )
@@ -150,13 +150,13 @@ def case_result(connection: Connection, case_id: int, counts: CaseCounts, manife
 
 
 JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
-"""What of a screened capture the case rule looks at."""
+"""The columns of a screened capture that the case rule uses."""
 
 
 def judge_rows(
     rows: Sequence[Any], counts: CaseCounts, manifest: Manifest, *, identity_conflict: bool = False
 ) -> CaseResult:
-    """Apply the manifest's case policy to the screened captures of one case, rows of JUDGED."""
+    """Apply the manifest's case policy to the screened captures of one case: rows with the columns JUDGED."""
     return judge(
         [JudgedCapture(row.probabilities, row.sha256, [mark["code"] for mark in row.marks or ()]) for row in rows],
         policy=manifest.case_policy,

@@ -1,9 +1,9 @@
 """The database itself refuses to change what reviewers did: rows of `review` are written once.
 
-A run can still be purged with all that belongs to it, along the foreign keys: by then the row's case is gone.
+A run can still be purged with all its rows, along the foreign keys: the row's case is deleted before the row.
 
-`db.schema.upgrade` takes the triggers away before it migrates and puts them back afterwards, like the views: SQLite
-rebuilds a table that it alters, and renames none that a trigger of another one mentions.
+`db.schema.upgrade` removes the triggers before it migrates and creates them again afterwards, like the views: SQLite
+rebuilds a table to alter it, and cannot rename a table that a trigger of another one mentions.
 """
 
 from sqlalchemy import Connection, text
@@ -31,13 +31,13 @@ _POSTGRESQL = (
 
 
 def protect(connection: Connection) -> None:
-    """Create the triggers, which are not there."""
+    """Create the triggers; they must not exist yet."""
     for statement in _POSTGRESQL if connection.dialect.name == "postgresql" else _SQLITE:
         connection.execute(text(statement))
 
 
 def unprotect(connection: Connection) -> None:
-    """Take the triggers away, if they are there."""
+    """Remove the triggers if they exist."""
     on = " ON review" if connection.dialect.name == "postgresql" else ""
     for name in _TRIGGERS:
         connection.execute(text(f"DROP TRIGGER IF EXISTS {name}{on}"))

@@ -1,4 +1,4 @@
-"""The audit: rows of `event`, written in the transaction of what they tell of, and never changed."""
+"""The audit: rows of `event`, written in the transaction of the action that they record, and never changed."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from contract.states import EventKind
 from db.models import Event
 
 WORKER, SUBMIT = "worker", "submit"
-"""Actors that are no person."""
+"""Actors that are not a person."""
 
 
 def note(
@@ -21,7 +21,7 @@ def note(
     capture_id: int | None = None,
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """Write that something happened, and by whom. `detail` holds no patient's name."""
+    """Write what happened and who did it. `detail` holds no patient's name."""
     connection.execute(
         insert(Event).values(
             kind=kind, actor=actor, run_id=run_id, case_id=case_id, capture_id=capture_id, detail=detail or {}

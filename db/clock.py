@@ -1,4 +1,4 @@
-"""The database's own clock, so that leases do not depend on the clocks of the workers."""
+"""The clock of the database, so that leases do not depend on the clocks of the workers."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A point in time, always UTC, always timezone-aware in Python.
+    """A point in time: always UTC, and always with a time zone in Python.
 
     PostgreSQL: timestamptz. SQLite: text like `2026-11-23 02:30:00.123000`, which sorts as time.
     """
@@ -37,7 +37,7 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL functi
     """Database time, `offset_s` seconds from now: `Chunk.lease_until < db_now(-60)`."""
 
     type = UTCDateTime()
-    inherit_cache = True  # the offset is a parameter, so statements that differ in it alone are compiled once
+    inherit_cache = True  # the offset is a parameter: statements that differ only in it are compiled once
     name = "db_now"
 
     def __init__(self, offset_s: float | None = None) -> None:
@@ -47,11 +47,11 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL functi
 @compiles(db_now, "sqlite")
 def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
     # %f gives milliseconds; SQLAlchemy's DateTime reads and writes six digits, and text compares as text.
-    offset = ", ".join(f"printf('%+.3f seconds', {compiler.process(one, **kw)})" for one in element.clauses)
+    offset = ", ".join(f"printf('%+.3f seconds', {compiler.process(clause, **kw)})" for clause in element.clauses)
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now'{', ' + offset if offset else ''})"
 
 
 @compiles(db_now)
 def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
-    offset = "".join(f" + make_interval(secs => {compiler.process(one, **kw)})" for one in element.clauses)
+    offset = "".join(f" + make_interval(secs => {compiler.process(clause, **kw)})" for clause in element.clauses)
     return f"(clock_timestamp(){offset})"

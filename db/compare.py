@@ -15,16 +15,16 @@ from db.engine import reading
 from db.models import Capture, Case, Patient, Run
 
 BEHIND = 3
-"""Captures named for each case that changed: those whose P(ALL) moved most."""
+"""Number of captures named for each case that changed: those whose P(ALL) moved most."""
 SAME = 1e-6
-"""Scores and probabilities nearer than this are the same."""
+"""Scores and probabilities that differ by at most this are equal: databases keep 64 bits, engines compute in 32."""
 
 
 @dataclass(frozen=True)
 class ChangedCase:
-    """A patient whose verdict or subtype is another one in the second run, and the captures that moved most.
+    """A patient whose verdict or subtype is different in the second run, and the captures that moved most.
 
-    Without captures it is the case rule or its thresholds that differ.
+    If there are no such captures, the case rule or its thresholds differ.
     """
 
     patient: str
@@ -35,9 +35,9 @@ class ChangedCase:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`agreement` counts patients by (verdict in the first run, verdict in the second), of those in both.
+    """`agreement` counts the patients of both runs by (verdict in the first run, verdict in the second).
 
-    `kappa` is Cohen's for the verdicts; None where it is not defined, both runs giving everybody the same one.
+    `kappa` is Cohen's for the verdicts; None if it is not defined, for example if all patients got the same one twice.
     """
 
     patients: int
@@ -51,50 +51,50 @@ class Comparison:
 def compare_runs(engine: Engine, first: int, second: int) -> Comparison:
     """Compare finished cases of two runs of the same archive, patient by patient.
 
-    Raises NoSuchRun, and UsageError where the archives differ.
+    Raises NoSuchRun, and UsageError if the archives differ.
     """
     with reading(engine) as connection:
         _same_archive(connection, first, second)
-        one, other = (_results(connection, run) for run in (first, second))
-        both = sorted(one.keys() & other.keys(), key=lambda patient: (-other[patient].priority, patient))
-        agreement = Counter((str(one[patient].verdict), str(other[patient].verdict)) for patient in both)
+        before, after = (_results(connection, run) for run in (first, second))
+        both = sorted(before.keys() & after.keys(), key=lambda patient: (-after[patient].priority, patient))
+        agreement = Counter((str(before[patient].verdict), str(after[patient].verdict)) for patient in both)
         changed = [
             ChangedCase(
-                one[patient].external_id, _shown(one[patient]), _shown(other[patient]),
-                _behind(connection, one[patient].id, other[patient].id),
+                before[patient].external_id, _shown(before[patient]), _shown(after[patient]),
+                _behind(connection, before[patient].id, after[patient].id),
             )
             for patient in both
-            if (one[patient].verdict, one[patient].subtype) != (other[patient].verdict, other[patient].subtype)
+            if (before[patient].verdict, before[patient].subtype) != (after[patient].verdict, after[patient].subtype)
         ]  # fmt: skip
         return Comparison(
-            len(both), len(one.keys() - other.keys()), len(other.keys() - one.keys()), dict(agreement),
+            len(both), len(before.keys() - after.keys()), len(after.keys() - before.keys()), dict(agreement),
             cohens_kappa(agreement), changed,
         )  # fmt: skip
 
 
 def cohens_kappa(agreement: dict[tuple[str, str], int]) -> float | None:
-    """(observed - expected agreement) / (1 - expected), of two raters of the same things (Cohen 1960).
+    """(observed - expected agreement) / (1 - expected), for two raters of the same things (Cohen 1960).
 
-    None where it is not defined: nothing was rated, or both gave everything the same rating.
+    None if it is not defined: nothing was rated, or both raters gave everything the same rating.
     """
     total = sum(agreement.values())
     if not total:
         return None
-    observed = sum(count for (one, other), count in agreement.items() if one == other) / total
+    observed = sum(count for (verdict, second_verdict), count in agreement.items() if verdict == second_verdict) / total
     first: Counter[str] = Counter()
     second: Counter[str] = Counter()
-    for (one, other), count in agreement.items():
-        first[one] += count
-        second[other] += count
+    for (first_verdict, second_verdict), count in agreement.items():
+        first[first_verdict] += count
+        second[second_verdict] += count
     expected = sum(first[verdict] * second[verdict] for verdict in first) / total**2
     return None if expected == 1 else (observed - expected) / (1 - expected)
 
 
-def same_value(one: Any, other: Any) -> bool:
-    """Whether two stored values are the same; numbers, and lists of numbers, may differ by what rounding does."""
-    if isinstance(one, float | list) and isinstance(other, float | list):
-        return bool(np.abs(np.subtract(one, other)).max() <= SAME)
-    return bool(one == other)
+def same_value(first: Any, second: Any) -> bool:
+    """Whether two stored values are the same; numbers, and lists of numbers, may differ by rounding (SAME)."""
+    if isinstance(first, float | list) and isinstance(second, float | list):
+        return bool(np.abs(np.subtract(first, second)).max() <= SAME)
+    return bool(first == second)
 
 
 def _same_archive(connection: Connection, first: int, second: int) -> None:
@@ -123,18 +123,18 @@ def _shown(row: Any) -> dict[str, Any]:
 
 
 def _behind(connection: Connection, first_case: int, second_case: int) -> list[dict[str, Any]]:
-    """The captures of both cases whose P(ALL) differs most; what ended differently comes before all others."""
-    one, other = aliased(Capture), aliased(Capture)
+    """The captures of both cases whose P(ALL) differs most; captures that ended differently come first."""
+    before, after = aliased(Capture), aliased(Capture)
     rows: Sequence[Any] = connection.execute(
         select(
-            one.path_text, one.state, one.label, one.p_all,
-            other.state.label("state_after"), other.label.label("label_after"), other.p_all.label("p_all_after"),
+            before.path_text, before.state, before.label, before.p_all,
+            after.state.label("state_after"), after.label.label("label_after"), after.p_all.label("p_all_after"),
         )
-        .join(other, (other.path == one.path) & (other.case_id == second_case))
-        .where(one.case_id == first_case)
-        .where((one.state != other.state) | (func.abs(other.p_all - one.p_all) > SAME))
+        .join(after, (after.path == before.path) & (after.case_id == second_case))
+        .where(before.case_id == first_case)
+        .where((before.state != after.state) | (func.abs(after.p_all - before.p_all) > SAME))
         .order_by(
-            (one.state == other.state).asc(), func.abs(other.p_all - one.p_all).desc(), one.path_text
+            (before.state == after.state).asc(), func.abs(after.p_all - before.p_all).desc(), before.path_text
         )
         .limit(BEHIND)
     ).all()  # fmt: skip

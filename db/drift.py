@@ -1,4 +1,4 @@
-"""A run's captures against the reference of its bundle: how far their distributions have drifted apart."""
+"""Compares a run's captures with the reference of its bundle: how far their distributions have drifted apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,19 @@ from db.models import Capture
 from db.runs import RunRow
 
 LOOKED_AT = 20_000
-"""Captures, about, that are looked at: with so many, chance moves the index by less than 0.001."""
+"""About this many captures are read: with so many, chance moves the index by less than 0.001."""
 NAMES = {
     "p_all": "probability of ALL", "red_green": "red to green", "blue_green": "blue to green", "bar": "scale bar",
     "nucleated": "area of nucleated cells", "cells": "area of cells", "clipped": "cut-off light",
 }  # fmt: skip
-"""Of measures, in words, where the name of the measure is not one."""
+"""Measures in words, if the name of the measure is not a word."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The population stability index of one measure over so many captures and patients of a run; `far` where it is
-    above `limit`, which is that of the measure or what chance can do with so few patients, and they are enough to tell.
+    """The population stability index of one measure over `captures` of `patients` of a run. `limit` is the larger of
+    LIMIT and the index that chance can reach with this many patients; `far`: the index is above it, and the patients
+    are enough to tell.
     """
 
     measure: str
@@ -39,9 +40,9 @@ class Drift:
 
 
 def drift_of(connection: Connection, run: RunRow) -> list[Drift]:
-    """Of every measure that the bundle's reference knows, the farthest first; empty without a reference.
+    """The drift of every measure in the bundle's reference, the largest index first; empty without a reference.
 
-    Of a large run every so-manieth capture is looked at.
+    In a large run only every n-th capture is read, about LOOKED_AT in all.
     """
     bins = reference_bins(run.manifest.reference)
     if not bins:
@@ -53,23 +54,21 @@ def drift_of(connection: Connection, run: RunRow) -> list[Drift]:
             screened, Capture.id % every == 0
         )
     ).all()
-    found = []
-    for name, of_reference in bins.items():
-        values = [(value, row.case_id) for row in rows if (value := _value(name, row)) is not None]
-        known = np.array([value for value, _ in values], float)
-        patients = len({case_id for _, case_id in values})
-        counts = np.bincount(
-            np.searchsorted(of_reference.edges, known, side="left"), minlength=len(of_reference.shares)
-        )
-        if len(known):
-            index = stability_index(of_reference, counts.tolist(), patients)
-            limit = max(LIMIT, chance(of_reference, patients))
-            found.append(Drift(name, index, limit, len(known), patients))
-    return sorted(found, key=lambda drift: -drift.index)
+    drifts = []
+    for name, reference in bins.items():
+        measured = [(value, row.case_id) for row in rows if (value := _value(name, row)) is not None]
+        values = np.array([value for value, _ in measured], float)
+        patients = len({case_id for _, case_id in measured})
+        counts = np.bincount(np.searchsorted(reference.edges, values, side="left"), minlength=len(reference.shares))
+        if len(values):
+            index = stability_index(reference, counts.tolist(), patients)
+            limit = max(LIMIT, chance(reference, patients))
+            drifts.append(Drift(name, index, limit, len(values), patients))
+    return sorted(drifts, key=lambda drift: -drift.index)
 
 
 def drift_warning(drifts: Sequence[Drift]) -> str | None:
-    """A sentence, without its full stop, where some measure is beyond its limit; else None."""
+    """A sentence without its full stop if some measure is above its limit, otherwise None."""
     far = [f"{NAMES.get(drift.measure, drift.measure)} {drift.index:.1f}" for drift in drifts if drift.far]
     if not far:
         return None

@@ -1,7 +1,7 @@
-"""Opening the database, and transactions whose failures are the system's own errors.
+"""Opens the database, and gives transactions that turn the driver's failures into the system's own errors.
 
-`writing` begins at once with the right to write: a plain BEGIN on SQLite that reads first and writes later fails with
-"database is locked" under load, whatever the timeout; BEGIN IMMEDIATE waits its turn.
+`writing` has the right to write from its beginning. On SQLite a plain BEGIN that reads first and writes later fails
+with "database is locked" under load, whatever the timeout is; BEGIN IMMEDIATE waits for its turn.
 """
 
 import errno
@@ -18,7 +18,7 @@ from contract.errors import DatabaseForbids, DatabaseUnavailable, SettingsError,
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
 FROZEN_S = 20
-"""How long a writing transaction may wait for its own process: its statements follow one another in milliseconds."""
+"""How long a transaction may wait for its own process; normally statements follow one another in milliseconds."""
 FORBIDDEN = frozenset({"42501", "25006"})
 """PostgreSQL's insufficient_privilege and read_only_sql_transaction, which a standby answers."""
 _BEGIN = "sqlite_begin"
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 def open_engine(url: str, *, pooled: bool = True) -> Engine:
-    """An engine for `sqlite:///FILE` or `postgresql://...`; nothing is connected yet.
+    """An engine for `sqlite:///FILE` or `postgresql://...`, without a connection yet.
 
     `pooled=False` opens a connection per transaction, for a process that forks.
 
@@ -60,9 +60,9 @@ def open_engine(url: str, *, pooled: bool = True) -> Engine:
 
 
 def _let_go_of_the_frozen(engine: Engine) -> None:
-    """A process that is stopped, or cut off, in the middle of a transaction keeps its locks while the server waits.
+    """End transactions that wait too long for their process: one that is stopped or cut off would keep its locks.
 
-    All others would wait with it: for the rows of its cases, and for their turn to finish cases.
+    All other processes would wait for the rows of its cases, and for their turn to finish cases.
     """
 
     @event.listens_for(engine, "connect")
@@ -97,9 +97,9 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def migrating(engine: Engine) -> Iterator[Connection]:
     """A transaction that may rebuild tables, which is how SQLite alters a CHECK: copy, drop, rename.
 
-    With its foreign keys on, dropping the old table would act on every row that refers to it: SET NULL, or CASCADE. So
-    they are off, which SQLite allows before a transaction alone, and checked before the commit (sqlite.org,
-    lang_altertable.html, section 7). Raises AssertionError where a migration leaves a row that refers to nothing.
+    With foreign keys on, dropping the old table would change every row that refers to it: SET NULL, or CASCADE. So they
+    are switched off, which SQLite allows only before a transaction, and checked before the commit (sqlite.org,
+    lang_altertable.html, section 7). Raises AssertionError if a migration leaves a row that refers to nothing.
     """
     if engine.dialect.name != "sqlite":
         with writing(engine) as connection:
@@ -120,16 +120,16 @@ def migrating(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that only reads, and sees one moment: what is committed meanwhile does not show.
+    """A transaction that only reads, and sees the database at one moment: later commits are not visible.
 
-    Counts that are read one after another would not fit together otherwise: a run could seem finished with captures
-    unaccounted for. SQLite's transactions are so by themselves, and block no writer. Raises DatabaseUnavailable.
+    Otherwise counts that are read one after another would not fit together: a run could look finished with captures
+    unaccounted for. SQLite's transactions always do this, and block no writer. Raises DatabaseUnavailable.
     """
     with _translated(), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
-            if engine.dialect.name == "postgresql":  # it holds nobody up, and may think about what it has read
+            if engine.dialect.name == "postgresql":  # it blocks nobody, and may take its time
                 connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             yield connection
 
@@ -161,7 +161,7 @@ def _translated() -> Iterator[None]:
 
 
 def _was_let_go(error: DBAPIError) -> bool:
-    """This process stood still in the middle of a transaction, and the server has ended it."""
+    """This process stopped in the middle of a transaction, and the server ended the transaction."""
     return getattr(error.orig, "sqlstate", None) == "25P03"
 
 
@@ -172,14 +172,14 @@ def _is_full(error: DBAPIError) -> bool:
 
 
 def slices(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
-    """Cut into consecutive pieces of at most `size`: chunks, and lists that fit into one statement."""
+    """Cut into consecutive slices of at most `size`: chunks, or lists that fit into one statement."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def insert_many(
     connection: Connection, table: FromClause, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Insert rows of plain values the database's quickest way: COPY on PostgreSQL, else one prepared statement."""
+    """Insert rows of plain values in the database's fastest way: COPY on PostgreSQL, else one prepared statement."""
     names = ", ".join(columns)
     if connection.dialect.name != "postgresql":
         marks = ", ".join("?" * len(columns))
@@ -193,5 +193,5 @@ def insert_many(
         with cursor, cursor.copy(statement) as copy:
             for row in rows:
                 copy.write_row(row)
-    except psycopg.OperationalError as error:  # past SQLAlchemy, which would have wrapped it
+    except psycopg.OperationalError as error:  # the driver was called directly, so SQLAlchemy did not wrap it
         raise OperationalError(statement, None, error) from error

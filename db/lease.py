@@ -1,4 +1,4 @@
-"""What a worker holds while it screens a chunk, and the condition under which it may write."""
+"""The lease that a worker holds while it screens a chunk, and the condition under which it may write."""
 
 from dataclasses import dataclass
 
@@ -22,9 +22,9 @@ class Lease:
     bundle_path: str
     captures: tuple[CaptureRef, ...]
     pseudonym_key: str | None = None
-    """Fingerprint of the key that the folders' names in `captures` were replaced with, if they were."""
+    """Fingerprint of the key whose pseudonyms replace the folders' names in `captures`; None if they are real names."""
 
 
 def held_by(lease: Lease) -> ColumnElement[bool]:
-    """The chunk is still this lease's: the condition of every write under it."""
+    """That the chunk still belongs to this lease: the condition of every write under the lease."""
     return (Chunk.id == lease.chunk_id) & (Chunk.state == ChunkState.LEASED) & (Chunk.lease_token == lease.token)

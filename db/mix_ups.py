@@ -1,4 +1,4 @@
-"""Patients who may have been mixed up: captures that lie, byte for byte, under two of them.
+"""Patients who may have been mixed up: the same capture, byte for byte, is under two of them.
 
 These functions find the cases; db/aggregation.py judges them again.
 """
@@ -19,47 +19,47 @@ CONFLICTS = table(
          "other_capture_id", "other_path", "sha256"),
     ),
 )  # fmt: skip
-"""The view: one row for each capture and each other one that it is the same as, of another patient."""
+"""The view: one row for each pair of a capture and an identical one of another patient."""
 _LOCK = 0x51DE1D
 """Key of PostgreSQL's advisory lock: see `one_at_a_time`."""
 
 
 def one_at_a_time(connection: Connection) -> None:
-    """From here to the commit nobody else finishes cases: each transaction sees all that the one before it wrote.
+    """From here to the commit no other transaction finishes cases: each sees everything that the previous one wrote.
 
-    Else two that write the same capture under two patients at the same instant would not see each other's, and the
-    mix-up would be noted nowhere. SQLite has but one writer anyway. Row locks come first, so that nobody who has this
-    lock waits for somebody who wants it.
+    Otherwise two transactions that write the same capture under two patients at the same instant would not see each
+    other's rows, and nothing would record the mix-up. SQLite has only one writer anyway. Take row locks first, so that
+    no transaction that has this lock waits for one that wants it.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
 def in_several_cases(connection: Connection, digests: Sequence[str | None]) -> list[str]:
-    """Those of these digests that captures of several cases have, be it of one patient: then the view knows more.
+    """The digests among these that captures of several cases have. It may be one patient: only the view knows that.
 
-    Asked by the digest and nothing else: a planner that is offered the state as well takes its index, and looks at all
-    captures that there are.
+    The query uses only the digest: if it also named the state, the planner would use the state's index and read all
+    captures.
     """
-    found: list[str | None] = []
-    for some in slices(sorted(digest for digest in set(digests) if digest), 500):
-        found += connection.execute(
+    shared: list[str | None] = []
+    for batch in slices(sorted(digest for digest in set(digests) if digest), 500):
+        shared += connection.execute(
             select(Capture.sha256)
-            .where(Capture.sha256.in_(some))
+            .where(Capture.sha256.in_(batch))
             .group_by(Capture.sha256)
             .having(func.min(Capture.case_id) != func.max(Capture.case_id))
         ).scalars()
-    return [digest for digest in found if digest]
+    return [digest for digest in shared if digest]
 
 
 def other_sides(connection: Connection, chunk_id: int, shared: Sequence[str]) -> list[int]:
-    """Cases that share a capture with these digests with another patient's in this chunk."""
-    mine = connection.execute(
+    """Cases of other patients that have one of these digests in common with a capture of this chunk."""
+    capture_ids = connection.execute(
         select(Capture.id).where(Capture.chunk_id == chunk_id, Capture.sha256.in_(shared))
     ).scalars()
     others = {
         case_id
-        for capture_id in mine.all()
+        for capture_id in capture_ids.all()
         for case_id in connection.execute(
             select(CONFLICTS.c.other_case_id).where(CONFLICTS.c.capture_id == capture_id)
         ).scalars()
@@ -68,15 +68,15 @@ def other_sides(connection: Connection, chunk_id: int, shared: Sequence[str]) ->
 
 
 def perhaps_freed(connection: Connection, case_id: int) -> list[int]:
-    """The case replaces earlier ones of its patient: cases that shared a capture with those, in conflict no more."""
+    """Cases that shared a capture with earlier cases that this case replaces: their conflict may have ended."""
     replaced = connection.execute(_REPLACED_IN_CONFLICT, {"case_id": case_id}).scalars().all()
     if not replaced:
         return []
-    one, other = aliased(Capture), aliased(Capture)
+    replaced_capture, other = aliased(Capture), aliased(Capture)
     shared = (
         select(other.case_id)
-        .join(one, one.sha256 == other.sha256)
-        .where(one.case_id.in_(replaced), other.case_id != one.case_id)
+        .join(replaced_capture, replaced_capture.sha256 == other.sha256)
+        .where(replaced_capture.case_id.in_(replaced), other.case_id != replaced_capture.case_id)
         .distinct()
     )
     return list(connection.execute(shared).scalars())
@@ -84,21 +84,21 @@ def perhaps_freed(connection: Connection, case_id: int) -> list[int]:
 
 def _replaced_in_conflict() -> Select[int]:
     """Earlier cases of the patient of `case_id`, in runs of the same archive and bundle, that are in conflict."""
-    mine, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
+    current, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
     return (
         select(earlier.id)
-        .select_from(mine)
-        .join(run, run.id == mine.run_id)
-        .join(earlier, (earlier.patient_id == mine.patient_id) & (earlier.id < mine.id))
+        .select_from(current)
+        .join(run, run.id == current.run_id)
+        .join(earlier, (earlier.patient_id == current.patient_id) & (earlier.id < current.id))
         .join(earlier_run, earlier_run.id == earlier.run_id)
-        .where(mine.id == bindparam("case_id"), earlier.identity_conflict.is_(True))
+        .where(current.id == bindparam("case_id"), earlier.identity_conflict.is_(True))
         .where(earlier_run.root == run.root, earlier_run.bundle_digest == run.bundle_digest)
         .where(earlier_run.pseudonym_key.is_not_distinct_from(run.pseudonym_key))
     )
 
 
 _REPLACED_IN_CONFLICT = _replaced_in_conflict()
-"""Made once: it is asked for every case, and making it takes longer than asking."""
+"""Built once: it runs for every case, and building it takes longer than running it."""
 
 
 def is_in_conflict(connection: Connection, case_id: int, digests: Sequence[str | None]) -> bool:

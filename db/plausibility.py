@@ -1,5 +1,5 @@
-"""Whether a run as a whole can be believed: where most captures of most patients do not count, something is wrong with
-the engine, the microscope or the choice of the bundle, not with so many patients.
+"""Whether a run as a whole can be believed. If most captures of most patients do not count, something is wrong with the
+engine, the microscope or the choice of the bundle, and not with that many patients.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,24 +17,24 @@ WORDS = {
     MarkCode.OUT_OF_FOCUS: "out of focus",
     MarkCode.EMPTY_FIELD: "almost without cells",
 }
-"""What captures with a mark are, in plain words; of other marks the code says it."""
+"""What captures with a mark are, in plain words; for other marks the code is used."""
 LOOK_FIRST = {
     MarkCode.OUT_OF_FOCUS: "check the microscope's focus",
     MarkCode.EMPTY_FIELD: "check where on the slide the captures were taken",
 }
-"""What comes before all else: a bundle must not be adapted to captures that are bad."""
+"""What to do first: a bundle must not be adapted to bad captures."""
 KNOW_THEM = (
     "compare the engine with float32 by `screen bundle verify BUNDLE --captures ARCHIVE`: if they differ, screen again "
     "with `SCREEN_PRECISION=float32` and `--all`; if they agree, the microscope or the laboratory is new to the "
     "bundle: `screen adapt BUNDLE ARCHIVE`"
 )
-MEASURE_THEM = "the bundle's reference is of another microscope: `screen reference BUNDLE DATA OUT` takes it anew"
+MEASURE_THEM = "the bundle's reference is of another microscope: `screen reference BUNDLE DATA OUT` computes it again"
 
 
 @dataclass(frozen=True)
 class MarkShare:
-    """How many captures of the patients concerned have an excluding mark, and in how many of these patients it is the
-    reason: more than half of the screened captures have it.
+    """How many captures of the affected patients have an excluding mark, and for how many of these patients it is the
+    reason: more than half of their screened captures have it.
     """
 
     mark: MarkCode
@@ -44,9 +44,9 @@ class MarkShare:
 
 @dataclass(frozen=True)
 class Implausibility:
-    """Of `cases` finished cases with a screened capture `affected` have more than half of these excluded: `excluded` of
-    their `screened` captures. `marks` are the excluding ones that they have, the reason in most cases first; a capture
-    may have several. `so_far`: other cases are open yet.
+    """`cases` finished cases have a screened capture; `affected` of them have more than half of these excluded,
+    in sum `excluded` of `screened`. `marks` are their excluding marks, the reason in most cases first; a capture may
+    have several. `so_far`: other cases are still open.
     """
 
     run_id: int
@@ -59,7 +59,7 @@ class Implausibility:
 
     @property
     def finding(self) -> str:
-        """What is wrong, with its figures: a sentence without its full stop."""
+        """What is wrong, with figures: a sentence without its full stop."""
         chief = self.marks[0]
         patients = f"{self.affected} of {self.cases} patient{'s' if self.cases > 1 else ''}"
         if chief.cases == self.affected:
@@ -77,11 +77,11 @@ class Implausibility:
 
     @property
     def next_step(self) -> str:
-        """What to do, by the marks that are the reason in most cases; commands stand between backticks."""
+        """What to do, by the marks that are the reason in most cases; commands are between backticks."""
         reasons = [share.mark for share in self.marks if 2 * share.cases > self.affected] or [self.marks[0].mark]
-        first = [LOOK_FIRST.get(mark, "look at the captures") for mark in reasons if mark is not MarkCode.NOVEL]
+        checks = [LOOK_FIRST.get(mark, "look at the captures") for mark in reasons if mark is not MarkCode.NOVEL]
         then = KNOW_THEM if MarkCode.NOVEL in reasons else MEASURE_THEM
-        return "; if the captures are good, ".join([" and ".join(dict.fromkeys(first)), then] if first else [then])
+        return "; if the captures are good, ".join([" and ".join(dict.fromkeys(checks)), then] if checks else [then])
 
     @property
     def sentence(self) -> str:
@@ -93,22 +93,22 @@ class Implausibility:
 
 
 _FINISHED = Case.aggregated_at.is_not(None)
-"""Not by the state: without statistics SQLite would take its index, and go through the finished cases of all runs."""
+"""Does not use the state: without statistics SQLite would use its index, and read the finished cases of all runs."""
 _MOSTLY_EXCLUDED = 2 * Case.excluded > Case.screened
 
 
 def implausibility(engine: Engine, run_id: int) -> Implausibility | None:
-    """Why a run cannot be believed, or None. It cannot where more than half of its finished cases have more than half
-    of their screened captures excluded; cases without a screened capture are not asked.
+    """Why a run cannot be believed, or None. It cannot if more than half of its finished cases have more than half of
+    their screened captures excluded; cases without a screened capture do not count here.
 
-    Only of such a run captures are looked at, by the database. Raises NoSuchRun.
+    Only for such a run the database reads captures. Raises NoSuchRun.
     """
     with reading(engine) as connection:
         return implausibility_of(connection, named_run(connection, run_id))
 
 
 def implausibility_of(connection: Connection, run: RunRow) -> Implausibility | None:
-    """The same, in the transaction of somebody who reads more."""
+    """The same, in a transaction of the caller."""
     counts = connection.execute(
         select(
             func.count().label("finished"),
@@ -128,7 +128,7 @@ def implausibility_of(connection: Connection, run: RunRow) -> Implausibility | N
 
 
 def _shares(connection: Connection, run_id: int, excluding: tuple[MarkCode, ...]) -> tuple[MarkShare, ...]:
-    """Of the run's mostly excluded cases."""
+    """The excluding marks of the run's mostly excluded cases."""
     unnest = func.json_each if connection.dialect.name == "sqlite" else func.json_array_elements
     mark = unnest(Capture.marks).table_valued(column("value", JSON), name="mark")
     code = mark.c.value["code"].as_string()
@@ -149,5 +149,5 @@ def _shares(connection: Connection, run_id: int, excluding: tuple[MarkCode, ...]
             func.count().filter(2 * of_case.c.captures > of_case.c.screened).label("cases"),
         ).group_by(of_case.c.code)
     )
-    found = [MarkShare(MarkCode(row.code), int(row.captures), row.cases) for row in shares]
-    return tuple(sorted(found, key=lambda share: (-share.cases, -share.captures, excluding.index(share.mark))))
+    mark_shares = [MarkShare(MarkCode(row.code), int(row.captures), row.cases) for row in shares]
+    return tuple(sorted(mark_shares, key=lambda share: (-share.cases, -share.captures, excluding.index(share.mark))))

@@ -18,7 +18,7 @@ from db.models import Capture, Case, Chunk, Run
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. The rate is that of the last minute, by the database's clock."""
+    """Where a run stands. `recent_per_s` is the rate of the last minute, by the database's clock."""
 
     submitted: int
     screened: int
@@ -30,7 +30,7 @@ class Progress:
     recent_per_s: float
     cancelled: bool
     trouble: str | None
-    """Why a chunk that is pending now was given back, if one was."""
+    """Why a chunk that is pending now was given back; None if there is no such chunk."""
 
     @property
     def ended(self) -> int:
@@ -47,7 +47,7 @@ class Progress:
 
     @property
     def accounting(self) -> str:
-        """That sum in words: it must hold for every finished run."""
+        """The same sum in words; it must hold for every finished run."""
         total = (
             f"submitted {self.submitted} = screened {self.screened} + rejected {self.rejected} + quarantined "
             f"{self.quarantined}"
@@ -62,19 +62,19 @@ RATE_WINDOW_S = 60
 
 
 def _rate(done: Sequence[tuple[datetime, int]], now: datetime) -> float:
-    """Captures per second since the first of these chunks was done; its own captures came before that."""
+    """Captures per second since the first of these chunks was done; its own captures were done before that time."""
     elapsed = (now - done[0][0]).total_seconds()
     return sum(captures for _, captures in done[1:]) / elapsed if elapsed > 0 else 0.0
 
 
 def progress(engine: Engine, run_id: int) -> Progress:
-    """Raises NoSuchRun."""
+    """Where a run stands. Raises NoSuchRun."""
     with reading(engine) as connection:
         return progress_of(connection, run_id)
 
 
 def progress_of(connection: Connection, run_id: int) -> Progress:
-    """The same, in the transaction of somebody who reads more. Raises NoSuchRun."""
+    """The same, in a transaction of the caller. Raises NoSuchRun."""
     run = connection.execute(select(Run.submitted, Run.cases, Run.cancelled_at).where(Run.id == run_id)).first()
     if run is None:
         raise NoSuchRun(run_id)
@@ -163,6 +163,6 @@ def run_summary(connection: Connection, run_id: int) -> RunSummary:
 
 
 def _summary(row: RowMapping) -> RunSummary:
-    """PostgreSQL's sums are decimals."""
+    """Convert decimals, which PostgreSQL gives for sums, to integers."""
     values: dict[str, Any] = {name: int(value) if isinstance(value, Decimal) else value for name, value in row.items()}
     return RunSummary(**values)

@@ -1,4 +1,4 @@
-"""Removing runs whose time is over, with everything that belongs to them. The audit line stays."""
+"""Removes runs that are old enough, with everything that belongs to them. Their audit stays."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True)
 class OldRun:
-    """A run that is old enough. `kept` says why it stays all the same, if it does."""
+    """A run that is old enough. `kept` says why it stays in spite of that; None if it does not stay."""
 
     run_id: int
     archive: str
@@ -35,14 +35,14 @@ class OldRun:
 
 def age_in_days(age: str) -> int:
     """`90d`, `18m` (months of 30 days) or `2y` (years of 365 days) in days. Raises UsageError."""
-    found = re.fullmatch(r"(\d+)([dmy])", age)
-    if found is None or int(found[1]) == 0:
-        raise UsageError(f"{age!r} is no age; write 90d, 18m or 2y")
-    return int(found[1]) * DAYS[found[2]]
+    match = re.fullmatch(r"(\d+)([dmy])", age)
+    if match is None or int(match[1]) == 0:
+        raise UsageError(f"{age!r} is not an age; write 90d, 18m or 2y")
+    return int(match[1]) * DAYS[match[2]]
 
 
 def old_runs(engine: Engine, days: int, *, force: bool) -> list[OldRun]:
-    """Runs that were submitted more than so many days ago, by the database's clock, the oldest first.
+    """Runs that were submitted more than `days` days ago, by the database's clock, the oldest first.
 
     A run that is not finished stays. So does, without `force`, one with a result that no other system has
     acknowledged, or a case that reviewers have not closed.
@@ -52,40 +52,40 @@ def old_runs(engine: Engine, days: int, *, force: bool) -> list[OldRun]:
 
 
 def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) -> OldRun | None:
-    """Remove one run, wholly or not at all; None where it is not old enough or not there any more.
+    """Remove one run completely or not at all; None if it is not old enough or no longer exists.
 
-    With it go its chunks, captures, cases, reviews and queue rows, patients of no other run, and a bundle that no other
-    run was submitted with. What is left of it is its audit, without the names of files, and the event `purged`.
+    This also removes its chunks, captures, cases, reviews and queue rows, patients of no other run, and a bundle that
+    no other run was submitted with. Its audit stays, without the names of files, and gets the event `purged`.
     """
     with writing(engine) as connection:
         if connection.dialect.name == "sqlite":
-            connection.execute(text("PRAGMA secure_delete=ON"))  # what is deleted is overwritten, not merely let go
+            connection.execute(text("PRAGMA secure_delete=ON"))  # overwrite what is deleted, do not only release it
         row = connection.execute(_older_than(days).where(Run.id == run_id).with_for_update(of=Run)).first()
         if row is None:
             return None
-        found = _old_run(connection, row, force)
-        if found.kept is not None:
-            return found
+        run = _old_run(connection, row, force)
+        if run.kept is not None:
+            return run
         patients = select(Case.patient_id).where(Case.run_id == run_id)
-        theirs = connection.execute(patients).scalars().all()
+        patient_ids = connection.execute(patients).scalars().all()
         connection.execute(delete(Run).where(Run.id == run_id))
-        gone = 0
+        removed_patients = 0
         elsewhere = select(Case.id).where(Case.patient_id == Patient.id).exists()
-        for some in slices(theirs, 500):
-            gone += connection.execute(delete(Patient).where(Patient.id.in_(some), ~elsewhere)).rowcount
+        for ids in slices(patient_ids, 500):
+            removed_patients += connection.execute(delete(Patient).where(Patient.id.in_(ids), ~elsewhere)).rowcount
         in_use = select(Run.id).where(Run.bundle_digest == row.bundle_digest).exists()
         connection.execute(delete(BundleRow).where(BundleRow.digest == row.bundle_digest, ~in_use))
         _forget_names(connection, run_id)
         detail = {
-            "captures": found.captures, "cases": found.cases, "patients": gone, "bundle": row.bundle_digest,
-            "submitted_at": found.created_at.isoformat(), "older_than_days": days, "force": force,
+            "captures": run.captures, "cases": run.cases, "patients": removed_patients, "bundle": row.bundle_digest,
+            "submitted_at": run.created_at.isoformat(), "older_than_days": days, "force": force,
         }  # fmt: skip
         note(connection, EventKind.PURGED, actor=actor, run_id=run_id, detail=detail)
-        return found
+        return run
 
 
 def tidy(engine: Engine) -> None:
-    """On SQLite, empty the write-ahead log, where deleted rows would still be read."""
+    """On SQLite, empty the write-ahead log, which still contains deleted rows."""
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -119,10 +119,10 @@ def _old_run(connection: Connection, row: Any, force: bool) -> OldRun:
 
 
 def _forget_names(connection: Connection, run_id: int) -> None:
-    """The event of the submit names files that were passed over, with patients' folders: their numbers stay."""
+    """Replace the names of skipped files in the event of the submit, which hold patients' folders, by their numbers."""
     events = connection.execute(
         select(Event.id, Event.detail).where(Event.run_id == run_id, Event.kind == EventKind.SUBMITTED)
     )
     for event in events.all():
-        skipped = {why: len(names) for why, names in event.detail.get("skipped", {}).items()}
+        skipped = {reason: len(names) for reason, names in event.detail.get("skipped", {}).items()}
         connection.execute(update(Event).where(Event.id == event.id).values(detail={"skipped": skipped}))

@@ -1,4 +1,4 @@
-"""Results computed again from their rows, by the bundle's case rule or another one."""
+"""Computes results again from their rows, by the bundle's case rule or another one."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,7 +23,7 @@ _SHOWN = ("verdict", "subtype", "score", "priority")
 
 @dataclass(frozen=True)
 class Change:
-    """A case's result before and after. `signed`: an opinion of a reviewer counts for it."""
+    """A case's result before and after. `signed`: a reviewer's opinion counts for the case."""
 
     case_id: int
     patient: str
@@ -45,9 +45,9 @@ def bundle_policy(engine: Engine, run_id: int) -> CasePolicy:
 def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, actor: str) -> list[Change]:
     """Apply `policy` to the rows of every finished case of a run; returns the cases whose result differs.
 
-    Nothing is written without `apply`. With it every case that no reviewer has signed is from then on by this policy;
-    one whose result differs gets a row in the reporting queue that replaces the one before, and its old result goes
-    into the event `recomputed`.
+    Without `apply` nothing is written. With it, this policy applies from then on to every case that no reviewer has
+    signed; a case whose result differs gets a row in the reporting queue that replaces the one before, and its old
+    result is kept in the event `recomputed`.
 
     Raises NoSuchRun.
     """
@@ -57,10 +57,12 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
     with writing(engine) as connection:
         one_at_a_time(connection)
         judged = _judged(connection, run_id, policy, lock=True)
-        own = None if policy == named_run(connection, run_id).manifest.case_policy else policy.model_dump(mode="json")
+        of_bundle = named_run(connection, run_id).manifest.case_policy
+        case_policy = None if policy == of_bundle else policy.model_dump(mode="json")
         for change, columns in judged:
             if not change.signed:
-                connection.execute(update(Case).where(Case.id == change.case_id).values(**columns, case_policy=own))
+                values = {**columns, "case_policy": case_policy}
+                connection.execute(update(Case).where(Case.id == change.case_id).values(values))
         written = [change for change, _ in judged if change.differs and not change.signed]
         for change in written:
             connection.execute(update(Case).where(Case.id == change.case_id).values(aggregated_at=db_now()))
@@ -86,7 +88,7 @@ def _judged(
         .where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
         .order_by(Case.priority.desc(), Case.id)
     )  # fmt: skip
-    if lock:  # before the opinions are read: who is signing a case at this moment is waited for
+    if lock:  # before reading the opinions, to wait for reviewers who sign at this moment
         connection.execute(select(Case.id).where(Case.run_id == run_id).order_by(Case.id).with_for_update()).all()
     cases = connection.execute(finished).all()
     judged = []
@@ -98,7 +100,7 @@ def _judged(
 
 
 def as_row(change: Change) -> dict[str, Any]:
-    """Flat, for CSV and JSON: case_id, patient, signed, and each figure before and after."""
+    """A flat row for CSV and JSON: case_id, patient, signed, and each figure before and after."""
     row = {key: value for key, value in asdict(change).items() if key not in ("before", "after")}
     for name in _SHOWN:
         row[f"{name}_before"], row[f"{name}_after"] = change.before[name], change.after[name]

@@ -1,11 +1,12 @@
 """The reporting queue: one row per result for other systems, taken for a while, acknowledged when delivered.
 
-docs/data.md has the same steps as SQL, for systems that come with a SQL client of their own.
+docs/data.md has the same steps as SQL, for systems that use their own SQL client.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, or_, select, text, update
 from sqlalchemy.orm import aliased
@@ -21,10 +22,16 @@ _FREE: dict[str, Any] = {"taken_by": None, "taken_until": None}
 
 @dataclass
 class Answer:
-    """Of the rows that were named: those that it was done with, and why not with the others."""
+    """For the named rows: those that were changed, and for each other row why it was not."""
 
     done: list[int] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
+
+
+class _QueueRow(NamedTuple):
+    id: int
+    taken_by: str | None
+    acknowledged_at: datetime | None
 
 
 def queue_result(
@@ -35,11 +42,10 @@ def queue_result(
     correction: ReportCause = ReportCause.RECOMPUTED,
     closed: bool = False,
 ) -> None:
-    """Report the case's result; a case that was reported before gets a row that replaces the last one, with
-    `correction` for its cause.
+    """Report the case's result. A case that was reported before gets a row that replaces the last one, with the cause
+    `correction`.
 
-    Where the run's results wait for the sign-off, a case that was not reported before is reported once reviewers have
-    `closed` it.
+    If the run's results wait for the sign-off, a case is reported for the first time when reviewers have `closed` it.
     """
     last, at_sign_off = connection.execute(
         select(
@@ -49,16 +55,16 @@ def queue_result(
     ).one()
     if last is None and at_sign_off and not closed:
         return
-    first = ReportCause.SIGNED_OFF if at_sign_off else ReportCause.SCREENED
-    cause = first if last is None else correction
+    first_cause = ReportCause.SIGNED_OFF if at_sign_off else ReportCause.SCREENED
+    cause = first_cause if last is None else correction
     connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
 
 
 def take(engine: Engine, consumer: str, *, limit: int, hold_s: float) -> list[dict[str, Any]]:
-    """Up to `limit` rows for this consumer, the oldest first, as rows of the view reporting_queue.
+    """Take up to `limit` rows for this consumer, the oldest first, as rows of the view reporting_queue.
 
-    Nobody else is given them for `hold_s` seconds; then they count as forgotten. A correction is not given out before
-    the row that it replaces is acknowledged: two consumers could deliver them in the wrong order.
+    For `hold_s` seconds no other consumer gets them; then they count as forgotten. Nobody gets a correction before the
+    row that it replaces is acknowledged, because two consumers could deliver them in the wrong order.
     """
     waiting = (
         select(ReportQueue.id).where(_is_waiting()).order_by(ReportQueue.id).limit(limit)
@@ -75,7 +81,7 @@ def take(engine: Engine, consumer: str, *, limit: int, hold_s: float) -> list[di
 
 
 def waiting_rows(engine: Engine, *, limit: int) -> list[dict[str, Any]]:
-    """Rows that are not acknowledged, whoever has them, the oldest first."""
+    """Rows that are not acknowledged, taken or not, the oldest first."""
     with reading(engine) as connection:
         ids = connection.execute(
             select(ReportQueue.id).where(ReportQueue.acknowledged_at.is_(None)).order_by(ReportQueue.id).limit(limit)
@@ -84,34 +90,37 @@ def waiting_rows(engine: Engine, *, limit: int) -> list[dict[str, Any]]:
 
 
 def acknowledge(engine: Engine, consumer: str, ids: Sequence[int]) -> Answer:
-    """These rows are delivered. Refused is what another consumer has taken, or is acknowledged already.
+    """These rows are delivered. Rows that another consumer has taken, or that are acknowledged already, are refused.
 
-    A take that has lapsed can still be acknowledged, as long as nobody else has taken the row since.
+    A consumer can acknowledge a row after its time is over, as long as no other consumer has taken the row since.
     """
     return _settle(engine, consumer, ids, {"acknowledged_at": db_now()})
 
 
 def release(engine: Engine, consumer: str, ids: Sequence[int]) -> Answer:
-    """These rows go back, for anybody to take."""
+    """Give these rows back, so that any consumer can take them."""
     return _settle(engine, consumer, ids, _FREE)
 
 
 def _settle(engine: Engine, consumer: str, ids: Sequence[int], values: dict[str, Any]) -> Answer:
     answer = Answer()
-    hers = and_(ReportQueue.acknowledged_at.is_(None), ReportQueue.taken_by == consumer)
+    is_taken = and_(ReportQueue.acknowledged_at.is_(None), ReportQueue.taken_by == consumer)
+    columns = select(ReportQueue.id, ReportQueue.taken_by, ReportQueue.acknowledged_at)
     with writing(engine) as connection:
-        for some in slices(sorted(set(ids)), _AT_ONCE):
-            named = ReportQueue.id.in_(some)
-            done = connection.execute(update(ReportQueue).where(named, hers).values(values).returning(ReportQueue.id))
+        for batch in slices(sorted(set(ids)), _AT_ONCE):
+            named = ReportQueue.id.in_(batch)
+            done = connection.execute(
+                update(ReportQueue).where(named, is_taken).values(values).returning(ReportQueue.id)
+            )
             answer.done += sorted(done.scalars().all())
-            found = {row.id: row for row in connection.execute(select(ReportQueue.__table__).where(named))}
-            for one in some:
-                if one not in answer.done:
-                    answer.refused[one] = _why_not(found.get(one))
+            rows = {row.id: _QueueRow(*row) for row in connection.execute(columns.where(named))}
+            for queue_id in batch:
+                if queue_id not in answer.done:
+                    answer.refused[queue_id] = _why_not(rows.get(queue_id))
     return answer
 
 
-def _why_not(row: Any) -> str:
+def _why_not(row: _QueueRow | None) -> str:
     if row is None:
         return "there is no such row"
     if row.acknowledged_at is not None:
@@ -122,8 +131,10 @@ def _why_not(row: Any) -> str:
 
 
 def _is_waiting() -> ColumnElement[bool]:
-    before = aliased(ReportQueue)
-    unacknowledged = select(before.id).where(before.id == ReportQueue.replaces_id, before.acknowledged_at.is_(None))
+    replaced = aliased(ReportQueue)
+    unacknowledged = select(replaced.id).where(
+        replaced.id == ReportQueue.replaces_id, replaced.acknowledged_at.is_(None)
+    )
     return and_(
         ReportQueue.acknowledged_at.is_(None),
         or_(ReportQueue.taken_until.is_(None), ReportQueue.taken_until < db_now()),
@@ -133,9 +144,9 @@ def _is_waiting() -> ColumnElement[bool]:
 
 def _rows(connection: Connection, ids: Sequence[int]) -> list[dict[str, Any]]:
     times = dict.fromkeys(("created_at", "taken_until", "acknowledged_at", "closed_at"), UTCDateTime())
-    found: list[dict[str, Any]] = []
-    for some in slices(ids, _AT_ONCE):
-        listed = ", ".join(map(str, some))
+    rows: list[dict[str, Any]] = []
+    for batch in slices(ids, _AT_ONCE):
+        listed = ", ".join(map(str, batch))
         query = text(f"SELECT * FROM reporting_queue WHERE queue_id IN ({listed}) ORDER BY queue_id")  # noqa: S608
-        found += [dict(row) for row in connection.execute(query.columns(**times)).mappings()]
-    return found
+        rows += [dict(row) for row in connection.execute(query.columns(**times)).mappings()]
+    return rows

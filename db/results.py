@@ -1,8 +1,8 @@
-"""Finishing a chunk: one transaction writes its captures, marks it done, and gives every case that is complete now
-its result and its row in the reporting queue, exactly once.
+"""Finishes a chunk: one transaction writes its captures, marks it done, and writes the result and the row in the
+reporting queue of every case that is now complete, exactly once.
 
-A capture that lies under two patients, byte for byte, is noted at both their cases, whichever is finished first: the
-transaction that writes the second of the two corrects the result of the first.
+If the same capture, byte for byte, is under two patients, both their cases say so, whichever is finished first: the
+transaction that writes the second one corrects the result of the first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ from db.models import Capture, Chunk
 def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
     """Write a chunk's outcome. Every capture of the lease must be in exactly one of the two lists.
 
-    Raises LeaseLost, and writes nothing, where the chunk belongs to somebody else by now. Safe to run again when the
-    answer to its commit was lost: then the chunk is done, and LeaseLost says so.
+    Raises LeaseLost, and writes nothing, if the chunk now belongs to another worker. It is safe to run again if the
+    answer to the commit was lost: then the chunk is done, and LeaseLost is raised.
     """
     ended = [screened.capture_id for screened in outcome.screened]
     ended += [rejected.capture_id for rejected in outcome.rejected]
@@ -50,7 +50,7 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
 
 
 _SCREENED = tuple(field.name for field in fields(Screened) if field.name != "capture_id")
-"""What a worker found out has the names of the columns that keep it."""
+"""The fields of a worker's result have the names of the columns that store them."""
 _REJECTED = {"sha256": "sha256", "reject_code": "code", "reason": "reason"}
 
 
@@ -71,7 +71,7 @@ def _write_captures(connection: Connection, outcome: ChunkOutcome) -> None:
 def _write(
     connection: Connection, state: CaptureState, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **same: Any
 ) -> None:
-    """Pending captures `rows` end in this state, with these columns; those in `same` get one value in all of them."""
+    """Let the pending captures `rows` end in this state, with their `columns`; `same` are values common to all rows."""
     if not rows:
         return
     of_each = {name: bindparam(f"{name}_", type_=Capture.__table__.c[name].type) for name in columns}

@@ -1,14 +1,15 @@
-"""What reviewers do with a case. Every action is one row of `review`, written once; where a case stands is a view.
+"""What reviewers do with a case. Every action is one row of `review`, written once; a view shows where a case stands.
 
-An action is one transaction that locks the case's row first, so two reviewers' actions on it come one after the other,
-and what other systems must be told is written in that same transaction.
+An action is one transaction. It locks the case's row first, so two reviewers' actions on a case come one after the
+other. The same transaction writes what other systems must know.
 
-`next_case` hands a case to one reviewer at a time. The hold is a convenience with an end, not a record: it keeps two
-reviewers from doing the same work, and what counts are the rows.
+`next_case` hands a case to one reviewer at a time. The hold ends by itself and is no record: it only prevents that two
+reviewers do the same work, and only the rows count.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, func, insert, or_, select, update
 
@@ -24,9 +25,9 @@ from db.report_queue import queue_result
 
 @dataclass(frozen=True)
 class Reviewer:
-    """Who acts, and with which version of slide-screen: part of every row. The name is taken on trust.
+    """Who acts, and with which version of slide-screen: part of every row. Nothing checks that the name is true.
 
-    Raises UsageError where the name is blank or holds what a terminal would act on.
+    Raises UsageError if the name is blank or contains characters that cannot be printed.
     """
 
     name: str
@@ -39,10 +40,33 @@ class Reviewer:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What an override says: a verdict and, for ALL, one of the bundle's subtypes, or None where it is not known."""
+    """What an override says: a verdict and, for ALL, one of the bundle's subtypes, or None if it is not known."""
 
     verdict: Verdict
     subtype: str | None = None
+
+
+class _Reported(NamedTuple):
+    """A result as other systems have it."""
+
+    verdict: str
+    subtype: str | None
+
+
+@dataclass(frozen=True)
+class _LockedCase:
+    """A case that has its result, locked until the commit, with its run's bundle."""
+
+    id: int
+    run_id: int
+    verdict: str
+    subtype: str | None
+    review_holder: str | None
+    review_held_until: datetime | None
+    is_held: bool
+    bundle_digest: str
+    report_at_sign_off: bool
+    manifest: dict[str, Any]
 
 
 def act(
@@ -56,26 +80,26 @@ def act(
 ) -> dict[str, Any]:
     """Write one action; returns the case's row of the view case_review after it.
 
-    A confirm keeps the verdict and subtype that it confirms. An override must have an `opinion` and a comment. Whatever
-    it is ends the reviewer's hold, but for a comment: that may come from anybody, before anything else.
+    A confirm stores the verdict and subtype that it confirms. An override must have an `opinion` and a comment. Every
+    action except a comment ends the reviewer's hold; anybody may comment at any time.
 
-    Raises NoSuchCase; CaseHeld where the case is in another reviewer's hands; UsageError where the case has no result
-    yet, or for an action that makes no sense.
+    Raises NoSuchCase; CaseHeld if another reviewer has the case in hand; UsageError if the case has no result yet, or
+    if the action makes no sense.
     """
     comment = _readable(comment)
     if comment is None and action in (ReviewAction.OVERRIDE, ReviewAction.COMMENT):
         raise UsageError("say why: --comment TEXT" if action == ReviewAction.OVERRIDE else "a comment needs its text")
     with writing(engine) as connection:
-        found = _locked(connection, case_id)
+        locked = _locked(connection, case_id)
         if action != ReviewAction.COMMENT:
-            _refuse_what_another_holds(found, reviewer.name)
+            _refuse_if_held(locked, reviewer.name)
         before = review_of(connection, case_id)
         if action == ReviewAction.DEFER and before["state"] == ReviewState.CLOSED:
             raise UsageError(
                 f"case {case_id} is closed already; `screen review second-opinion {case_id}` opens it again"
             )
-        reported = _reported(connection, found, before)
-        signed = _signed(found, action, opinion)
+        reported = _reported(connection, locked, before)
+        signed = _signed(locked, action, opinion)
         connection.execute(
             insert(Review).values(
                 case_id=case_id,
@@ -84,14 +108,14 @@ def act(
                 verdict=signed and signed.verdict,
                 subtype=signed and signed.subtype,
                 comment=comment,
-                bundle_digest=found.bundle_digest,
+                bundle_digest=locked.bundle_digest,
                 software_version=reviewer.software_version,
             )
         )
         if action != ReviewAction.COMMENT:
             connection.execute(update(Case).where(Case.id == case_id).values(_NOT_HELD))
         after = review_of(connection, case_id)
-        _report(connection, found, reported, after)
+        _report(connection, locked, reported, after)
         return after
 
 
@@ -104,8 +128,8 @@ def review_of(connection: Connection, case_id: int) -> dict[str, Any]:
     return dict(row)
 
 
-def _locked(connection: Connection, case_id: int) -> Any:
-    found = connection.execute(
+def _locked(connection: Connection, case_id: int) -> _LockedCase:
+    row = connection.execute(
         select(
             Case.id, Case.run_id, Case.state, Case.verdict, Case.subtype, Case.review_holder, Case.review_held_until,
             (Case.review_held_until > db_now()).label("is_held"), Run.bundle_digest, Run.report_at_sign_off,
@@ -116,42 +140,43 @@ def _locked(connection: Connection, case_id: int) -> Any:
         .where(Case.id == case_id)
         .with_for_update(of=Case)
     ).first()  # fmt: skip
-    if found is None:
+    if row is None:
         raise NoSuchCase(f"there is no case {case_id}; `screen review list` lists what waits for review")
-    if found.state != CaseState.AGGREGATED:
-        raise UsageError(f"case {case_id} has no result yet; `screen watch {found.run_id}` follows its run")
-    return found
+    if row.state != CaseState.AGGREGATED:
+        raise UsageError(f"case {case_id} has no result yet; `screen watch {row.run_id}` follows its run")
+    values = {name: value for name, value in row._mapping.items() if name != "state"}
+    return _LockedCase(**values | {"is_held": bool(row.is_held)})
 
 
-def _refuse_what_another_holds(found: Any, reviewer: str) -> None:
-    if found.is_held and found.review_holder != reviewer:
+def _refuse_if_held(locked: _LockedCase, reviewer: str) -> None:
+    if locked.is_held and locked.review_holder != reviewer:
         raise CaseHeld(
-            f"{found.review_holder} has case {found.id} in hand until {found.review_held_until:%H:%M} UTC; "
+            f"{locked.review_holder} has case {locked.id} in hand until {locked.review_held_until:%H:%M} UTC; "
             "`screen review next` hands out another"
         )
 
 
 def _readable(comment: str | None) -> str | None:
-    """Without blanks around it; None where nothing is left. What a terminal would act on is refused."""
+    """Remove surrounding blanks; None if nothing is left. Raises UsageError for characters that cannot be printed."""
     text = (comment or "").strip()
     if not text.replace("\n", "").isprintable():
         raise UsageError("the comment holds characters that cannot be printed; write it without them")
     return text or None
 
 
-def _signed(found: Any, action: ReviewAction, opinion: Opinion | None) -> Opinion | None:
-    """What the action says of the result; None where it says nothing."""
+def _signed(locked: _LockedCase, action: ReviewAction, opinion: Opinion | None) -> Opinion | None:
+    """What the action says about the result; None if it says nothing."""
     if action == ReviewAction.CONFIRM:
-        return Opinion(Verdict(found.verdict), found.subtype)
+        return Opinion(Verdict(locked.verdict), locked.subtype)
     if action != ReviewAction.OVERRIDE:
         return None
     if opinion is None:
         raise UsageError("an override needs a verdict")
-    manifest = Manifest.model_validate(found.manifest)
+    manifest = Manifest.model_validate(locked.manifest)
     subtypes = [label for label in manifest.labels if label != manifest.benign_label]
     if opinion.subtype is None:
-        only = subtypes[0] if opinion.verdict == Verdict.ALL and len(subtypes) == 1 else None
-        return Opinion(opinion.verdict, only)
+        only_subtype = subtypes[0] if opinion.verdict == Verdict.ALL and len(subtypes) == 1 else None
+        return Opinion(opinion.verdict, only_subtype)
     if opinion.verdict != Verdict.ALL:
         raise UsageError(f"a case that is {opinion.verdict} has no subtype; leave --subtype out")
     if opinion.subtype not in subtypes:
@@ -159,63 +184,63 @@ def _signed(found: Any, action: ReviewAction, opinion: Opinion | None) -> Opinio
     return opinion
 
 
-# What other systems are told
+# What other systems get
 
 
-def _to_report(found: Any, now: dict[str, Any]) -> tuple[str, str | None] | None:
-    """Verdict and subtype that other systems should have by now; None where they should have none yet."""
-    if now["state"] == ReviewState.CLOSED:
-        return now["final_verdict"], now["final_subtype"]
-    return None if found.report_at_sign_off else (now["verdict"], now["subtype"])
+def _to_report(locked: _LockedCase, review: dict[str, Any]) -> _Reported | None:
+    """The result that other systems should have now; None if they should have none yet."""
+    if review["state"] == ReviewState.CLOSED:
+        return _Reported(review["final_verdict"], review["final_subtype"])
+    return None if locked.report_at_sign_off else _Reported(review["verdict"], review["subtype"])
 
 
-def _reported(connection: Connection, found: Any, now: dict[str, Any]) -> tuple[str, str | None] | None:
-    """Verdict and subtype that were reported last. Where that waits for the sign-off, it is whatever closed the case
-    then: the last opinion before the row in the queue.
+def _reported(connection: Connection, locked: _LockedCase, review: dict[str, Any]) -> _Reported | None:
+    """The result that was reported last. If results wait for the sign-off, it is the opinion that closed the case: the
+    last one before the row in the queue.
     """
-    if not found.report_at_sign_off:
-        return _to_report(found, now)
-    reported_at = select(func.max(ReportQueue.created_at)).where(ReportQueue.case_id == found.id).scalar_subquery()
+    if not locked.report_at_sign_off:
+        return _to_report(locked, review)
+    reported_at = select(func.max(ReportQueue.created_at)).where(ReportQueue.case_id == locked.id).scalar_subquery()
     opinion = connection.execute(
         select(Review.verdict, Review.subtype)
-        .where(Review.case_id == found.id, Review.action.in_((ReviewAction.CONFIRM, ReviewAction.OVERRIDE)))
+        .where(Review.case_id == locked.id, Review.action.in_((ReviewAction.CONFIRM, ReviewAction.OVERRIDE)))
         .where(Review.created_at <= reported_at)
         .order_by(Review.id.desc())
         .limit(1)
     ).first()
-    return None if opinion is None else (opinion.verdict, opinion.subtype)
+    return None if opinion is None else _Reported(opinion.verdict, opinion.subtype)
 
 
-def _report(connection: Connection, found: Any, reported: tuple[str, str | None] | None, after: dict[str, Any]) -> None:
-    """Tell other systems, in the action's own transaction, if what they have is no longer what they should have.
+def _report(connection: Connection, locked: _LockedCase, reported: _Reported | None, review: dict[str, Any]) -> None:
+    """Queue a new result for other systems, in the transaction of the action, if they have an outdated one.
 
-    By the run's policy they have every result as soon as it is screened, or the first when reviewers have closed the
-    case. From then on each change is a correction.
+    By the run's policy they get every result as soon as it is screened, or the first one when reviewers have closed the
+    case. After that each change is a correction.
     """
-    wanted = _to_report(found, after)
-    if wanted is not None and wanted != reported:
-        closed = after["state"] == ReviewState.CLOSED
-        queue_result(connection, found.run_id, found.id, correction=ReportCause.OVERRIDE, closed=closed)
+    result = _to_report(locked, review)
+    if result is not None and result != reported:
+        closed = review["state"] == ReviewState.CLOSED
+        queue_result(connection, locked.run_id, locked.id, correction=ReportCause.OVERRIDE, closed=closed)
 
 
 # Handing out
 
 
 def next_case(engine: Engine, reviewer: Reviewer, *, hold_s: float, run_id: int | None = None) -> int | None:
-    """Hand a case to the reviewer for `hold_s` seconds: its id, or None where nothing is left for her.
+    """Hand a case to the reviewer for `hold_s` seconds: returns its id, or None if nothing is left for them.
 
-    The one that she has in hand comes first, then the most urgent, then what was deferred, the longest ago first. Not
-    handed out are cases of cancelled runs, what another reviewer has in hand, what she has an opinion on that counts,
-    and what she has just asked a second opinion for.
+    The case that they have in hand comes first, then the most urgent, then deferred ones, the longest ago first. They
+    do not get cases of cancelled runs, cases that another reviewer has in hand, cases on which their own opinion
+    counts, and cases for which they have just asked for a second opinion.
     """
     with writing(engine) as connection:
-        # What is locked is being handed out, and passed over; or its run is recomputed, which is waited for.
+        # A locked case is being handed out, so skip it; or its run is recomputed: then the second round waits for it.
         for skip_locked in (True, False):
             candidate = _candidates(reviewer.name, run_id).limit(1).with_for_update(of=Case, skip_locked=skip_locked)
             while (case_id := connection.execute(candidate).scalar()) is not None:
-                # The lock came after the look: somebody may have closed it in between.
-                still = _candidates(reviewer.name, run_id).where(Case.id == case_id)
-                if connection.execute(still).first():
+                # The query read the case before it locked it: another reviewer may have closed it in between.
+                still_free = _candidates(reviewer.name, run_id).where(Case.id == case_id)
+                if connection.execute(still_free).first():
                     hold = {"review_holder": reviewer.name, "review_held_until": db_now(hold_s)}
                     connection.execute(update(Case).where(Case.id == case_id).values(hold))
                     return case_id
@@ -225,9 +250,9 @@ def next_case(engine: Engine, reviewer: Reviewer, *, hold_s: float, run_id: int 
 def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
     """Cases for this reviewer, in the order in which they are handed out."""
     deferred = CASE_REVIEW.c.state == ReviewState.DEFERRED
-    is_hers = and_(Case.review_holder == reviewer, Case.review_held_until > db_now())
+    is_in_hand = and_(Case.review_holder == reviewer, Case.review_held_until > db_now())
     opinion = select(OPINIONS.c.review_id).where(OPINIONS.c.case_id == Case.id, OPINIONS.c.reviewer == reviewer)
-    wanted: list[ColumnElement[bool]] = [
+    conditions: list[ColumnElement[bool]] = [
         Run.cancelled_at.is_(None),
         CASE_REVIEW.c.state != ReviewState.CLOSED,
         or_(Case.review_holder.is_(None), Case.review_held_until <= db_now(), Case.review_holder == reviewer),
@@ -238,14 +263,14 @@ def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
         ~opinion.exists(),
     ]
     if run_id is not None:
-        wanted.append(Case.run_id == run_id)
+        conditions.append(Case.run_id == run_id)
     return (
         select(Case.id)
         .join(Run, Run.id == Case.run_id)
         .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
-        .where(*wanted)
+        .where(*conditions)
         .order_by(
-            case((is_hers, 0), else_=1),
+            case((is_in_hand, 0), else_=1),
             case((deferred, CASE_REVIEW.c.last_action_at)).nulls_first(),
             Case.priority.desc(),
             Case.id,
@@ -254,9 +279,9 @@ def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
 
 
 def release(engine: Engine, case_id: int, reviewer: Reviewer) -> bool:
-    """Give a case back that the reviewer has in hand; False where nobody had it. Raises NoSuchCase, CaseHeld."""
+    """Give back a case that the reviewer has in hand; False if nobody had it. Raises NoSuchCase, CaseHeld."""
     with writing(engine) as connection:
-        found = _locked(connection, case_id)
-        _refuse_what_another_holds(found, reviewer.name)
+        locked = _locked(connection, case_id)
+        _refuse_if_held(locked, reviewer.name)
         connection.execute(update(Case).where(Case.id == case_id).values(_NOT_HELD))
-        return bool(found.is_held)
+        return locked.is_held

@@ -1,4 +1,4 @@
-"""Labels from review, for training: the captures of closed cases, each with what reviewers called its patient."""
+"""Labels from review, for training: the captures of closed cases, each with the reviewers' label for its patient."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from db.runs import require_run
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """A closed case: the subtype where its final verdict is ALL, the bundle's benign label where it is benign."""
+    """A closed case. `label` is the subtype if the final verdict is ALL, the bundle's benign label if it is benign."""
 
     id: int
     patient: str
@@ -28,7 +28,7 @@ class LabelledCase:
 
 @dataclass(frozen=True)
 class ReviewedCapture:
-    """`path` is relative to the archive's root. `left_out` says why it should not be trained on; None if it should."""
+    """`path` is relative to the archive's root. `left_out` says why training should not use it; None if it should."""
 
     case: LabelledCase
     path: bytes
@@ -36,9 +36,9 @@ class ReviewedCapture:
 
 
 def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[LabelledCase], Counter[str]]:
-    """Closed cases that have a label, of one run or of all, and how many cases have none, by reason.
+    """Closed cases of one run, or of all, that have a label; and the number of cases without one, by reason.
 
-    Of a patient with several closed cases the last one counts. Raises NoSuchRun.
+    If a patient has several closed cases, the last one counts. Raises NoSuchRun.
     """
     statement = (
         select(
@@ -60,29 +60,30 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
             for row in connection.execute(select(BundleRow.digest, BundleRow.manifest))
         }
     closed = [case for case in cases if case.state == ReviewState.CLOSED]
-    last = {case.patient_id: case for case in closed}
-    left_out = Counter({"not closed": len(cases) - len(closed), "reviewed again later": len(closed) - len(last)})
-    found = []
-    for case in last.values():
+    last_of_patient = {case.patient_id: case for case in closed}
+    reviewed_again = len(closed) - len(last_of_patient)
+    left_out = Counter({"not closed": len(cases) - len(closed), "reviewed again later": reviewed_again})
+    labelled = []
+    for case in last_of_patient.values():
         benign = manifests[case.bundle_digest].benign_label
         label = {Verdict.ALL: case.final_subtype, Verdict.BENIGN: benign}.get(case.final_verdict)
         if label is None:
             left_out["ALL without a subtype" if case.final_verdict == Verdict.ALL else case.final_verdict] += 1
         else:
-            found.append(
+            labelled.append(
                 LabelledCase(case.id, case.patient, label, case.root, case.pseudonym_key, bool(case.identity_conflict))
             )
-    return found, +left_out
+    return labelled, +left_out
 
 
 def reviewed_captures(engine: Engine, cases: Sequence[LabelledCase]) -> Iterator[ReviewedCapture]:
     """The screened captures of these cases, case by case."""
     with reading(engine) as connection:
-        for some in slices(cases, 500):
-            by_id = {case.id: case for case in some}
+        for batch in slices(cases, 500):
+            by_id = {case.id: case for case in batch}
             shared = {
                 capture_id
-                for case in some
+                for case in batch
                 if case.identity_conflict
                 for capture_id in connection.execute(
                     text("SELECT capture_id FROM identity_conflicts WHERE case_id = :case"), {"case": case.id}
@@ -94,6 +95,6 @@ def reviewed_captures(engine: Engine, cases: Sequence[LabelledCase]) -> Iterator
                 .order_by(Capture.case_id, Capture.path)
             )
             for row in rows:
-                why = "under another patient too" if row.id in shared else "excluded for its marks"
-                left_out = why if row.excluded or row.id in shared else None
+                reason = "under another patient too" if row.id in shared else "excluded for its marks"
+                left_out = reason if row.excluded or row.id in shared else None
                 yield ReviewedCapture(by_id[row.case_id], bytes(row.path), left_out)

@@ -1,7 +1,7 @@
-"""One run as it is told to people and other systems: all of it read in one transaction, into frozen rows with types.
+"""One run as people and other systems see it, read in one transaction into frozen rows with types.
 
-Counts that are read at different moments do not fit together. Whatever shows a run (producer/formats/) is a function of
-a `RunReport`, and asks the database nothing more.
+Counts that are read at different moments do not fit together. So every format of a run (producer/formats/) is a
+function of a `RunReport`, and reads nothing else from the database.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from db.progress import Progress, RunSummary, progress_of, run_summary
 from db.runs import named_run
 
 CONFLICTING_CASES, CONFLICTS_OF_A_CASE = 100, 5
-"""What a report names of each of them; the view identity_conflicts has all."""
+"""How many of each a report names; the view identity_conflicts has all of them."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Review:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """A case with its proposal, which an open one has not; docs/data.md describes the columns.
+    """A case with its proposal, which an open case does not have; docs/data.md describes the columns.
 
-    `policy` is the case rule that its result is by: the bundle's, or another one that it was recomputed with.
+    `policy` is the case rule that gave its result: the bundle's, or another one that it was recomputed with.
     """
 
     case_id: int
@@ -75,7 +75,7 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class CaptureEvidence:
-    """A screened capture of a case: what the engine said of it. `cam` is float16 [h, w], h = w, of its label."""
+    """What the engine said about a screened capture of a case. `cam` is float16 [h, w], h = w, of its label."""
 
     capture_id: int
     path: bytes
@@ -92,7 +92,7 @@ class CaptureEvidence:
 class CaseEvidence:
     """Captures behind a result, by falling P(ALL): some that count for it, some that do not, and every score.
 
-    `scores` holds, of each screened capture, P(ALL) and whether it is excluded.
+    `scores` holds P(ALL) of each screened capture, and whether the capture is excluded.
     """
 
     counting: tuple[CaptureEvidence, ...]
@@ -114,7 +114,7 @@ class BadCapture:
 
 @dataclass(frozen=True)
 class IdentityConflict:
-    """A capture that lies, byte for byte, under another patient too: a row of the view identity_conflicts."""
+    """A capture that is, byte for byte, under another patient too: a row of the view identity_conflicts."""
 
     run_id: int
     case_id: int
@@ -131,7 +131,7 @@ class IdentityConflict:
 
 @dataclass(frozen=True)
 class EvidenceLimits:
-    """Of how many cases, the most urgent first, evidence is read, and how much of each."""
+    """For how many cases, the most urgent first, evidence is read, and how much for each."""
 
     cases: int
     counting: int
@@ -158,20 +158,20 @@ class RunReport:
 
 
 def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None) -> RunReport:
-    """Read a run; evidence only as far as it is asked for. Raises NoSuchRun."""
+    """Read a run, with evidence only within these limits. Raises NoSuchRun."""
     with reading(engine) as connection:
         run = named_run(connection, run_id)
         cases = _cases(connection, run_id, run.manifest.case_policy)
         submitted = (
             select(Event.detail).where(Event.run_id == run_id, Event.kind == EventKind.SUBMITTED).order_by(Event.id)
         )
-        used = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
+        engines = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
         return RunReport(
             run=run_summary(connection, run_id),
             root=run.root,
             pseudonym_key=run.pseudonym_key,
             manifest=run.manifest,
-            engines=tuple(sorted(name for name in connection.execute(used).scalars() if name)),
+            engines=tuple(sorted(name for name in connection.execute(engines).scalars() if name)),
             skipped=(connection.execute(submitted).scalar() or {}).get("skipped", {}),
             progress=progress_of(connection, run_id),
             implausible=implausibility_of(connection, run),
@@ -206,14 +206,15 @@ def _cases(connection: Connection, run_id: int, policy: CasePolicy) -> tuple[Cas
 
 def _case(row: RowMapping, policy: CasePolicy) -> CaseRow:
     review = {name: row[f"review_{name}"] for name in _OF_REVIEW}
-    verdict, final = row["verdict"], review["final_verdict"]
+    verdict, final_verdict = row["verdict"], review["final_verdict"]
     return CaseRow(
         case_id=row["case_id"],
         patient=row["patient"],
         reasons=tuple(Reason(**reason) for reason in row["reasons"] or ()),
         policy=policy if row["case_policy"] is None else CasePolicy.model_validate(row["case_policy"]),
         review=None if review["state"] is None else Review(
-            **review | {"state": ReviewState(review["state"]), "final_verdict": final and Verdict(final)}
+            **review
+            | {"state": ReviewState(review["state"]), "final_verdict": final_verdict and Verdict(final_verdict)}
         ),
         **{name: row[name] for name in _OF_CASE}
         | {"state": CaseState(row["state"]), "verdict": verdict and Verdict(verdict)},
@@ -240,8 +241,8 @@ def _ended_badly(connection: Connection, run_id: int) -> tuple[BadCapture, ...]:
 
 
 def _identity_conflicts(connection: Connection, run_id: int) -> tuple[IdentityConflict, ...]:
-    """At most CONFLICTS_OF_A_CASE of each case, of CONFLICTING_CASES cases, the most urgent first: one picture under a
-    thousand patients makes a million pairs.
+    """At most CONFLICTS_OF_A_CASE conflicts for each of at most CONFLICTING_CASES cases, the most urgent first: one
+    picture under a thousand patients makes a million pairs.
     """
     cases = (
         select(Case.id)
@@ -249,14 +250,14 @@ def _identity_conflicts(connection: Connection, run_id: int) -> tuple[IdentityCo
         .order_by(Case.priority.desc(), Case.id)
         .limit(CONFLICTING_CASES)
     )
-    found = [
+    conflicts = [
         IdentityConflict(**row)
         for case_id in connection.execute(cases).scalars().all()
         for row in connection.execute(
             select(CONFLICTS).where(CONFLICTS.c.case_id == case_id).limit(CONFLICTS_OF_A_CASE)
         ).mappings()
     ]
-    return tuple(sorted(found, key=lambda conflict: (conflict.patient, conflict.path, conflict.other_path)))
+    return tuple(sorted(conflicts, key=lambda conflict: (conflict.patient, conflict.path, conflict.other_path)))
 
 
 def _evidence(connection: Connection, cases: Sequence[CaseRow], limits: EvidenceLimits) -> dict[int, CaseEvidence]:

@@ -1,4 +1,4 @@
-"""The run that somebody names, with its bundle; or that there is none."""
+"""A run by its number, with its bundle, or the error that there is none."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,6 +47,6 @@ def named_run(connection: Connection, run_id: int) -> RunRow:
 
 
 def require_run(connection: Connection, run_id: int) -> None:
-    """Raises NoSuchRun where there is no run of this number."""
+    """Raises NoSuchRun if there is no run of this number."""
     if connection.execute(select(Run.id).where(Run.id == run_id)).first() is None:
         raise NoSuchRun(run_id)

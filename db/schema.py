@@ -1,4 +1,4 @@
-"""Bringing a database to this release's schema, and refusing one that is not there."""
+"""Brings a database to this release's schema, and refuses a database that has another one."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ _LOCK = 0x51DE5C12
 
 
 def revisions() -> list[str]:
-    """The schema versions that this release knows, oldest first: the numbers that its migrations' files begin with.
+    """The schema versions that this release knows, oldest first: the numbers at the beginning of its migration files.
 
-    Asking Alembic would take every command a third of a second.
+    Alembic is not used here: it would cost every command a third of a second.
     """
     return sorted(file.name.split("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
@@ -36,7 +36,7 @@ def _current(connection: Connection) -> str | None:
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Bring the schema up to date in one transaction; returns (revision before, revision now).
 
-    Raises DatabaseVersionError where the schema is of a newer release: nothing is touched then.
+    Raises DatabaseVersionError if the schema is from a newer release, and then changes nothing.
     """
     from alembic import command
     from alembic.config import Config
@@ -61,15 +61,15 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
 
 
 def _drop_views(connection: Connection) -> None:
-    """Those of ours: SQLite renames no table that a view mentions, PostgreSQL changes no column that one shows."""
-    there = set(inspect(connection).get_view_names())
+    """Drop our own views: SQLite renames no table that a view mentions, PostgreSQL changes no column that one shows."""
+    existing = set(inspect(connection).get_view_names())
     for name in reversed(VIEWS):
-        if name in there:
+        if name in existing:
             connection.execute(text(f"DROP VIEW {name}"))
 
 
 def open_database(url: str, *, pooled: bool = True) -> Engine:
-    """The database at this URL (db.engine.open_engine), once it is known to have this release's schema.
+    """Open the database at this URL (db.engine.open_engine), and check that it has this release's schema.
 
     Raises SettingsError, DatabaseUnavailable, DatabaseVersionError.
     """
@@ -79,7 +79,7 @@ def open_database(url: str, *, pooled: bool = True) -> Engine:
 
 
 def check(engine: Engine) -> str:
-    """The schema's revision, if it is this release's. Raises DatabaseVersionError with the next step."""
+    """The schema's revision if it is this release's; otherwise raises DatabaseVersionError with the next step."""
     with reading(engine) as connection:
         current = _current(connection)
     _refuse_newer(current)

@@ -1,5 +1,5 @@
-"""Writing a run: its rows are the outbox, so one transaction holds run, cases, captures and chunks, and nothing is
-published before it is committed.
+"""Writes a run. Its rows are the outbox: one transaction holds run, cases, captures and chunks, and nothing is
+published before its commit.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from db.models import BundleRow, Capture, Case, Chunk, Patient, Run
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
 AT_A_TIME = 5000
-"""Captures in memory at once, a patient more or less."""
+"""About this many captures are in memory at once; patients are not divided."""
 _PENDING = ("run_id", "case_id", "chunk_id", *columns_of(Capture, Life.SEALED, Life.STATE))
 _COPIED = columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME)
 
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """What `screen submit` wants written. `root` is the real, absolute path of the archive.
+    """What `screen submit` wants to write. `root` is the real, absolute path of the archive.
 
-    `captures` come patient by patient. They are gone over once, a few thousand at a time: there may be millions.
+    `captures` come patient by patient. They are read once, a few thousand at a time: there may be millions.
     """
 
     root: bytes
@@ -45,12 +45,12 @@ class SubmitRequest:
     reviewers_required: int = 1
     report_at_sign_off: bool = False
     pseudonym_key: str | None = None
-    """Fingerprint of the key that patients' names in `captures` and `skipped` were replaced with, if they were."""
+    """Fingerprint of the key whose pseudonyms replace patients' names in `captures` and `skipped`; None: real names."""
 
 
 @dataclass
 class SubmitPlan:
-    """What a submit does, in numbers: cases with something new, changed or gone; of their captures those to screen
+    """What a submit does, in numbers: `cases` with a new, changed or removed capture; their captures to screen
     (`pending`) and those copied from an earlier run (`reused`); captures of all other patients (`unchanged`).
     """
 
@@ -75,7 +75,7 @@ class SubmitPlan:
 
 @dataclass(frozen=True)
 class _PlannedCase:
-    """One patient's captures, sorted: to screen, and ids of earlier rows to copy."""
+    """One patient's captures: those to screen, and the ids of earlier rows to copy."""
 
     patient: str
     pending: list[FoundCapture]
@@ -89,7 +89,7 @@ class _PlannedCase:
 
 @dataclass(frozen=True)
 class Submission:
-    """What was written. Without anything new no run is written, and `run_id` is the last run of this archive."""
+    """What was written. If nothing is new, no run is written, and `run_id` is the last run of this archive."""
 
     run_id: int | None
     plan: SubmitPlan
@@ -111,7 +111,7 @@ def plan_submit(engine: Engine, request: SubmitRequest) -> SubmitPlan:
 
 
 def submit(engine: Engine, request: SubmitRequest) -> Submission:
-    """Write the run in one transaction. Two submits of the same archive and bundle wait for one another."""
+    """Write the run in one transaction. Two submits of the same archive and bundle wait for each other."""
     with writing(engine) as connection:
         _lock_archive(connection, request)
         plan = SubmitPlan(last_run=_last_run(connection, request))
@@ -138,7 +138,7 @@ def _lock_archive(connection: Connection, request: SubmitRequest) -> None:
 
 
 def _last_run(connection: Connection, request: SubmitRequest) -> int | None:
-    """The last run of this archive with this bundle, whose results may be kept."""
+    """The last run of this archive with this bundle, whose results may be reused."""
     if request.everything:
         return None
     return connection.execute(
@@ -152,47 +152,47 @@ def _last_run(connection: Connection, request: SubmitRequest) -> int | None:
 
 
 def _planned(connection: Connection, request: SubmitRequest, last_run: int | None) -> Iterator[list[_PlannedCase]]:
-    """All cases of the request, some thousands of captures at a time.
+    """All cases of the request, a few thousand captures at a time.
 
-    A patient gets a new case when a capture is new, changed or gone since the last one with this bundle. Unchanged
-    captures are copied from there, because a result must rest on all captures of the patient, and on no other.
+    A patient gets a new case if a capture is new, changed or removed since the last case with this bundle. Unchanged
+    captures are copied from there, because a result must depend on all captures of the patient, and on no others.
     """
-    by_patient = (list(captures) for _, captures in groupby(request.captures, key=lambda one: one.patient))
-    for cases in _some_thousand(by_patient):
+    by_patient = (list(captures) for _, captures in groupby(request.captures, key=lambda capture: capture.patient))
+    for cases in _batches(by_patient):
         earlier = _earlier(connection, request, cases) if last_run is not None else {}
         yield [_planned_case(captures, earlier.get(display_name(captures[0].patient), {})) for captures in cases]
 
 
-def _some_thousand(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCapture]]]:
-    some: list[list[FoundCapture]] = []
+def _batches(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCapture]]]:
+    batch: list[list[FoundCapture]] = []
     for captures in cases:
-        some.append(captures)
-        if sum(map(len, some)) >= AT_A_TIME:
-            yield some
-            some = []
-    if some:
-        yield some
+        batch.append(captures)
+        if sum(map(len, batch)) >= AT_A_TIME:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 _Earlier = dict[bytes, Any]
-"""Of one patient: path -> the latest row of that capture."""
+"""For one patient: path -> the latest row of that capture."""
 
 
 def _planned_case(captures: list[FoundCapture], earlier: _Earlier) -> _PlannedCase:
-    def is_new(one: FoundCapture) -> bool:
-        seen = earlier.get(one.path)
-        return seen is None or (seen.size_bytes, seen.modified_ns) != (one.size_bytes, one.modified_ns)
+    def is_new(capture: FoundCapture) -> bool:
+        row = earlier.get(capture.path)
+        return row is None or (row.size_bytes, row.modified_ns) != (capture.size_bytes, capture.modified_ns)
 
-    there = {one.path for one in captures}
+    paths = {capture.path for capture in captures}
     last_case = max((row.case_id for row in earlier.values()), default=None)
-    is_gone = any(row.case_id == last_case and path not in there for path, row in earlier.items())
-    kept = [one for one in captures if not is_new(one) and earlier[one.path].state in REUSABLE]
-    paths = {one.path for one in kept}
+    is_removed = any(row.case_id == last_case and path not in paths for path, row in earlier.items())
+    reused = [capture for capture in captures if not is_new(capture) and earlier[capture.path].state in REUSABLE]
+    reused_paths = {capture.path for capture in reused}
     return _PlannedCase(
         patient=display_name(captures[0].patient),
-        pending=[one for one in captures if one.path not in paths],
-        reused=[earlier[one.path].id for one in kept],
-        is_touched=is_gone or any(map(is_new, captures)),
+        pending=[capture for capture in captures if capture.path not in reused_paths],
+        reused=[earlier[capture.path].id for capture in reused],
+        is_touched=is_removed or any(map(is_new, captures)),
     )
 
 
@@ -200,8 +200,8 @@ def _earlier(
     connection: Connection, request: SubmitRequest, cases: Sequence[list[FoundCapture]]
 ) -> dict[str, _Earlier]:
     """The latest rows of these patients' captures in earlier runs of this archive with this bundle."""
-    found: dict[str, _Earlier] = {}
-    for some in slices([display_name(captures[0].patient) for captures in cases], 500):
+    earlier: dict[str, _Earlier] = {}
+    for patients in slices([display_name(captures[0].patient) for captures in cases], 500):
         rows = connection.execute(
             select(
                 Patient.external_id, Capture.path, Capture.size_bytes, Capture.modified_ns, Capture.id, Capture.case_id,
@@ -210,19 +210,19 @@ def _earlier(
             .join(Case, Case.id == Capture.case_id)
             .join(Patient, Patient.id == Case.patient_id)
             .join(Run, Run.id == Case.run_id)
-            .where(Patient.external_id.in_(some))
+            .where(Patient.external_id.in_(patients))
             .where(Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None))
             .where(Run.pseudonym_key.is_not_distinct_from(request.pseudonym_key))
             .where(Capture.reject_code.is_(None) | Capture.reject_code.not_in(PASSING))
             .order_by(Capture.run_id)
         )  # fmt: skip
         for row in rows:
-            found.setdefault(row.external_id, {})[row.path] = row
-    return found
+            earlier.setdefault(row.external_id, {})[row.path] = row
+    return earlier
 
 
 class _RunWriter:
-    """Writes a run piece by piece within one transaction; its row is sealed with the numbers at the end."""
+    """Writes a run in several steps within one transaction; its row gets its final numbers at the end."""
 
     def __init__(self, connection: Connection, request: SubmitRequest) -> None:
         self._connection = connection
@@ -249,10 +249,10 @@ class _RunWriter:
         ).scalar_one()
 
     def add(self, cases: Sequence[_PlannedCase]) -> None:
-        """Write these cases with their captures; chunks are cut across them."""
+        """Write these cases with their captures; a chunk may hold captures of several cases."""
         case_ids = self._insert_cases(cases)
         for case in cases:
-            self._waiting += [(case_ids[case.patient], one) for one in case.pending]
+            self._waiting += [(case_ids[case.patient], capture) for capture in case.pending]
         size = self._request.chunk_size
         full = len(self._waiting) // size * size
         self._insert_chunks(self._waiting[:full])
@@ -263,17 +263,17 @@ class _RunWriter:
                 self._complete.append(case_ids[case.patient])
 
     def seal(self, plan: SubmitPlan) -> None:
-        """Write the rest, the results of cases that wait for no capture, and the run's numbers."""
+        """Write the last chunks, the results of cases that wait for no capture, and the run's numbers."""
         self._insert_chunks(self._waiting)
         self._connection.execute(
             update(Run).where(Run.id == self.id).values(submitted=plan.submitted, cases=plan.cases)
         )
         detail = {reason: list(names) for reason, names in self._request.skipped.items()}
         note(self._connection, EventKind.SUBMITTED, actor=SUBMIT, run_id=self.id, detail={"skipped": detail})
-        if self._connection.dialect.name == "postgresql":  # else it would plan for a table that was empty a while ago
+        if self._connection.dialect.name == "postgresql":  # otherwise it would plan for an empty table
             self._connection.execute(text("ANALYZE capture, chunk"))
-        for some in slices(self._complete, 500):
-            aggregate_finished_cases(self._connection, some)
+        for case_ids in slices(self._complete, 500):
+            aggregate_finished_cases(self._connection, case_ids)
 
     def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
         patient_ids = _ensure_patients(
@@ -302,44 +302,44 @@ class _RunWriter:
         self.chunk_ids += chunk_ids
         rows = (
             (
-                self.id, case_id, chunk_id, one.path, display_name(one.path), one.size_bytes, one.modified_ns,
-                CaptureState.PENDING.value,
+                self.id, case_id, chunk_id, capture.path, display_name(capture.path), capture.size_bytes,
+                capture.modified_ns, CaptureState.PENDING.value,
             )
             for chunk_id, piece in zip(chunk_ids, pieces, strict=True)
-            for case_id, one in piece
+            for case_id, capture in piece
         )  # fmt: skip
         insert_many(self._connection, Capture.__table__, _PENDING, rows)
 
     def _insert_reused(self, case_id: int, capture_ids: Sequence[int]) -> None:
         """Copy the rows of unchanged captures within the database."""
         columns = [Capture.__table__.c[name] for name in _COPIED]
-        for some in slices(capture_ids, 500):
-            copied = select(literal(self.id), literal(case_id), Capture.id, *columns).where(Capture.id.in_(some))
+        for ids in slices(capture_ids, 500):
+            copied = select(literal(self.id), literal(case_id), Capture.id, *columns).where(Capture.id.in_(ids))
             self._connection.execute(
                 insert(Capture).from_select(["run_id", "case_id", "reused_from", *_COPIED], copied)
             )
 
 
 def _ensure_bundle(connection: Connection, bundle: Bundle) -> None:
-    known = connection.execute(select(BundleRow.path).where(BundleRow.digest == bundle.digest)).scalar()
+    stored_path = connection.execute(select(BundleRow.path).where(BundleRow.digest == bundle.digest)).scalar()
     path = str(bundle.path.resolve())
-    if known is None:
+    if stored_path is None:
         manifest = bundle.manifest.model_dump(mode="json")
         connection.execute(
             insert(BundleRow).values(digest=bundle.digest, name=bundle.manifest.name, path=path, manifest=manifest)
         )
-    elif known != path:
+    elif stored_path != path:
         connection.execute(update(BundleRow).where(BundleRow.digest == bundle.digest).values(path=path))
 
 
 def _ensure_patients(connection: Connection, external_ids: Sequence[str], *, pseudonymous: bool) -> dict[str, int]:
     upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    found: dict[str, int] = {}
-    for some in slices(external_ids, 500):
+    patient_ids: dict[str, int] = {}
+    for batch in slices(external_ids, 500):
         connection.execute(
             upsert(Patient).on_conflict_do_nothing(index_elements=["external_id"]),
-            [{"external_id": one, "pseudonymous": pseudonymous} for one in some],
+            [{"external_id": external_id, "pseudonymous": pseudonymous} for external_id in batch],
         )
-        rows = connection.execute(select(Patient.external_id, Patient.id).where(Patient.external_id.in_(some)))
-        found |= dict(rows.all())
-    return found
+        rows = connection.execute(select(Patient.external_id, Patient.id).where(Patient.external_id.in_(batch)))
+        patient_ids |= dict(rows.all())
+    return patient_ids
