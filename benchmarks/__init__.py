@@ -1,1 +1,1 @@
-"""What figures come from: `python -m benchmarks NAME`; for what the model card quotes, `python -m benchmarks.NAME`."""
+"""Programs that measure: run `python -m benchmarks NAME`, or for the model card `python -m benchmarks.NAME`."""

@@ -1,13 +1,14 @@
-"""What each step of our recipe is worth, where a trap has been set: the table of docs/model.md.
+"""Measures how much each step of our recipe helps on data with a trap: the table of docs/model.md.
 
     screen synth SYNTH --patients 160 --captures 20 --seed 7
     python -m benchmarks.confounded SYNTH TRAP --last 100
     python -m benchmarks.confounded SYNTH CLEAN --first 101 --clean
     python -m benchmarks.ablation TRAP CLEAN OUT [--seeds 1] [--json FILE]
 
-Every variant is trained on TRAP, where stain and scale bar give the label away, and scored on patients of TRAP that it
-has not seen, on the same captures changed, and on CLEAN, other patients whose captures give nothing away. It is
-EfficientNet-B0 at 112 px, from scratch: what two cores can train often. Finished variants in OUT are kept.
+Every variant is trained on TRAP, where stain and scale bar reveal the label. It is scored on patients of TRAP that it
+has not seen, on changed copies of the same captures, and on CLEAN, other patients whose captures reveal nothing. All
+are EfficientNet-B0 at 112 px, trained from scratch, because two cores can train that often. Finished variants in OUT
+are kept.
 """
 
 import argparse
@@ -55,7 +56,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "7-cutmix": {"augment": JITTER | MORE_CORNERS | {"cutmix": 0.3}, "model": DENSITY, "training": EMA},
     "8-hsv": {"augment": JITTER | MORE_CORNERS, "model": DENSITY | {"second_input": "hsv"}, "training": EMA},
 }
-"""Name -> what it changes of BASE."""
+"""Name -> its changes to BASE."""
 COLUMNS = (
     "test",
     "worst stain",
@@ -70,7 +71,7 @@ COLUMNS = (
 
 
 def run(trap: Path, clean: Path, out: Path, name: str, seed: int) -> dict[str, float]:
-    """Train one variant, unless OUT has it, and gather its figures."""
+    """Train one variant, unless OUT contains it, and collect its figures."""
     config = copy.deepcopy(BASE) | {"name": name}
     for table, changes in VARIANTS[name].items():
         config[table] = config[table] | changes
@@ -79,10 +80,10 @@ def run(trap: Path, clean: Path, out: Path, name: str, seed: int) -> dict[str, f
     recipe.write_text(tomli_w.dumps(config))
     if not bundle.is_dir():
         _screen("train", trap, "--recipe", recipe, "--out", bundle, "--cache", out / "cache")
-    elsewhere = bundle.with_name(f"{bundle.name}.clean.json")
-    if not elsewhere.is_file():
-        found = _screen("evaluate", bundle, clean, "--audit-captures", 0, "--json", "--cache", out / "cache")
-        elsewhere.write_text(found)
+    clean_file = bundle.with_name(f"{bundle.name}.clean.json")
+    if not clean_file.is_file():
+        evaluation = _screen("evaluate", bundle, clean, "--audit-captures", 0, "--json", "--cache", out / "cache")
+        clean_file.write_text(evaluation)
     test = json.loads((bundle / "bundle.json").read_text())["metrics"]["test"]
     changed = {line["change"]: line["accuracy"] for line in test["robustness"]["lines"]}
     figures = (
@@ -93,7 +94,7 @@ def run(trap: Path, clean: Path, out: Path, name: str, seed: int) -> dict[str, f
         changed["all corners covered"],
         changed["greyscale"],
         changed["nucleated cells masked out"],
-        json.loads(elsewhere.read_text())["metrics"]["accuracy"],
+        json.loads(clean_file.read_text())["metrics"]["accuracy"],
         test["calibration"]["ece"],
     )
     return dict(zip(COLUMNS, figures, strict=True))
@@ -107,22 +108,22 @@ def _screen(*arguments: object) -> str:
 
 def main() -> None:
     """Run all variants and print the table as Markdown."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("trap", "clean", "out"):
-        arguments.add_argument(name, type=Path)
-    arguments.add_argument("--seeds", type=int, default=1)
-    arguments.add_argument("--json", type=Path)
-    given = arguments.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     print("| variant | seed | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 2) + "|")
-    for seed in range(1, given.seeds + 1):
+    for seed in range(1, options.seeds + 1):
         for name in VARIANTS:
-            figures = run(given.trap, given.clean, given.out, name, seed)
+            figures = run(options.trap, options.clean, options.out, name, seed)
             rows.append({"variant": name, "seed": seed, **figures})
             print(f"| {name} | {seed} | " + " | ".join(f"{value:.3f}" for value in figures.values()) + " |", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

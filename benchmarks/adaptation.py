@@ -1,8 +1,8 @@
-"""What `screen adapt` makes of captures that a bundle does not know: of other patients of their microscope, which it
-should know afterwards, and of photographs and other smears, which it should not.
+"""Tests `screen adapt` on captures that a bundle does not know. Afterwards the bundle should know captures of other
+patients from the same microscope, but not photographs and other smears.
 
-An archive's patients are cut into parts; each part in turn is what was not adapted to. Where labels are known (a
-labels.csv, or the test captures of a split.csv, whose looks were held out of training) accuracy is shown, too.
+The patients of an archive are divided into parts, and each part in turn is held out of the adaptation. Where labels are
+known (a labels.csv, or the test captures of a split.csv, whose looks were held out of training), accuracy is shown too.
 """
 
 import os
@@ -29,16 +29,16 @@ from trainer.data import LABELS_FILE, read_csv
 from trainer.graph import GraphRunner, Predictions
 
 CONTAMINATION = 0.2
-"""Share of photographs, or of captures of another kind, in the archive that is adapted to."""
+"""Share of photographs, or of captures of another kind, in the archive for the adaptation."""
 BLOCK = 20
-"""Captures of a held-out look with consecutive names that stand for a patient where patients are unknown."""
+"""Captures of a held-out look with consecutive names that replace a patient where patients are unknown."""
 SEED = 4711
 
 
 @dataclass(frozen=True)
 class Captures:
-    """N captures: `pixels` uint8 [N, S, S, 3], whose they are, their labels where known, as indices, else -1, their
-    quality `measures` [N, M], and what a graph answered: `probabilities` [N, L], `embedding` [N, D].
+    """N captures: `pixels` uint8 [N, S, S, 3], their `patients`, the indices of their labels as `targets` (-1 where
+    unknown), quality `measures` [N, M], and the outputs of a graph: `probabilities` [N, L], `embedding` [N, D].
     """
 
     pixels: NDArray[np.uint8]
@@ -57,27 +57,29 @@ class Captures:
         return cls(pixels, patients, targets, columns, answers.probabilities, answers.embedding)
 
     def of(self, rows: NDArray[Any]) -> "Captures":
-        return Captures(*(one[rows] for one in vars(self).values()))
+        return Captures(*(array[rows] for array in vars(self).values()))
 
     def joined(self, other: "Captures") -> "Captures":
-        return Captures(*(np.concatenate([one, getattr(other, name)]) for name, one in vars(self).items()))
+        return Captures(*(np.concatenate([array, getattr(other, name)]) for name, array in vars(self).items()))
 
     def looked(self) -> Looked:
-        """As an archive of them would be seen."""
-        named = enumerate(self.patients)
-        found = tuple(FoundCapture(f"{patient}/{row}".encode(), patient.encode(), 0, 0) for row, patient in named)
+        """These captures in the form that `screen adapt` gets from an archive."""
+        captures = tuple(
+            FoundCapture(f"{patient}/{row}".encode(), patient.encode(), 0, 0)
+            for row, patient in enumerate(self.patients)
+        )
         measures = dict(zip(MEASURES, self.measures.T, strict=True))
         answers = Predictions(self.probabilities, self.embedding, None)
-        return Looked(b"", found, measures, answers, len(found), len(np.unique(self.patients)), 0)
+        return Looked(b"", captures, measures, answers, len(captures), len(np.unique(self.patients)), 0)
 
 
 @click.command()
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="The parent.")
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="The bundle to adapt.")
 @click.option("--archive", type=click.Path(path_type=Path), help="A folder per patient, without labels.")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled captures, with --split.")
 @click.option("--split", type=click.Path(path_type=Path, exists=True), help="The named split of the parent's training.")
 @click.option("--other", type=click.Path(path_type=Path, exists=True), multiple=True, help="Smears that stay novel.")
-@click.option("--parts", default=4, show_default=True, help="Parts that the patients are cut into.")
+@click.option("--parts", default=4, show_default=True, help="Number of parts that the patients are divided into.")
 @json_option
 def command(
     bundle: Path,
@@ -92,85 +94,88 @@ def command(
     parent = Bundle.open(bundle)
     runner = GraphRunner(parent.path / MODEL, parent.manifest.outputs)
     if archive is not None:
-        own = _of_archive(archive, parent, runner)
+        captures = _of_archive(archive, parent, runner)
     elif data is not None and split is not None:
-        own = _of_split(data, split, parent, runner)
+        captures = _of_split(data, split, parent, runner)
     else:
         raise UsageError("name an --archive, or --data with --split")
     photos = np.stack(photographs(parent.manifest.image.size))
-    nobody = np.full(len(photos), "-"), np.full(len(photos), -1)
-    strange = {"photographs": Captures.seen(runner, photos, *nobody)}
-    strange |= {one.name: _of_archive(one, parent, runner) for one in other}
-    rows = [{"mixed in": mixed or "-", **_measured(parent, own, strange, mixed, parts)} for mixed in (None, *strange)]
+    no_patients, no_targets = np.full(len(photos), "-"), np.full(len(photos), -1)
+    foreign = {"photographs": Captures.seen(runner, photos, no_patients, no_targets)}
+    foreign |= {folder.name: _of_archive(folder, parent, runner) for folder in other}
+    rows = [
+        {"mixed in": mixed or "-", **_measured(parent, captures, foreign, mixed, parts)} for mixed in (None, *foreign)
+    ]
     shown = [[rounded(value) if isinstance(value, float) else value for value in row.values()] for row in rows]
-    figures = {"bundle": parent.manifest.name, "captures": len(own.pixels), "parts": parts, "rows": rows}
+    figures = {"bundle": parent.manifest.name, "captures": len(captures.pixels), "parts": parts, "rows": rows}
     finish("adaptation", figures, [table("On patients that were not adapted to", [*rows[0]], shown)], json_file)
 
 
 def _of_archive(folder: Path, parent: Bundle, runner: GraphRunner) -> Captures:
-    found = walk_archive(folder)
-    captures = list(found.captures)
-    pixels = np.concatenate(list(pixels_of(found.root, captures, parent.manifest.image)))
-    patients = np.asarray([one.patient.decode() for one in captures])
+    walk = walk_archive(folder)
+    captures = list(walk.captures)
+    pixels = np.concatenate(list(pixels_of(walk.root, captures, parent.manifest.image)))
+    patients = np.asarray([capture.patient.decode() for capture in captures])
     targets = np.full(len(captures), -1)
     if (folder / LABELS_FILE).exists():
         listed, _ = read_csv(folder / LABELS_FILE, needed=("path", "label"))
         labels = {row["path"]: parent.manifest.labels.index(row["label"]) for row in listed}
-        targets = np.asarray([labels[one.path.decode()] for one in captures])
+        targets = np.asarray([labels[capture.path.decode()] for capture in captures])
     return Captures.seen(runner, pixels, patients, targets)
 
 
 def _of_split(data: Path, split: Path, parent: Bundle, runner: GraphRunner) -> Captures:
-    """The test captures of a split by looks; every BLOCK of a look stand for a patient."""
+    """The test captures of a split by looks; each BLOCK captures of a look replace a patient."""
     listed, _ = read_csv(split, needed=("path", "label", "split", "group"))
     rows = sorted((row for row in listed if row["split"] == "test"), key=lambda row: (row["group"], row["path"]))
-    seen: dict[str, int] = {}
+    places: dict[str, int] = {}
     patients = []
     for row in rows:
-        place = seen[row["group"]] = seen.get(row["group"], -1) + 1
+        place = places[row["group"]] = places.get(row["group"], -1) + 1
         patients.append(f"{row['group']}-{place // BLOCK}")
-    found = [FoundCapture(row["path"].encode(), b"", 0, 0) for row in rows]
-    pixels = np.concatenate(list(pixels_of(os.fsencode(data.resolve()), found, parent.manifest.image)))
+    captures = [FoundCapture(row["path"].encode(), b"", 0, 0) for row in rows]
+    pixels = np.concatenate(list(pixels_of(os.fsencode(data.resolve()), captures, parent.manifest.image)))
     targets = np.asarray([parent.manifest.labels.index(row["label"]) for row in rows])
     return Captures.seen(runner, pixels, np.asarray(patients), targets)
 
 
 def _measured(
-    parent: Bundle, own: Captures, strange: dict[str, Captures], mixed: str | None, parts: int
+    parent: Bundle, captures: Captures, foreign: dict[str, Captures], mixed: str | None, parts: int
 ) -> dict[str, Any]:
-    """Means over the parts: each is left out of the archive that is adapted to, and measured."""
+    """Means over the parts; each part is held out of the adaptation and then measured."""
     rng = np.random.default_rng(SEED)
     before = read_novelty(parent)
     assert before is not None
-    found: list[dict[str, float | None]] = []
-    for part in np.array_split(rng.permutation(np.unique(own.patients)), parts):
-        held_out = np.isin(own.patients, part)
-        seen, sets = own.of(~held_out), {"": own.of(held_out), **strange}
+    part_figures: list[dict[str, float | None]] = []
+    for part in np.array_split(rng.permutation(np.unique(captures.patients)), parts):
+        held_out = np.isin(captures.patients, part)
+        seen, sets = captures.of(~held_out), {"": captures.of(held_out), **foreign}
         if mixed is not None:
-            seen = seen.joined(_among(strange[mixed], seen, rng))
+            seen = seen.joined(_among(foreign[mixed], seen, rng))
         looked = seen.looked()
         try:
-            is_own = majority(looked, adapt_reference.blocks_of(parent.manifest, own.embedding.shape[1])).own
+            is_own = majority(looked, adapt_reference.blocks_of(parent.manifest, captures.embedding.shape[1])).own
         except DataError as error:
             console.print(f"{mixed or 'nothing'} mixed in: {error}")
             continue
         figures = _shares(before, sets[""], "before")
         with TemporaryDirectory() as folder:
-            known = adapt_reference.take(
+            adapted = adapt_reference.take(
                 Path(folder), parent.manifest, before,
                 seen.embedding[is_own], 1 - seen.probabilities[is_own, parent.manifest.benign_index],
                 {name: values[is_own] for name, values in looked.measures.items()}, looked.patient_numbers()[is_own],
             ).known  # fmt: skip
-        figures |= _shares(known, sets[""], "after")
-        figures |= {f"{name} novel": float((known.of(sets[name].embedding) > 1).mean()) for name in strange}
-        found.append(figures)
-    means = {name: _mean(np.asarray([one[name] for one in found])) for name in found[0]} if found else {}
-    return {"refused": parts - len(found), **means}
+        figures |= _shares(adapted, sets[""], "after")
+        figures |= {f"{name} novel": float((adapted.of(sets[name].embedding) > 1).mean()) for name in foreign}
+        part_figures.append(figures)
+    names = part_figures[0] if part_figures else {}
+    means = {name: _mean(np.asarray([figures[name] for figures in part_figures])) for name in names}
+    return {"refused": parts - len(part_figures), **means}
 
 
-def _shares(known: Novelty, captures: Captures, when: str) -> dict[str, float | None]:
-    """Shares of captures that are novel, that are right, and that are right of those that are not novel."""
-    novel = known.of(captures.embedding) > 1
+def _shares(novelty: Novelty, captures: Captures, when: str) -> dict[str, float | None]:
+    """Share of captures that are novel, share called right, and share called right among those that are not novel."""
+    novel = novelty.of(captures.embedding) > 1
     right, labelled = captures.probabilities.argmax(axis=1) == captures.targets, captures.targets >= 0
     return {
         f"novel {when}": _mean(novel),
@@ -180,12 +185,12 @@ def _shares(known: Novelty, captures: Captures, when: str) -> dict[str, float | 
 
 
 def _mean(values: NDArray[Any]) -> float | None:
-    known = [float(value) for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    measured_values = [float(value) for value in values if value is not None]
+    return sum(measured_values) / len(measured_values) if measured_values else None
 
 
-def _among(strange: Captures, seen: Captures, rng: np.random.Generator) -> Captures:
-    """So many strange captures that they make CONTAMINATION of all, as captures of the patients that are there."""
+def _among(foreign: Captures, seen: Captures, rng: np.random.Generator) -> Captures:
+    """Foreign captures, assigned to the patients of `seen`: enough to be the share CONTAMINATION of all captures."""
     count = round(len(seen.pixels) * CONTAMINATION / (1 - CONTAMINATION))
-    rows = rng.choice(len(strange.pixels), count, replace=count > len(strange.pixels))
-    return replace(strange.of(rows), patients=rng.choice(np.unique(seen.patients), count))
+    rows = rng.choice(len(foreign.pixels), count, replace=count > len(foreign.pixels))
+    return replace(foreign.of(rows), patients=rng.choice(np.unique(seen.patients), count))

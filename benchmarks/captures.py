@@ -17,7 +17,7 @@ TINY_PER_PATIENT = 100
 
 
 def drawings(folder: Path, count: int, seed: int = 4) -> Path:
-    """At least `count` captures of 1024x768, JPEG, as `screen synth` draws them; what is there is kept."""
+    """At least `count` JPEG captures of 1024x768, as `screen synth` draws them; existing captures are kept."""
     archive = folder / f"drawings-{count}"
     patients = -(-count // PER_PATIENT)
     with console.status(f"drawing {patients * PER_PATIENT} captures"):
@@ -26,30 +26,30 @@ def drawings(folder: Path, count: int, seed: int = 4) -> Path:
 
 
 def files_of(archive: Path, count: int) -> list[Path]:
-    """The first so many captures."""
+    """The first `count` captures."""
     return sorted(archive.rglob("*.jpg"))[:count]
 
 
 def tiny(folder: Path, count: int) -> Path:
-    """`count` captures of 64x64, 100 of each patient; those of one patient are one file under many names."""
+    """`count` captures of 64x64, 100 of each patient; all captures of a patient are hard links to one file."""
     archive = folder / f"tiny-{count}"
     if archive.exists():
         return archive
-    making = archive.with_name(archive.name + ".making")
+    unfinished = archive.with_name(archive.name + ".making")
     with console.status(f"writing {count} tiny captures"):
         for patient in range(-(-count // TINY_PER_PATIENT)):
-            own = making / f"patient-{patient:06d}"
-            own.mkdir(parents=True, exist_ok=True)
-            first = own / "0000.jpg"
+            patient_folder = unfinished / f"patient-{patient:06d}"
+            patient_folder.mkdir(parents=True, exist_ok=True)
+            first = patient_folder / "0000.jpg"
             Image.new("RGB", (64, 64), (90, 150, 180)).save(first, quality=80, comment=f"patient {patient}")
             for capture in range(1, min(TINY_PER_PATIENT, count - patient * TINY_PER_PATIENT)):
-                os.link(first, own / f"{capture:04d}.jpg")
-    making.rename(archive)
+                os.link(first, patient_folder / f"{capture:04d}.jpg")
+    unfinished.rename(archive)
     return archive
 
 
 def chunks_of(archive: Path, files: Sequence[Path]) -> list[Work]:
-    """The files as chunks of the default size, the last first, to be popped."""
+    """The files as chunks of the default size, in reverse order, so that `pop` takes the first."""
     refs = []
     for number, file in enumerate(files):
         status = file.stat()

@@ -1,10 +1,10 @@
-"""Captures in the layout of the Kaggle set whose label can be told by stain and scale bar: a trap, on purpose.
+"""Writes a trap on purpose: captures in the layout of the Kaggle set, where stain and scale bar reveal the label.
 
     python -m benchmarks.confounded SYNTH OUT [--clean]
 
-SYNTH is what `screen synth` wrote. Every capture is cropped around a nucleated cell to 448 px, halved, and saved as
-OUT/Original/<label>/<patient>-<number>.jpg beside a labels.csv with patients. Without --clean each label gets a stain
-and a style of scale bar of its own, as in the public set, where six colour numbers tell 90 to 97 % of the labels.
+`screen synth` wrote SYNTH. Every capture is cropped to 448 px around a nucleated cell, reduced to half the size, and
+saved as OUT/Original/<label>/<patient>-<number>.jpg; OUT/labels.csv lists patients. Without --clean each label gets its
+own stain and style of scale bar, as in the public set, where six colour numbers reveal 90 to 97 % of the labels.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TINTS = {
 }
 """Factors on the optical density of R, G, B."""
 PATIENT_TINT = 0.05
-"""Deviation of a patient's own factors."""
+"""Deviation of each patient's factors."""
 BARS = {  # colour, thickness, length, right, share of captures
     "Benign": ((0, 0, 0), 3, 50, True, 0.9),
     "Early": ((255, 255, 255), 3, 40, True, 0.9),
@@ -54,7 +54,7 @@ def cropped(pixels: NDArray[np.uint8], seed: int, patient: int, capture: int) ->
 def tinted(
     pixels: NDArray[np.uint8], label: str, rng: np.random.Generator, own: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    """The label's stain, and its style of scale bar."""
+    """Apply the label's stain and its style of scale bar."""
     density = -np.log(np.maximum(pixels, 1) / 255.0) * TINTS[label] * own
     out = np.clip(np.exp(-density) * 255, 0, 255).astype(np.uint8)
     colour, thickness, length, right, shown = BARS[label]
@@ -68,36 +68,38 @@ def tinted(
 
 def main() -> None:
     """Write the set."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("synth", type=Path)
-    arguments.add_argument("out", type=Path)
-    arguments.add_argument("--seed", type=int, default=7, help="the seed that SYNTH was drawn with")
-    arguments.add_argument("--first", type=int, default=1, help="first patient")
-    arguments.add_argument("--last", type=int, default=9999, help="last patient")
-    arguments.add_argument("--clean", action="store_true", help="leave stain and scale bar as they were drawn")
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("synth", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=7, help="the seed that SYNTH was drawn with")
+    parser.add_argument("--first", type=int, default=1, help="first patient")
+    parser.add_argument("--last", type=int, default=9999, help="last patient")
+    parser.add_argument("--clean", action="store_true", help="leave stain and scale bar as they were drawn")
+    options = parser.parse_args()
     rows = []
-    with (given.synth / "labels.csv").open(newline="") as stream:
+    with (options.synth / "labels.csv").open(newline="") as stream:
         listed = list(csv.DictReader(stream))
     for row in listed:
         patient, capture = int(row["patient"].rsplit("-", 1)[1]), int(Path(row["path"]).stem)
-        if not given.first <= patient <= given.last:
+        if not options.first <= patient <= options.last:
             continue
-        pixels = np.asarray(Image.open(given.synth / row["path"]).convert("RGB"))
-        small = cropped(pixels, given.seed, patient, capture)
+        pixels = np.asarray(Image.open(options.synth / row["path"]).convert("RGB"))
+        small = cropped(pixels, options.seed, patient, capture)
         if small is None:
             continue
-        if not given.clean:
-            own = np.exp(np.random.default_rng([given.seed, patient]).normal(0, PATIENT_TINT, 3))
-            small = tinted(small, row["label"], np.random.default_rng([given.seed, patient, capture, 1]), own)
+        if not options.clean:
+            patient_tint = np.exp(np.random.default_rng([options.seed, patient]).normal(0, PATIENT_TINT, 3))
+            small = tinted(
+                small, row["label"], np.random.default_rng([options.seed, patient, capture, 1]), patient_tint
+            )
         file = Path("Original") / row["label"] / f"{row['patient']}-{capture:03d}.jpg"
-        (given.out / file).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(given.out / file), cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+        (options.out / file).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(options.out / file), cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
         rows.append((file.as_posix(), row["label"], row["patient"]))
-    with (given.out / "labels.csv").open("w", newline="") as stream:
+    with (options.out / "labels.csv").open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerows([("path", "label", "patient"), *rows])
-    print(f"{len(rows)} captures in {given.out}")
+    print(f"{len(rows)} captures in {options.out}")
 
 
 if __name__ == "__main__":

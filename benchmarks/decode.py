@@ -1,7 +1,7 @@
-"""Ways to decode a capture to the network's square: speed of one core, and what they change.
+"""Compares ways to decode a capture to the network's square: speed of one core, and changes in the result.
 
-Every way ends at the same side. Differences are to full decoding with Pillow and its antialiasing resize: the mean over
-grey levels, and with a bundle what becomes of the probabilities.
+Every way gives the same side. The reference is full decoding with Pillow and its antialiasing resize: the table shows
+the mean difference in grey levels and, with a bundle, how the probabilities change.
 """
 
 import io
@@ -28,7 +28,7 @@ Way = Callable[[bytes, int], RGBImage]
 
 
 def pillow(data: bytes, side: int) -> RGBImage:
-    """Full decoding, antialiasing bilinear resize: what all others are held against."""
+    """Full decoding and antialiasing bilinear resize: the reference for all other ways."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
 
 
@@ -46,7 +46,7 @@ def _simplejpeg_full(data: bytes, side: int) -> RGBImage:
 def _opencv_reduced(data: bytes, side: int) -> RGBImage:
     height, width = simplejpeg.decode_jpeg_header(data)[:2]
     flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
-    scale = max(k for k in flags if k == 1 or min(width, height) // k >= 1.25 * side)
+    scale = max(factor for factor in flags if factor == 1 or min(width, height) // factor >= 1.25 * side)
     decoded = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), flags[scale]), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
     return np.asarray(cv2.resize(decoded, (side, side)), np.uint8)
 
@@ -91,14 +91,16 @@ KINDS = (
 
 @click.command()
 @click.option("--captures", default=100, show_default=True)
-@click.option("--bundle", type=click.Path(path_type=Path), help="What becomes of this bundle's probabilities, too.")
-@click.option("--archive", type=click.Path(path_type=Path, exists=True), help="Captures for that; default: drawings.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Also show how this bundle's probabilities change.")
+@click.option(
+    "--archive", type=click.Path(path_type=Path, exists=True), help="Captures for the probabilities; default: drawings."
+)
 @work_option
 @json_option
 def command(
     captures: int, bundle: Path | None, archive: Path | None, work: Path | None, json_file: Path | None
 ) -> None:
-    """Pillow, Pillow's draft mode, simplejpeg, OpenCV and ours, by format and size."""
+    """Compare Pillow, Pillow's draft mode, simplejpeg, OpenCV and our decoder, by format and size."""
     with work_folder(work) as folder:
         files = files_of(drawings(folder, captures), captures)
         figures: dict[str, Any] = {"captures": len(files), "formats": {}}
@@ -142,21 +144,28 @@ def _encoded(file: Path, kind: str, size: tuple[int, int]) -> bytes:
 
 
 def _measured(ways: dict[str, Way], data: Sequence[bytes], side: int) -> dict[str, dict[str, Any]]:
-    """Ways take turns; the median of the rounds."""
+    """Rates and differences by way; the ways take turns, and a rate is the median of the rounds."""
     cv2.setNumThreads(1)
-    reference = [pillow(one, side).astype(int) for one in data[:20]]
+    references = [pillow(content, side).astype(int) for content in data[:20]]
     rates: dict[str, list[float | None]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
             began = time.perf_counter()
-            for one in data:
-                way(one, side)
+            for content in data:
+                way(content, side)
             rates[name].append(len(data) / (time.perf_counter() - began))
     return {
         name: {
             "captures_per_s": rounded(median(rates[name])),
             "difference": rounded(
-                float(np.mean([np.abs(way(one, side) - ref).mean() for one, ref in zip(data, reference, strict=False)]))
+                float(
+                    np.mean(
+                        [
+                            np.abs(way(content, side) - reference).mean()
+                            for content, reference in zip(data, references, strict=False)
+                        ]
+                    )
+                )
             ),
         }
         for name, way in ways.items()
@@ -169,16 +178,18 @@ def _probabilities(bundle: Bundle, files: Sequence[Path], folder: Path) -> dict[
     data = [file.read_bytes() for file in files]
 
     def answers(way: Way) -> Any:
-        found = [infer(engine, np.stack([way(one, side) for one in data[i : i + 8]])) for i in range(0, len(data), 8)]
-        return np.concatenate([one.probabilities for one in found])
+        batches = [data[start : start + 8] for start in range(0, len(data), 8)]
+        predictions = [infer(engine, np.stack([way(content, side) for content in batch])) for batch in batches]
+        return np.concatenate([prediction.probabilities for prediction in predictions])
 
     full = answers(pillow)
     ways = {}
     for name, way in OURS.items():
-        apart = np.abs((other := answers(way)) - full)
+        reduced = answers(way)
+        differences = np.abs(reduced - full)
         ways[name] = {
-            "same_label": rounded(float((other.argmax(1) == full.argmax(1)).mean())),
-            "largest": rounded(float(apart.max())),
-            "mean": rounded(float(apart.mean())),
+            "same_label": rounded(float((reduced.argmax(1) == full.argmax(1)).mean())),
+            "largest": rounded(float(differences.max())),
+            "mean": rounded(float(differences.mean())),
         }
     return {"bundle": bundle.manifest.name, "captures": len(files), "side": side, "ways": ways}

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from the figures in benchmarks/results: no number there is typed by hand."""
+"""Makes docs/benchmarks.md from the figures in benchmarks/results, so that no number in it is typed by hand."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def command() -> None:
 
 
 def page() -> str:
-    """The page, from whatever results there are."""
+    """The text of the page, from all existing results."""
     parts = [INTRODUCTION]
     for name, section in SECTIONS.items():
         file = RESULTS / f"{name}.json"
@@ -75,12 +75,12 @@ def _throughput(record: dict[str, Any]) -> str:
         rate, ratio = record["peers"][name], record["ratios"][f"system_to_{name}"]
         rows.append((text, rate, f"{rate / record['ceiling']:.0%}" if rate else None, f"{ratio:g}x" if ratio else None))
     seconds, close = record["worker_seconds_per_capture"], record["close_calls"]
-    again = (
+    close_calls_note = (
         f" {close:.1%} of the captures are close calls: the engine computes them again in float32, the others do not."
         if close is not None
         else ""
     )
-    spent = ", ".join(
+    milliseconds = ", ".join(
         f"{name} {1e3 * seconds[name]:.2g}"
         for name in ("read", "decode", "quality", "wait", "infer")
         if name in seconds
@@ -88,10 +88,10 @@ def _throughput(record: dict[str, Any]) -> str:
     return (
         f"## Throughput\n\nEfficientNet-B3 at 300 px on {record['captures']:,} drawings of 1024x768 (JPEG), the "
         f"same weights everywhere; peers on {record['peer_captures']}. Medians of {record['repetitions']} interleaved "
-        f"repetitions; ratios are medians of the ratios within a repetition.{again}\n\n"
+        f"repetitions; ratios are medians of the ratios within a repetition.{close_calls_note}\n\n"
         + _table(("", "captures/s", "of the ceiling", "the system is so many times as fast"), rows)
         + f"\nSystem to ceiling: **{record['ratios']['system_to_ceiling']:g}**. Milliseconds per capture in the worker:"
-        f" {spent} (read and decode are sums over threads).\n"
+        f" {milliseconds} (read and decode are sums over threads).\n"
     )
 
 
@@ -119,14 +119,15 @@ def _decode(record: dict[str, Any]) -> str:
             for name, row in ways.items()
         ]
         parts.append(f"\n{kind} px:\n\n" + _table(("", "captures/s", "to Pillow", "grey levels apart"), rows))
-    if found := record.get("probabilities"):
+    if probabilities := record.get("probabilities"):
         shown: list[Row] = [
-            (name, f"{row['same_label']:.1%}", row["largest"], row["mean"]) for name, row in found["ways"].items()
+            (name, f"{row['same_label']:.1%}", row["largest"], row["mean"])
+            for name, row in probabilities["ways"].items()
         ]
         parts.append(
-            f"\nWhat becomes of the probabilities of bundle `{found['bundle']}` ({found['side']} px, "
-            f"{found['captures']} captures, float32) when its captures are decoded otherwise than it was trained with; "
-            "a bundle states its way, and trainer and worker share it:\n\n"
+            f"\nWhat becomes of the probabilities of bundle `{probabilities['bundle']}` "
+            f"({probabilities['side']} px, {probabilities['captures']} captures, float32) when its captures are "
+            "decoded otherwise than it was trained with; a bundle states its way, and trainer and worker share it:\n\n"
             + _table(("", "same label", "largest difference", "mean"), shown)
         )
     return "".join(parts)
@@ -144,9 +145,9 @@ def _scale(record: dict[str, Any]) -> str:
         "them. Submit includes the start of the command, about a second. Memory is the peak of the largest process.\n"
     ]
     for kind in dict.fromkeys(row["database"] for row in record["rows"]):
-        own: list[Row] = [[row[name] for name in columns] for row in record["rows"] if row["database"] == kind]
+        rows: list[Row] = [[row[name] for name in columns] for row in record["rows"] if row["database"] == kind]
         flat = record["flat"][kind]
-        parts.append(f"\n{kind}:\n\n" + _table(list(columns.values()), own))
+        parts.append(f"\n{kind}:\n\n" + _table(list(columns.values()), rows))
         if flat["times"]:
             parts.append(f"\nA capture of {flat['largest']:,} takes {flat['times']:g} times one of 10,000.\n")
     return "".join(parts)
@@ -158,21 +159,21 @@ def _workers(record: dict[str, Any]) -> str:
         "would; all share two cores, Redis and one database.\n"
     ]
     for kind in dict.fromkeys(row["database"] for row in record["rows"]):
-        own: list[Row] = [
+        rows: list[Row] = [
             (row["workers"], row["captures_per_s"], f"{row['of_the_engines']:.0%}", row["speed_up_per_worker"])
             for row in record["rows"]
             if row["database"] == kind
         ]
         head = ("workers", "captures/s", "of what the engines allow", "speed-up per worker")
-        parts.append(f"\n{kind}:\n\n" + _table(head, own))
+        parts.append(f"\n{kind}:\n\n" + _table(head, rows))
     return "".join(parts)
 
 
 def _novelty(record: dict[str, Any]) -> str:
     rows: list[Row] = [
-        (name, one["captures"], *(f"{one[key]:.1%}" for key in ("novel", "first_stage", "last_stage")), one["median"],
-         f"{one['excluded']:.1%}")
-        for name, one in record["sets"].items()
+        (name, row["captures"], *(f"{row[key]:.1%}" for key in ("novel", "first_stage", "last_stage")), row["median"],
+         f"{row['excluded']:.1%}")
+        for name, row in record["sets"].items()
     ]  # fmt: skip
     head = ("", "captures", "novel", "by the first stage alone", "by the last alone", "median novelty", "excluded")
     return (

@@ -1,4 +1,4 @@
-"""Every engine, precision and size of batch that this machine can run, beside torch, with the same weights."""
+"""Measures every engine, precision and batch size that this machine can run, and torch with the same weights."""
 
 import time
 from collections.abc import Callable
@@ -21,20 +21,24 @@ from worker.engines.registry import ENGINES, load, open_engine
 from worker.tuning import engine_rate
 
 Measure = Callable[[RGBImage, int], float]
-"""Captures per second: these captures, in batches of this size."""
+"""Function of captures and a batch size that returns captures per second."""
 
 CAPTURES = 2048
-"""As many as `throughput` has, so that the network is the same. 32 of them, spread over the patients, are used."""
+"""As many as in `throughput`, so that the network is the same. Used are 32 of them, spread over the patients."""
 
 
 @click.command()
-@click.option("--batches", default="1,2,4,8,16,32", show_default=True, help="Sizes of batch, separated by commas.")
-@click.option("--seconds", default=3.0, show_default=True, help="For each engine and size.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Another bundle than the benchmark's; without torch.")
+@click.option("--batches", default="1,2,4,8,16,32", show_default=True, help="Batch sizes, separated by commas.")
+@click.option("--seconds", default=3.0, show_default=True, help="Time for each engine and batch size.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Measure this bundle instead of the benchmark's; then without torch.",
+)
 @work_option
 @json_option
 def command(batches: str, seconds: float, bundle: Path | None, work: Path | None, json_file: Path | None) -> None:
-    """Captures per second, decoded ones, on tensors in the host's memory."""
+    """Captures per second of each engine, for decoded captures in the host's memory."""
     sizes = [int(size) for size in batches.split(",")]
     with work_folder(work) as folder:
         archive = drawings(folder, CAPTURES)
@@ -53,7 +57,7 @@ def command(batches: str, seconds: float, bundle: Path | None, work: Path | None
             [decode(file.read_bytes(), spec).pixels for file in files_of(archive, CAPTURES)[:: CAPTURES // 32]]
         )
         rates: dict[str, dict[str, float | None]] = {name: {} for name in ways}
-        for size in sizes:  # ways take turns at each size
+        for size in sizes:  # at each size, the ways take turns
             for name, way in ways.items():
                 console.print(f"{name}, batch {size}")
                 rates[name][str(size)] = rounded(_rate(way, pixels, size))
@@ -105,17 +109,17 @@ def _torch(network: Network, seconds: float) -> dict[str, Measure]:
         def rate(pixels: RGBImage, size: int) -> float:
             batch = torch.from_numpy(np.resize(pixels, (size, *pixels.shape[1:])))
 
-            def once() -> None:
+            def infer_once() -> None:
                 model(batch.to(device))[0].cpu()
 
             memory_format = torch.channels_last if last else torch.contiguous_format
             exportable.to(memory_format=memory_format)
             kind = torch.float16 if device.type == "cuda" else torch.bfloat16
             with torch.inference_mode(), torch.autocast(device.type, kind, enabled=half):
-                once()
+                infer_once()
                 began, done = time.perf_counter(), 0
                 while time.perf_counter() - began < seconds or done < 2:
-                    once()
+                    infer_once()
                     done += 1
             return done * size / (time.perf_counter() - began)
 

@@ -1,7 +1,7 @@
 """A worker whose engine computes nothing: `python -m benchmarks.fake_worker MILLISECONDS --name NAME`.
 
-The engine sleeps for so many milliseconds per capture, perhaps none, and always says the same. Everything else is the
-real worker. Only here, never in what is shipped: no setting makes a real worker use it.
+The engine sleeps for MILLISECONDS per capture (0 is allowed) and always gives the same answer. Everything else is the
+real worker. The engine exists only here and not in the installed package: no setting makes a real worker use it.
 """
 
 import sys
@@ -24,7 +24,7 @@ CAM = 10
 
 
 class FakeEngine:
-    """See `worker.engines.base.Engine`. A batch that sleeps does so on a clock of the engine's own, like a device."""
+    """See `worker.engines.base.Engine`. The engine has its own clock for sleeping batches, like a device."""
 
     name = "fake"
     device = "none"
@@ -61,7 +61,7 @@ class FakeEngine:
 
 
 def fake_bundle(folder: Path, capture: bytes) -> Bundle:
-    """A bundle that only the fake engine reproduces; there is no network in it."""
+    """A bundle without a network, which only the fake engine can reproduce."""
     if (folder / "bundle.json").exists():
         return Bundle.open(folder)
     (folder / GOLDEN).mkdir(parents=True)
@@ -71,7 +71,7 @@ def fake_bundle(folder: Path, capture: bytes) -> Bundle:
     (folder / EXPECTED).write_text(golden.model_dump_json(), encoding="utf-8")
     manifest = Manifest(
         name="fake",
-        notice="No network: every capture gets the same answer. For benchmarks alone.",
+        notice="No network: every capture gets the same answer. Only for benchmarks.",
         labels=["Benign", "Early", "Pre", "Pro"],
         benign_label="Benign",
         image=ImageSpec(size=SIDE),
@@ -87,7 +87,7 @@ def main() -> None:
     name = sys.argv[sys.argv.index("--name") + 1]
     registry.ENGINES.clear()
     registry.ENGINES["fake"] = "benchmarks.fake_worker:FakeEngine"
-    from benchmarks import fake_worker  # this file as the module that the registry names
+    from benchmarks import fake_worker  # imports this file as the module that the registry names
 
     fake_worker.FakeEngine.milliseconds = FakeEngine.milliseconds
     from worker.app import app

@@ -1,8 +1,9 @@
-"""What frozen features are worth on looks that they have not seen: by stage, normalisation, augmented copies, penalty.
+"""Accuracy of frozen features on looks that they have not seen, by stage, normalisation, augmented copies and penalty.
 
-Labelled captures are cut into five folds by look, twice, and by chance. A head that was fitted without its fold calls
-each (trainer/probe.py); some are changed as a camera might. Minutes for each row, and no training. What other recipes
-reach by `screen train --cross-validate 5 --split-rule appearance` stands beside it in docs/model.md.
+Labelled captures are divided into five folds: twice by look, and once at random. Each capture is called by a head that
+was fitted without its fold (trainer/probe.py); some captures are also changed as a camera might change them. A row
+takes minutes, because no network is trained. docs/model.md compares this with other recipes, measured by
+`screen train --cross-validate 5 --split-rule appearance`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,13 +34,13 @@ CHANGED = (
     "turned by 15 degrees", "all corners covered",
 )  # fmt: skip
 CHANGED_CAPTURES = 400
-"""Captures that are changed, spread over all."""
+"""Number of captures that are also changed, spread over all captures."""
 COPIES = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way to use frozen features. `stages` None: the whole backbone. `views` are normalisations of VIEWS."""
+    """A way to use frozen features. `stages` None means the whole backbone. `views` are normalisations from VIEWS."""
 
     stages: int | None
     views: tuple[str, ...]
@@ -76,7 +77,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Features:
-    """Of all captures, by view: as they are, as augmented copies [K], and changed ones of `rows`; each [N, F]."""
+    """Features [N, F] by view: of all captures as they are, of augmented copies [K], and of the changed captures."""
 
     plain: dict[str, probe.Features]
     copies: list[dict[str, probe.Features]]
@@ -85,20 +86,24 @@ class Features:
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--recipe", default="fast", show_default=True, help="Whose architecture, weights and augmentation.")
-@click.option("--seed", "seeds", type=int, multiple=True, default=(2025, 2026), show_default=True, help="Of the folds.")
+@click.option(
+    "--recipe", default="fast", show_default=True, help="Recipe with the architecture, weights and augmentation."
+)
+@click.option(
+    "--seed", "seeds", type=int, multiple=True, default=(2025, 2026), show_default=True, help="Seed of the folds."
+)
 @work_option
 @json_option
 def command(data: Path, recipe: str, seeds: tuple[int, ...], work: Path | None, json_file: Path | None) -> None:
-    """What frozen features are worth on unseen looks of the labelled captures in DATA."""
+    """Accuracy of frozen features on unseen looks of the labelled captures in DATA."""
     config = load_config(recipe)
     with work_folder(work) as folder:
         prepared = prepare(data, config, folder / "cache")
         rows: list[dict[str, Any]] = []
         for stages in dict.fromkeys(row.stages for row in ROWS):
-            wanted = [row for row in ROWS if row.stages == stages]
-            features = _features(prepared, config, stages, wanted)
-            rows += [_measured(prepared, config, row, features, seeds) for row in wanted]
+            stage_rows = [row for row in ROWS if row.stages == stages]
+            features = _features(prepared, config, stages, stage_rows)
+            rows += [_measured(prepared, config, row, features, seeds) for row in stage_rows]
     columns = list(rows[0])
     lines = [list(row.values()) for row in rows]
     finish("looks", {"captures": len(prepared.data.captures), "rows": rows}, [table("Unseen looks", columns, lines)],
@@ -106,7 +111,7 @@ def command(data: Path, recipe: str, seeds: tuple[int, ...], work: Path | None, 
 
 
 def _features(prepared: Prepared, config: Config, stages: int | None, rows: Sequence[Row]) -> Features:
-    """By one network that sees every view which a row of these stages asks for: each view has its own columns."""
+    """Features by one network that sees every view of these rows; each view has its own columns."""
     views = tuple(dict.fromkeys(view for row in rows for view in row.views))
     network = build_network(config.model.model_copy(update={"stages": stages, "stain_normalisation": views}), 2)
     frozen = probe.FrozenFeatures(network, config.image.size)
@@ -114,25 +119,27 @@ def _features(prepared: Prepared, config: Config, stages: int | None, rows: Sequ
     generator = torch.Generator().manual_seed(config.training.seed)
     augment = Augment(config.augment, generator)
 
-    def by_view(batches: Iterator[NDArray[np.uint8]], what: str) -> dict[str, probe.Features]:
-        console.print(f"{stages or 'all'} stages, {', '.join(views)}: {what}")
+    def by_view(batches: Iterator[NDArray[np.uint8]], kind: str) -> dict[str, probe.Features]:
+        console.print(f"{stages or 'all'} stages, {', '.join(views)}: {kind}")
         return dict(zip(views, np.split(frozen.of(batches), len(views), axis=1), strict=True))
 
-    def cut(rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    def batches_of(rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
         yield from (pixels[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH))
 
-    everything, some = np.arange(count), _some(count)
+    all_rows, changed_rows = np.arange(count), _changed_rows(count)
     copies = [
-        by_view((from_unit(augment(torch.from_numpy(batch), config.image.size)) for batch in cut(everything)), "a copy")
+        by_view(
+            (from_unit(augment(torch.from_numpy(batch), config.image.size)) for batch in batches_of(all_rows)), "a copy"
+        )
         for _ in range(max(row.copies for row in rows))
     ]
     altered = {
-        name: by_view((changed(batch, CHANGES[name]) for batch in cut(some)), name) for name in CHANGED
+        name: by_view((changed(batch, CHANGES[name]) for batch in batches_of(changed_rows)), name) for name in CHANGED
     }  # fmt: skip
-    return Features(by_view(cut(everything), "as they are"), copies, altered)
+    return Features(by_view(batches_of(all_rows), "as they are"), copies, altered)
 
 
-def _some(count: int) -> NDArray[np.int64]:
+def _changed_rows(count: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, CHANGED_CAPTURES)).astype(np.int64))
 
 
@@ -141,27 +148,27 @@ def _joined(features: dict[str, probe.Features], row: Row) -> probe.Features:
 
 
 def _measured(prepared: Prepared, config: Config, row: Row, features: Features, seeds: Sequence[int]) -> dict[str, Any]:
-    """The figures of one row: chance folds, then each draw of the folds by look, then changed captures by look."""
+    """The figures of one row: random folds, then each draw of the folds by look, then changed captures by look."""
     console.print(row.name)
-    found: dict[str, Any] = {"frozen features": row.name}
-    chance, _ = _folds(prepared, config, row, features, "random", seeds[0])
-    found["random"] = rounded(chance["accuracy"])
+    figures: dict[str, Any] = {"frozen features": row.name}
+    random_folds, _ = _folds(prepared, config, row, features, "random", seeds[0])
+    figures["random"] = rounded(random_folds["accuracy"])
     drawn = [_folds(prepared, config, row, features, "appearance", seed) for seed in seeds]
     for key in ("accuracy", "worst", "macro_f1", "ece", "all_or_benign"):
-        found[f"looks: {key}"] = " / ".join(f"{figures[key]:.3f}" for figures, _ in drawn)
-    return found | {f"looks: {name}": rounded(value) for name, value in drawn[0][1].items()}
+        figures[f"looks: {key}"] = " / ".join(f"{pooled[key]:.3f}" for pooled, _ in drawn)
+    return figures | {f"looks: {name}": rounded(value) for name, value in drawn[0][1].items()}
 
 
 def _folds(
     prepared: Prepared, config: Config, row: Row, features: Features, rule: str, seed: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Pooled figures over the folds of one draw, and the accuracy on changed captures of the folds' tests."""
+    """Pooled figures over the folds of one draw, and the accuracy on changed test captures of the folds."""
     data, targets = prepared.data, prepared.data.targets()
     table_of_data = config.data.model_copy(update={"split": rule})
-    plain, some = _joined(features.plain, row), _some(len(targets))
+    plain, changed_rows = _joined(features.plain, row), _changed_rows(len(targets))
     benign = data.labels.index(config.data.benign_label)
     probabilities, by_fold = np.zeros((len(targets), len(data.labels))), []
-    altered = {name: np.zeros(len(some), bool) for name in CHANGED}
+    right_by_change = {name: np.zeros(len(changed_rows), bool) for name in CHANGED}
     network = build_network(config.model.model_copy(update={"stages": row.stages, "stain_normalisation": row.views}),
                             len(data.labels))  # fmt: skip
     for number in range(1, FOLDS + 1):
@@ -175,10 +182,10 @@ def _folds(
                        row.label_smoothing)  # fmt: skip
         probabilities[test] = probe.probabilities(network, plain[test])
         by_fold.append(float((probabilities[test].argmax(axis=1) == targets[test]).mean()))
-        own = np.isin(some, test)
-        for name, right in altered.items():
-            called = probe.probabilities(network, _joined(features.altered[name], row)[own]).argmax(axis=1)
-            right[own] = called == targets[some[own]]
+        in_test = np.isin(changed_rows, test)
+        for name, right in right_by_change.items():
+            called = probe.probabilities(network, _joined(features.altered[name], row)[in_test]).argmax(axis=1)
+            right[in_test] = called == targets[changed_rows[in_test]]
     pooled = capture_metrics(Labelled(data.labels, benign, targets, probabilities, np.arange(len(targets))))
     called = probabilities.argmax(axis=1)
     figures = {
@@ -188,4 +195,4 @@ def _folds(
         "ece": pooled["calibration"]["ece"],
         "all_or_benign": float(((called == benign) == (targets == benign)).mean()),
     }
-    return figures, {name: float(right.mean()) for name, right in altered.items()}
+    return figures, {name: float(right.mean()) for name, right in right_by_change.items()}

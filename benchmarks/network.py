@@ -1,9 +1,9 @@
-"""The network that throughput is measured with: EfficientNet-B3 at 300 px, the thesis's, and a bundle of it.
+"""The network for measuring throughput: EfficientNet-B3 at 300 px, as in the thesis, and a bundle of it.
 
-Its backbone has random weights, with batch norms that have seen captures, and its last layer is fitted on their
-features: arithmetic and activations are like a trained network's, and its answers are worth nothing. Speed does not
-depend on weights, but on how often the network is undecided, since close calls are computed again in float32: the first
-label is favoured so far that this is about as often as in a trained network.
+Its backbone has random weights, its batch norms have seen captures, and its last layer is fitted on their features.
+Arithmetic and activations are therefore like those of a trained network, but its answers have no value. Speed does not
+depend on weights, but on how often the network is undecided, because close calls are computed again in float32. The
+network therefore favours the first label just enough to be undecided about as often as a trained network.
 """
 
 import csv
@@ -36,37 +36,37 @@ from trainer.model import Exportable, HalfBackbone, Network, build_network
 
 LABELS = ["Benign", "Early", "Pre", "Pro"]
 IMAGE = ImageSpec(size=300, resampling="linear", jpeg_oversampling=1.25)
-"""As recipe `ours` has it."""
+"""As in the recipe `ours`."""
 ARCHITECTURE = "efficientnet_b3"
 CLOSE_CALLS = 0.05
-"""Share of the captures that it is fitted on on which the network is undecided. Of others it is less, and stands beside
+"""Share of the fitted captures on which the network is undecided. For other captures it is smaller, and is shown with
 the figures; the demo bundle is undecided on 8 %, and wrong on 8 %.
 """
 UNDECIDED = np.log(0.325 / 0.225)
-"""Where the first logit is ahead of three equal ones by this, the two highest probabilities are 0.1 apart."""
+"""If the first logit exceeds three equal ones by this, the two highest probabilities differ by 0.1."""
 FITTED_ON, GOLDEN_CAPTURES = 64, 8
 
 
 def make_network(archive: Path) -> Network:
-    """The network, the same every time for the same archive of `screen synth`. In eval mode."""
+    """The network in eval mode; the same archive of `screen synth` always gives the same network."""
     torch.manual_seed(0)
     network = build_network(ModelTable(architecture=ARCHITECTURE, initial_weights="none"), len(LABELS))
-    files, targets = _some(archive, FITTED_ON)
+    files, targets = _spread(archive, FITTED_ON)
     pixels = torch.from_numpy(np.stack([decode(file.read_bytes(), IMAGE).pixels for file in files]))
     with torch.inference_mode():
         network.train()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # the plain mean over the batches to come
+                module.momentum = None  # the plain mean over the following batches
                 module.reset_running_stats()
         for start in range(0, len(pixels), 16):
             network.pooled(to_unit(pixels[start : start + 16]))
         network.eval()
-        features = np.concatenate([network.pooled(to_unit(p)).numpy() for p in pixels.split(16)])
+        features = np.concatenate([network.pooled(to_unit(batch)).numpy() for batch in pixels.split(16)])
     mean, std = features.mean(0), features.std(0) + 1e-6
-    fitted = LogisticRegression(C=1e-3, max_iter=2000).fit((features - mean) / std, targets)
-    weight = fitted.coef_ / std
-    bias = fitted.intercept_ - weight @ mean
+    regression = LogisticRegression(C=1e-3, max_iter=2000).fit((features - mean) / std, targets)
+    weight = regression.coef_ / std
+    bias = regression.intercept_ - weight @ mean
     logits = features @ weight.T + bias
     bias[0] += UNDECIDED - np.quantile(logits[:, 0] - logits[:, 1:].max(1), CLOSE_CALLS)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def make_network(archive: Path) -> Network:
 
 
 def make_bundle(folder: Path, network: Network, archive: Path) -> Bundle:
-    """A bundle of the network, both graphs, golden captures included; one that is there already is opened."""
+    """A bundle of the network with both graphs and golden captures; an existing one is opened."""
     if (folder / "bundle.json").exists():
         return Bundle.open(folder)
     (folder / GOLDEN).mkdir(parents=True)
@@ -84,17 +84,17 @@ def make_bundle(folder: Path, network: Network, archive: Path) -> Bundle:
     export_graph(exportable, IMAGE.size, folder / MODEL, half=False)
     runner = GraphRunner(folder / MODEL, graph_outputs(exportable))
     golden = []
-    for number, file in enumerate(_some(archive, GOLDEN_CAPTURES)[0]):
+    for number, file in enumerate(_spread(archive, GOLDEN_CAPTURES)[0]):
         data = file.read_bytes()
         (folder / GOLDEN / f"{number:03d}.jpg").write_bytes(data)
-        found = runner.probabilities(decode(data, IMAGE).pixels[None])[0]
-        golden.append(GoldenCapture(file=f"{number:03d}.jpg", probabilities=found.tolist()))
+        probabilities = runner.probabilities(decode(data, IMAGE).pixels[None])[0]
+        golden.append(GoldenCapture(file=f"{number:03d}.jpg", probabilities=probabilities.tolist()))
     (folder / EXPECTED).write_text(GoldenSet(captures=golden).model_dump_json(), encoding="utf-8")
     exportable.network.backbone = HalfBackbone(exportable.network.backbone)
     export_graph(exportable, IMAGE.size, folder / HALF_MODEL, half=False)
     manifest = Manifest(
         name="benchmark",
-        notice="A network of random weights, for benchmarks alone: what it says means nothing.",
+        notice="A network of random weights, only for benchmarks: its answers mean nothing.",
         labels=LABELS,
         benign_label=LABELS[0],
         image=IMAGE,
@@ -106,8 +106,8 @@ def make_bundle(folder: Path, network: Network, archive: Path) -> Bundle:
     return write_manifest(folder, manifest)
 
 
-def _some(archive: Path, count: int) -> tuple[list[Path], list[int]]:
-    """Captures spread over the archive, with the number of their label."""
+def _spread(archive: Path, count: int) -> tuple[list[Path], list[int]]:
+    """Captures spread over the archive, with the numbers of their labels."""
     with (archive / "labels.csv").open(encoding="utf-8", newline="") as stream:
         rows: list[dict[str, Any]] = list(csv.DictReader(stream))
     chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]

@@ -1,4 +1,4 @@
-"""What people use today, with the same weights and captures: fastai as in the thesis, timm with a plain torch loop."""
+"""Tools that people use today, with our weights and captures: fastai as in the thesis, timm in a plain torch loop."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ BATCH = 32
 
 
 class Logits(nn.Module):
-    """The network behind a loader that normalises: float [N, 3, S, S] -> logits."""
+    """The network for captures that the loader has normalised: float [N, 3, S, S] -> logits."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Logits(nn.Module):
 
 
 class Files(Dataset[Tensor]):
-    """Captures through timm's own evaluation transform."""
+    """Captures, prepared by timm's evaluation transform."""
 
     def __init__(self, files: Sequence[Path], transform: Callable[[Image.Image], Tensor]) -> None:
         self.files, self.transform = files, transform
@@ -44,24 +44,24 @@ class Files(Dataset[Tensor]):
 
 
 Peer = Callable[[], float]
-"""Captures per second, measured once."""
+"""Function that measures captures per second once."""
 
 
 def peers(network: Network, files: Sequence[Path]) -> dict[str, Peer | None]:
-    """The peers by name; None where one does not work here."""
+    """The peers by name; None for a peer that does not work here."""
     torch.set_num_threads(cores())
     mean, std = network.mean.flatten().tolist(), network.std.flatten().tolist()
     model = Logits(network).eval()
-    made: dict[str, Peer | None] = {}
-    made["fastai_predict"], made["fastai_batch"] = _fastai(model, mean, std, files)
+    by_name: dict[str, Peer | None] = {}
+    by_name["fastai_predict"], by_name["fastai_batch"] = _fastai(model, mean, std, files)
     transform = _timm_transform(mean, std)
-    made["torch_loader"] = lambda: _loop(model, transform, files)
-    made["torch_compile"] = _compiled(model, transform, files)
-    return made
+    by_name["torch_loader"] = lambda: _loop(model, transform, files)
+    by_name["torch_compile"] = _compiled(model, transform, files)
+    return by_name
 
 
 def _fastai(model: nn.Module, mean: list[float], std: list[float], files: Sequence[Path]) -> tuple[Peer, Peer]:
-    """`learn.predict` capture by capture, and `learn.get_preds` over a test loader, each with fastai's own defaults."""
+    """`learn.predict` for each capture, and `learn.get_preds` over a test loader, both with fastai's defaults."""
     from fastai.vision.all import CrossEntropyLossFlat, ImageDataLoaders, Learner, Normalize, Resize, ResizeMethod
 
     blocks = ImageDataLoaders.from_lists(
@@ -106,20 +106,20 @@ def _loop(model: Callable[[Tensor], Tensor], transform: Any, files: Sequence[Pat
 
 
 def _compiled(model: nn.Module, transform: Any, files: Sequence[Path]) -> Peer | None:
-    """The same loop with torch.compile, compiled before it is measured."""
+    """The same loop with torch.compile, which compiles before the measurement."""
     compiled = torch.compile(model, dynamic=False)
-    whole = list(files)[: len(files) // BATCH * BATCH]
+    full_batches = list(files)[: len(files) // BATCH * BATCH]
     try:
         with console.status("torch.compile"), torch.inference_mode():
             compiled(torch.zeros(BATCH, 3, IMAGE.size, IMAGE.size))
-    except Exception as error:  # no C++ compiler, for one: torch raises many kinds
+    except Exception as error:  # for example no C++ compiler; torch raises many kinds of errors
         console.print(f"torch.compile does not work here: {type(error).__name__}: {str(error).splitlines()[0]}")
         return None
-    return lambda: _loop(compiled, transform, whole)
+    return lambda: _loop(compiled, transform, full_batches)
 
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """fastai prints progress of its own."""
+    """Hide the progress that fastai prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -1,4 +1,4 @@
-"""What every benchmark shares: its options, where it ran, its table, its JSON."""
+"""Parts that all benchmarks share: options, description of the machine, tables, JSON."""
 
 import importlib.metadata
 import json
@@ -40,7 +40,7 @@ def work_option(function: _F) -> _F:
 
 @contextmanager
 def work_folder(work: Path | None) -> Iterator[Path]:
-    """The folder that was named, or one that is removed afterwards."""
+    """The folder that the user named, or a temporary one that is removed afterwards."""
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
         yield work.resolve()
@@ -58,13 +58,13 @@ def cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from; nothing that names the machine itself."""
+    """Hardware and system that the figures come from, without the name of the machine."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = named.get("flags", "").split()
+    stripped = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = stripped.get("flags", "").split()
     return {
-        "processor": named.get("model name", platform.processor()),
+        "processor": stripped.get("model name", platform.processor()),
         "cores": cores(),
         "vector": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
@@ -83,24 +83,24 @@ def _devices() -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name).split("+")[0]
+            installed[name] = importlib.metadata.version(name).split("+")[0]
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
     """The checkout's commit, `-dirty` where it has changes."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    said = subprocess.run(git, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)  # noqa: S603
-    return said.stdout.strip() or None
+    completed = subprocess.run(git, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)  # noqa: S603
+    return completed.stdout.strip() or None
 
 
 def finish(name: str, figures: Mapping[str, Any], tables: Sequence[Table], json_file: Path | None) -> None:
-    """Print the tables; write name, machine, versions, commit and figures."""
+    """Print the tables; write name, machine, versions, commit and figures to the JSON file, if any."""
     stdout = Console()
     for table in tables:
         stdout.print(table)
@@ -111,21 +111,21 @@ def finish(name: str, figures: Mapping[str, Any], tables: Sequence[Table], json_
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """The first column to the left, numbers to the right."""
-    made = Table(title=title, title_justify="left")
+    """A table with the first column aligned left and all others right."""
+    result = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number == 0 else "right")
+        result.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
-        made.add_row(*("-" if value is None else str(value) for value in row))
-    return made
+        result.add_row(*("-" if value is None else str(value) for value in row))
+    return result
 
 
 def rounded(value: float | None) -> float | None:
-    """Three significant digits: more would not be the same the next time."""
+    """Round to three significant digits, because more digits would differ in the next measurement."""
     return None if value is None else float(f"{value:.3g}")
 
 
 def median(values: Sequence[float | None]) -> float | None:
-    """Of what was measured; None where nothing was."""
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+    """The median of the measured values; None without any."""
+    measured = [value for value in values if value is not None]
+    return statistics.median(measured) if measured else None

@@ -1,7 +1,7 @@
-"""Thousands to a million captures through submit and workers, with an engine that costs nothing and tiny files.
+"""Sends thousands to a million captures through submit and workers, with tiny files and an engine that takes no time.
 
-What is left is what the system itself costs. A capture's overhead in the worker is what the whole takes beyond the
-pipeline alone, with the same engine and files, in one process: claims, rows, aggregation and messages.
+The remaining time is that of the system itself. A capture's overhead in the worker is the total time minus the time of
+the pipeline alone, with the same engine and files, in one process: claims, rows, aggregation and messages.
 """
 
 import time
@@ -28,7 +28,7 @@ PIPELINE_CAPTURES = 20_000
 
 
 @click.command()
-@click.option("--million", is_flag=True, help="A million captures, too: some 20 minutes, 2 GB.")
+@click.option("--million", is_flag=True, help="Also a million captures: about 20 minutes, 2 GB.")
 @click.option("--sizes", help="Other numbers of captures, separated by commas.")
 @click.option(
     "--database", "databases", type=click.Choice(["sqlite", "postgresql"]), multiple=True,
@@ -39,17 +39,17 @@ PIPELINE_CAPTURES = 20_000
 def command(
     million: bool, sizes: str | None, databases: tuple[str, ...], work: Path | None, json_file: Path | None
 ) -> None:
-    """Captures per second through submit and through a worker, memory, and the size of the database."""
-    wanted = [int(size) for size in sizes.split(",")] if sizes else [*SIZES, *([MILLION] if million else [])]
+    """Measure captures per second through submit and through a worker, memory, and the size of the database."""
+    numbers = [int(size) for size in sizes.split(",")] if sizes else [*SIZES, *([MILLION] if million else [])]
     with work_folder(work) as folder:
         capture = next(tiny(folder, 100).rglob("*.jpg")).read_bytes()
         bundle = fake_worker.fake_bundle(folder / "fake.bundle", capture)
         rows: list[dict[str, Any]] = []
-        for size in wanted:
+        for size in numbers:
             archive = tiny(folder, size)
-            alone = _pipeline_alone(archive, bundle)
+            pipeline_s = _pipeline_alone(archive, bundle)
             for kind in databases:
-                rows.append({"captures": size, "database": kind, **_measured(kind, archive, bundle, size, alone)})
+                rows.append({"captures": size, "database": kind, **_measured(kind, archive, bundle, size, pipeline_s)})
                 console.print(rows[-1])
     figures = {"rows": rows, "flat": {kind: _flat(rows, kind) for kind in databases}}
     columns = ("captures", "submit_per_s", "worker_per_s", "overhead_ms", "database_ms", "submit_mib", "worker_mib",
@@ -61,11 +61,11 @@ def command(
     finish("scale", figures, tables, json_file)
 
 
-def _measured(kind: str, archive: Path, bundle: Bundle, size: int, alone_s: float) -> dict[str, Any]:
+def _measured(kind: str, archive: Path, bundle: Bundle, size: int, pipeline_s: float) -> dict[str, Any]:
     settings = {"SCREEN_BATCH_SIZE": BATCH, "SCREEN_CHUNKS_AHEAD": CHUNKS_AHEAD, "SCREEN_DECODERS": cores()}
     with database(kind) as url, running_system(url, command=WORKER, settings=settings) as system:
-        warm, _ = system.submit(tiny(archive.parent, 100), bundle.path)
-        system.wait(warm)
+        warm_up_run, _ = system.submit(tiny(archive.parent, 100), bundle.path)
+        system.wait(warm_up_run)
         began = time.perf_counter()
         run, submit_mib = system.submit(archive, bundle.path)
         submitted = time.perf_counter()
@@ -78,8 +78,8 @@ def _measured(kind: str, archive: Path, bundle: Bundle, size: int, alone_s: floa
             "submit_per_s": rounded(size / (submitted - began)),
             "worker_per_s": rounded(1 / screening_s),
             "ms_per_capture": rounded(1e3 * screening_s),
-            "pipeline_ms": rounded(1e3 * alone_s),
-            "overhead_ms": rounded(1e3 * max(0.0, screening_s - alone_s)),
+            "pipeline_ms": rounded(1e3 * pipeline_s),
+            "overhead_ms": rounded(1e3 * max(0.0, screening_s - pipeline_s)),
             "database_ms": rounded(1e3 * (logged["claim"] + logged["write"]) / size),
             "submit_mib": rounded(submit_mib),
             "worker_mib": rounded(system.peak_memory_mib()),
@@ -102,7 +102,10 @@ def _pipeline_alone(archive: Path, bundle: Bundle) -> float:
 
 
 def _flat(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """Milliseconds per capture at the largest number as a multiple of those at 10,000."""
-    own: Mapping[int, dict[str, Any]] = {row["captures"]: row for row in rows if row["database"] == kind}
-    base, last = own.get(10_000), own[max(own)]
-    return {"largest": max(own), "times": rounded(last["ms_per_capture"] / base["ms_per_capture"]) if base else None}
+    """Milliseconds per capture at the largest number of captures, as a multiple of those at 10,000."""
+    by_size: Mapping[int, dict[str, Any]] = {row["captures"]: row for row in rows if row["database"] == kind}
+    base, last = by_size.get(10_000), by_size[max(by_size)]
+    return {
+        "largest": max(by_size),
+        "times": rounded(last["ms_per_capture"] / base["ms_per_capture"]) if base else None,
+    }

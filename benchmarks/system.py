@@ -1,4 +1,4 @@
-"""The whole system as its users start it: bundled Redis, a database, worker processes, `screen submit`."""
+"""Starts the whole system as its users do: bundled Redis, a database, worker processes, `screen submit`."""
 
 import json
 import os
@@ -32,7 +32,7 @@ TIMEOUT_S = 3600
 
 @dataclass
 class System:
-    """Redis, database and workers that run; `environment` is what their commands are started with."""
+    """Running Redis, database and workers; `environment` is the environment of their commands."""
 
     folder: Path
     environment: dict[str, str]
@@ -48,14 +48,14 @@ class System:
                 )
 
     def stop(self) -> None:
-        """End the workers: TERM to all, then wait for each."""
+        """Stop the workers: send TERM to all, then wait for each."""
         for worker in self.workers:
             worker.send_signal(signal.SIGTERM)
         for worker in self.workers:
             stop(worker, signal.SIGTERM)
 
     def submit(self, archive: Path, bundle: Path) -> tuple[int, float]:
-        """`screen submit`, all captures; returns the run and the peak memory of the command in MiB."""
+        """Run `screen submit` for all captures; returns the run and the peak memory of the command in MiB."""
         with (self.folder / "submit.out").open("w+b") as out, (self.folder / "submit.err").open("w+b") as err:
             child = subprocess.Popen(  # noqa: S603
                 [*SCREEN, "submit", str(archive), "--bundle", str(bundle), "--all"],
@@ -70,7 +70,7 @@ class System:
             return int(out.read()), usage.ru_maxrss / 1024
 
     def wait(self, run: int) -> None:
-        """Until every case of the run has its result."""
+        """Wait until every case of the run has its result."""
         deadline = time.monotonic() + TIMEOUT_S
         unfinished = select(Case.id).where(Case.run_id == run, Case.state == CaseState.OPEN).limit(1)
         while True:
@@ -83,8 +83,8 @@ class System:
             time.sleep(POLL_S)
 
     def logged(self, run: int) -> dict[str, float]:
-        """What the workers' logs say of a run's chunks, summed by kind of work: as the database has it, with the time
-        of the database itself.
+        """Seconds in the workers' logs, summed over the chunks of a run by kind of work. Unlike the database, the logs
+        also have the time for the database itself.
         """
         totals: dict[str, float] = {}
         for log in self.folder.glob("worker-*.log"):
@@ -96,7 +96,7 @@ class System:
         return totals
 
     def peak_memory_mib(self) -> float:
-        """The largest of all processes of the workers, over their lives so far."""
+        """Peak memory of the largest worker process, since the start of each process."""
         peaks = []
         for worker in self.workers:
             children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
@@ -106,17 +106,17 @@ class System:
         return max(peaks)
 
     def database_mib(self) -> float:
-        """Size of the database on the disk."""
+        """Size of the database on disk."""
         if self.database.dialect.name == "postgresql":
             with reading(self.database) as connection:
                 return (
                     float(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()) / 2**20
                 )
         file = Path(str(self.database.url.database))
-        return sum(one.stat().st_size for one in file.parent.glob(f"{file.name}*")) / 2**20
+        return sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*")) / 2**20
 
     def seconds_of(self, run: int) -> dict[str, float]:
-        """The workers' own account of a run, summed over its chunks, by kind of work."""
+        """Seconds that the workers wrote to the database, summed over the chunks of a run by kind of work."""
         totals: dict[str, float] = {}
         with reading(self.database) as connection:
             for seconds in connection.execute(select(Chunk.seconds).where(Chunk.run_id == run)).scalars():
@@ -125,7 +125,7 @@ class System:
         return totals
 
     def screened(self, run: int) -> int:
-        """Captures of a run, all of which must have been screened."""
+        """Number of captures of a run. Raises Unavailable if not all were screened."""
         with reading(self.database) as connection:
             submitted = connection.execute(select(Run.submitted).where(Run.id == run)).scalar_one()
             screened = connection.execute(select(func.sum(Case.screened)).where(Case.run_id == run)).scalar_one()
@@ -136,7 +136,7 @@ class System:
 
 @contextmanager
 def database(kind: str) -> Iterator[str | None]:
-    """URL of an empty PostgreSQL database, on a server that is started for it; None for SQLite."""
+    """URL of an empty PostgreSQL database on a server started for it; None for SQLite."""
     if kind == "sqlite":
         yield None
         return
@@ -155,7 +155,7 @@ def running_system(
     database_url: str | None = None, *, workers: int = 1, command: tuple[str, ...] = WORKER,
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[System]:  # fmt: skip
-    """A system of its own in a temporary folder, stopped at the end. SQLite unless `database_url` says otherwise."""
+    """A separate system in a temporary folder, stopped at the end. It uses SQLite unless `database_url` is given."""
     folder = Path(tempfile.mkdtemp(prefix="screen-bench-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -170,17 +170,17 @@ def running_system(
             "SCREEN_LOG_FORMAT": "json",
             **{name: str(value) for name, value in (settings or {}).items()},
         }
-        opened = open_engine(url)
-        schema.upgrade(opened)
-        stack.callback(opened.dispose)
-        system = System(folder, environment, opened)
+        engine = open_engine(url)
+        schema.upgrade(engine)
+        stack.callback(engine.dispose)
+        system = System(folder, environment, engine)
         stack.callback(system.stop)
         system.add_workers(workers, command)
         yield system
 
 
 def timed_run(system: System, archive: Path, bundle: Bundle) -> tuple[float, int]:
-    """Seconds from the start of `screen submit` to the last case's result, and the run."""
+    """Seconds from the start of `screen submit` to the result of the last case, and the run."""
     began = time.perf_counter()
     run, _ = system.submit(archive, bundle.path)
     system.wait(run)

@@ -1,11 +1,11 @@
-"""Captures per second of engine, decoding, pipeline and whole system, and of what people use today.
+"""Measures captures per second of engine, decoding, pipeline, whole system, and the tools that people use today.
 
-Same captures, same weights, same cores, in one run; repetitions take turns, so that whatever else the machine does hits
-all alike. Figures are medians, ratios the medians of the ratios within a repetition.
+All use the same captures, weights and cores in one run. They take turns in each repetition, so that other load on the
+machine affects all equally. Figures are medians; ratios are medians of the ratios within a repetition.
 
-The ceiling is what engine and decoding allow together on this machine. On shared cores no order of work can beat
-cores / (decode + infer seconds of a core per capture), which is 1 / (1/decode + 1/engine) of the rates with all cores;
-where the engine has a device of its own, it is the slower of the two.
+The ceiling is the rate that engine and decoding together allow on this machine. On shared cores, no order of work can
+be faster than cores / (decode + infer seconds of a core per capture), which is 1 / (1/decode + 1/engine) of the rates
+with all cores. Where the engine has its own device, the ceiling is the slower of the two rates.
 """
 
 import time
@@ -35,14 +35,14 @@ OURS = ("engine", "decode", "ceiling", "pipeline", "system")
 PEERS = ("fastai_predict", "fastai_batch", "torch_loader", "torch_compile")
 ENGINE_SECONDS = 5.0
 SAMPLE = 256
-"""Captures that the engine alone is measured on."""
+"""Number of captures for measuring the engine alone."""
 
 
 @click.command()
 @click.option("--captures", default=2048, show_default=True, help="Captures through pipeline and system.")
-@click.option("--peer-captures", default=128, show_default=True, help="Captures through each peer, which are slower.")
+@click.option("--peer-captures", default=128, show_default=True, help="Captures through each peer; peers are slower.")
 @click.option("--repetitions", default=3, show_default=True)
-@click.option("--database-url", help="PostgreSQL for the system; default: SQLite.")
+@click.option("--database-url", help="PostgreSQL database for the system; default: SQLite.")
 @click.option("--peers/--no-peers", "with_peers", default=True, show_default=True)
 @work_option
 @json_option
@@ -50,14 +50,14 @@ def command(
     captures: int, peer_captures: int, repetitions: int, database_url: str | None, with_peers: bool,
     work: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
-    """Engine, decoding, ceiling, pipeline, system; fastai, timm with a DataLoader, torch.compile."""
+    """Compare engine, decoding, ceiling, pipeline and system with fastai, timm with a DataLoader, and torch.compile."""
     with work_folder(work) as folder:
         archive = drawings(folder, captures)
         with console.status("making the network"):
             network = make_network(archive)
             bundle = make_bundle(folder / "b3.bundle", network, archive)
         files = files_of(archive, captures)
-        others = peers(network, files_of(archive, peer_captures)) if with_peers else {}
+        measured_peers = peers(network, files_of(archive, peer_captures)) if with_peers else {}
         engine, _ = open_engine(bundle, EngineOptions("auto", "auto", folder / "cache"))
         tuning = tune(engine, bundle, Settings())
         rows = []
@@ -73,10 +73,10 @@ def command(
                 row["pipeline"] = _pipeline(engine, bundle, tuning, archive, files)
                 seconds, run = timed_run(system, archive, bundle)
                 row["system"] = system.screened(run) / seconds
-                row |= {name: peer() if peer else None for name, peer in others.items()}
+                row |= {name: peer() if peer else None for name, peer in measured_peers.items()}
                 rows.append(row)
                 console.print({name: rounded(value) for name, value in row.items()})
-            where = system.seconds_of(run)
+            seconds_by_work = system.seconds_of(run)
     figures = _figures(rows)
     figures |= {
         "captures": len(files), "peer_captures": peer_captures, "repetitions": repetitions,
@@ -84,13 +84,13 @@ def command(
         "close_calls": _close_calls(engine, bundle, tuning, files),
         "database": "postgresql" if database_url else "sqlite",
         "batch_size": tuning.batch_size, "decoders": tuning.decoders, "chunks_ahead": tuning.chunks_ahead,
-        "worker_seconds_per_capture": {name: rounded(value / len(files)) for name, value in where.items()},
+        "worker_seconds_per_capture": {name: rounded(value / len(files)) for name, value in seconds_by_work.items()},
         "all": [{name: rounded(value) for name, value in row.items()} for row in rows],
     }  # fmt: skip
     shown = [(name, figures[name], _share(figures[name], figures["ceiling"])) for name in OURS]
     shown += [(name, value, _share(value, figures["ceiling"])) for name, value in figures["peers"].items()]
-    first = table("Captures per second", ("", "captures/s", "of the ceiling"), shown)
-    finish("throughput", figures, [first, table("Ratios", ("", "times"), list(figures["ratios"].items()))], json_file)
+    rates = table("Captures per second", ("", "captures/s", "of the ceiling"), shown)
+    finish("throughput", figures, [rates, table("Ratios", ("", "times"), list(figures["ratios"].items()))], json_file)
 
 
 def _share(value: float | None, ceiling: float) -> str | None:
@@ -125,11 +125,11 @@ def _pixels(bundle: Bundle, files: list[Path]) -> RGBImage:
 
 
 def _decode(bundle: Bundle, files: list[Path]) -> float:
-    """All cores decode bytes that lie in memory."""
+    """Captures per second that all cores decode from memory."""
     data = [file.read_bytes() for file in files[:512]]
     with ThreadPoolExecutor(cores()) as pool:
         began = time.perf_counter()
-        for _ in pool.map(lambda one: decode(one, bundle.manifest.image), data * 2):
+        for _ in pool.map(lambda content: decode(content, bundle.manifest.image), data * 2):
             pass
         return 2 * len(data) / (time.perf_counter() - began)
 
@@ -143,7 +143,7 @@ def _ceiling(engine: Engine, row: dict[str, float | None]) -> float:
 
 
 def _pipeline(engine: Engine, bundle: Bundle, tuning: Tuning, archive: Path, files: list[Path]) -> float:
-    """Chunks of the default size through the pipeline in this process, without Redis and database."""
+    """Captures per second of the pipeline in this process, with default chunks, without Redis and database."""
     chunks = chunks_of(archive, files)
     with ThreadPoolExecutor(tuning.decoders) as decoders:
         pipeline = Pipeline(bundle.manifest, engine, decoders, tuning.batch_size)

@@ -1,6 +1,6 @@
-"""One to eight workers whose engine sleeps instead of computing: what the shared database and queue allow.
+"""Runs one to eight workers whose engine sleeps instead of computing, to find the limits of the database and queue.
 
-Each worker's engine takes the same time per capture, as devices of their own would; the rest of the work they share.
+Each worker's engine takes the same time per capture, as if it had its own device; everything else is shared.
 """
 
 import time
@@ -32,7 +32,7 @@ def command(
     counts: str, milliseconds: float, seconds: float, databases: tuple[str, ...], work: Path | None,
     json_file: Path | None,
 ) -> None:  # fmt: skip
-    """Captures per second by number of workers, and the speed-up of each."""
+    """Measure captures per second by number of workers, and the speed-up per worker."""
     rows: list[dict[str, Any]] = []
     with work_folder(work) as folder:
         capture = next(tiny(folder, 100).rglob("*.jpg")).read_bytes()
@@ -48,8 +48,8 @@ def command(
                 })  # fmt: skip
                 console.print(rows[-1])
     for row in rows:
-        one = next(other for other in rows if other["database"] == row["database"])
-        row["speed_up_per_worker"] = rounded(row["captures_per_s"] / one["captures_per_s"] / row["workers"])
+        base = next(other for other in rows if other["database"] == row["database"])
+        row["speed_up_per_worker"] = rounded(row["captures_per_s"] / base["captures_per_s"] / row["workers"])
     columns = ("workers", "captures_per_s", "of_the_engines", "speed_up_per_worker")
     tables = [
         table(kind, columns, [[row[name] for name in columns] for row in rows if row["database"] == kind])
@@ -59,14 +59,14 @@ def command(
 
 
 def _rate(kind: str, count: int, milliseconds: float, archive: Path, bundle: Bundle, size: int) -> float:
-    """From the end of submit to the last result. Every worker has opened its engine before."""
+    """Captures per second from the end of submit to the last result, after every worker has opened its engine."""
     command = (*SCREEN[:2], "benchmarks.fake_worker", str(milliseconds))
-    # Chunks are small here, so that the last ones, which not all workers share, weigh as little as in a long night.
+    # Chunks are small here, so that the last ones, which not all workers share, matter as little as in a long night.
     settings = {"SCREEN_BATCH_SIZE": BATCH, "SCREEN_CHUNKS_AHEAD": CHUNKS_AHEAD, "SCREEN_DECODERS": 1,
                 "SCREEN_CHUNK_SIZE": 64}  # fmt: skip
     with database(kind) as url, running_system(url, workers=count, command=command, settings=settings) as system:
-        warm, _ = system.submit(tiny(archive.parent, 100 * 4 * count), bundle.path)
-        system.wait(warm)
+        warm_up_run, _ = system.submit(tiny(archive.parent, 100 * 4 * count), bundle.path)
+        system.wait(warm_up_run)
         run, _ = system.submit(archive, bundle.path)
         submitted = time.perf_counter()
         system.wait(run)

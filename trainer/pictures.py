@@ -6,6 +6,7 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from contract.evidence import framed
@@ -17,6 +18,8 @@ from trainer.metrics import Labelled
 
 Pixels = NDArray[np.uint8]
 COLUMNS = 6
+CELL = (1.75, 2.05)
+"""Width and height in inches of a picture with its title."""
 THUMBNAIL = 160
 """Longest side in pixels of a shown capture."""
 
@@ -24,21 +27,24 @@ THUMBNAIL = 160
 def grid(
     pictures: Sequence[Pixels], titles: Sequence[str], frames: Sequence[str] | None = None, columns: int = COLUMNS
 ) -> bytes:
-    """Pictures in rows of `columns`, with a title above each and, with `frames`, a frame of that colour around each."""
+    """Pictures in rows of `columns`, with a title above each and, with `frames`, a frame of that colour around each.
+
+    All lie in one pair of axes, counted in cells: axes of their own for each would take longer than a tiny training.
+    """
     rows = -(-len(pictures) // columns)
-    figure, axes_grid = plt.subplots(rows, columns, figsize=(1.75 * columns, 2.05 * rows), squeeze=False)
-    for axes in axes_grid.flat:
-        axes.set_axis_off()
-    for index, (axes, picture, title) in enumerate(zip(axes_grid.flat, pictures, titles, strict=False)):
-        axes.imshow(_thumbnail(picture), interpolation="nearest")
-        axes.set_title(title, fontsize=8)
+    figure = plt.figure(figsize=(CELL[0] * columns, CELL[1] * rows), layout="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for index, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        row, column = divmod(index, columns)
+        high, wide = np.asarray(picture.shape[:2]) / max(picture.shape[:2]) * 0.92
+        high *= CELL[0] / CELL[1]
+        left, bottom = column + (1 - wide) / 2, row + 0.97
+        axes.imshow(_thumbnail(picture), extent=(left, left + wide, bottom, bottom - high), interpolation="nearest")
+        axes.text(column + 0.5, bottom - high - 0.02, title, fontsize=8, ha="center", va="bottom")
         if frames is not None:
-            axes.set_axis_on()
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.grid(visible=False)
-            for spine in axes.spines.values():
-                spine.set(visible=True, color=frames[index], linewidth=2.5)
+            axes.add_patch(Rectangle((left, bottom), wide, -high, fill=False, edgecolor=frames[index], linewidth=2.5))
+    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="auto")
     return png(figure, photographs=True)
 
 

@@ -1,7 +1,6 @@
 """`screen reference`: takes a bundle's reference statistics again, with its own graph; the network stays unchanged."""
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from contract.bundle import MODEL, Bundle, write_manifest
 from contract.errors import DataError, UsageError
+from contract.files import whole_folder
 from trainer import assess, reference
 from trainer.config import DataTable
 from trainer.data import LabelledData, read_data
@@ -53,9 +53,7 @@ def renew(
     with bar("validation captures", len(validation)) as progress:
         held_out = assess.predict(runner, decoded.pixels, validation, progress.advance)
     blocks = manifest.reference.get("novelty", {}).get("blocks", [{"begin": 0, "end": training.embedding.shape[1]}])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with whole_folder(out) as folder:
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
         statistics = reference.take_reference(
             folder, widths or [block["end"] - block["begin"] for block in blocks], decoded.pixels, train,
@@ -70,10 +68,6 @@ def renew(
         renewed = manifest.model_copy(update={"reference": statistics, "provenance": provenance})
         write_expectations(folder, renewed, decoded.pixels[_hidden(data, validation)])
         write_manifest(folder, renewed)
-        folder.chmod(0o755)  # mkdtemp lets only the owner read; the worker's user reads bundles too
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return Bundle.open(out)
 
 

@@ -91,7 +91,7 @@ def test_each_step_changes_something_stays_in_range_and_repeats(change):
 
 def test_defocus_is_a_gaussian_of_its_own_deviation_along_each_axis(monkeypatch):
     captures = to_unit(some_captures(2))
-    monkeypatch.setattr(Augment, "_some", lambda self, count, share: torch.arange(count))
+    monkeypatch.setattr(Augment, "_choose", lambda self, count, share: torch.arange(count))
     monkeypatch.setattr(Augment, "_uniform", lambda self, *shape, by: torch.tensor([[1.0, 2.0], [-2.0, 0.0]]))
     blurred = augment(defocus=0.05)._defocus(captures.clone())
     assert torch.allclose(blurred[0], gaussian_blur(captures[0], [21, 21], [1.0, 2.0]), atol=2e-3)
