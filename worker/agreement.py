@@ -1,6 +1,6 @@
-"""How far an engine's answers are from float32, over an archive: what `screen bundle verify --captures` reports.
+"""How far an engine's results are from float32 on an archive, for `screen bundle verify --captures`.
 
-Captures are decoded, measured, decided about and judged by the very functions that a worker uses.
+The same functions as in a worker decode, measure and decide about captures, and judge cases.
 """
 
 import os
@@ -25,15 +25,15 @@ from contract.reproduction import MOST_CHANGED
 from worker.engines.base import Engine, Predictions, infer_all
 
 ENOUGH_EQUAL = 0.999
-"""Share of captures that must keep their label for a precision to serve."""
+"""A precision may serve if at least this share of captures keep their label."""
 BATCH = 16
 
 
 @dataclass
 class Agreement:
-    """Two engines on the same captures: of captures how many differ in what, and of cases, which are the folders of
-    patients, judged by the bundle's case policy without what it excludes. `novel`, `excluded` and `verdicts` count what
-    this engine and float32 each came to; `rejected` are captures that cannot be decoded.
+    """Counts of how two engines differ on the same captures and cases. A case is a patient's folder, judged by the
+    bundle's case policy without excluded captures. `novel`, `excluded` and `verdicts` count the results of this engine
+    first and those of float32 second. `rejected` captures cannot be decoded.
     """
 
     captures: int = 0
@@ -73,7 +73,7 @@ class _Capture:
 
 @dataclass(frozen=True)
 class _Side:
-    """What one engine came to on the captures of a case."""
+    """The results of one engine for the captures of a case."""
 
     answers: Predictions
     decisions: list[Decision]
@@ -87,19 +87,20 @@ def compare(
     archive: Archive,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Agreement:
-    """Run all captures of the archive through both; one that cannot be decoded is rejected, and its case incomplete."""
-    agreement, known = Agreement(), read_novelty(bundle)
+    """Run all captures of the archive in both engines; one that cannot be decoded is rejected, its case incomplete."""
+    agreement, novelty = Agreement(), read_novelty(bundle)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as decoders:
-        for _, of_patient in groupby(archive.captures, key=lambda capture: capture.patient):
-            read = list(decoders.map(lambda capture: _read(archive.root, capture.path, bundle), of_patient))
+        for _, patient_captures in groupby(archive.captures, key=lambda capture: capture.patient):
+            read = list(decoders.map(lambda capture: _read(archive.root, capture.path, bundle), patient_captures))
             captures = [capture for capture in read if capture is not None]
             rejected = len(read) - len(captures)
             agreement.rejected += rejected
             advance(len(read))
             if captures:
                 counts = CaseCounts(len(read), len(captures), rejected, 0)
-                ours, theirs = (_side(bundle.manifest, known, one, captures, counts) for one in (engine, reference))
-                _add(agreement, ours, theirs)
+                tested = _side(bundle.manifest, novelty, engine, captures, counts)
+                exact = _side(bundle.manifest, novelty, reference, captures, counts)
+                _add(agreement, tested, exact)
     return agreement
 
 
@@ -113,11 +114,11 @@ def _read(root: bytes, path: bytes, bundle: Bundle) -> _Capture | None:
 
 
 def _side(
-    manifest: Manifest, known: Novelty | None, engine: Engine, captures: Sequence[_Capture], counts: CaseCounts
+    manifest: Manifest, novelty: Novelty | None, engine: Engine, captures: Sequence[_Capture], counts: CaseCounts
 ) -> _Side:
     answers = infer_all(engine, np.stack([capture.pixels for capture in captures]), BATCH)
     qualities = [capture.quality for capture in captures]
-    decisions = decide(manifest, known, answers.probabilities, answers.embedding, qualities)
+    decisions = decide(manifest, novelty, answers.probabilities, answers.embedding, qualities)
     result = judge(
         [
             JudgedCapture(probabilities, capture.digest, [mark.code for mark in decision.marks])
@@ -131,32 +132,33 @@ def _side(
     return _Side(answers, decisions, result)
 
 
-def _add(agreement: Agreement, ours: _Side, theirs: _Side) -> None:
-    """What the engines came to on the captures of one case more."""
-    count = len(ours.decisions)
-    apart = np.abs(ours.answers.probabilities - theirs.answers.probabilities)
-    before = agreement.mean_difference * agreement.captures
-    agreement.mean_difference = (before + float(apart.mean()) * count) / (agreement.captures + count)
+def _add(agreement: Agreement, tested: _Side, exact: _Side) -> None:
+    """Add the results of one more case: of the tested engine and of the exact one."""
+    count = len(tested.decisions)
+    differences = np.abs(tested.answers.probabilities - exact.answers.probabilities)
+    sum_before = agreement.mean_difference * agreement.captures
+    agreement.mean_difference = (sum_before + float(differences.mean()) * count) / (agreement.captures + count)
     agreement.captures += count
-    agreement.largest_difference = max(agreement.largest_difference, float(apart.max()))
-    for mine, exact in zip(ours.decisions, theirs.decisions, strict=True):
-        agreement.equal += mine.label == exact.label
-        agreement.novel_changed += mine.novel != exact.novel
-        agreement.excluded_changed += mine.excluded != exact.excluded
-        if mine.novelty is not None and exact.novelty is not None:
-            difference = abs(mine.novelty - exact.novelty)
+    agreement.largest_difference = max(agreement.largest_difference, float(differences.max()))
+    for decision, exact_decision in zip(tested.decisions, exact.decisions, strict=True):
+        agreement.equal += decision.label == exact_decision.label
+        agreement.novel_changed += decision.novel != exact_decision.novel
+        agreement.excluded_changed += decision.excluded != exact_decision.excluded
+        if decision.novelty is not None and exact_decision.novelty is not None:
+            difference = abs(decision.novelty - exact_decision.novelty)
             agreement.largest_novelty_difference = max(agreement.largest_novelty_difference, difference)
     for name in ("novel", "excluded"):
-        sums = (sum(getattr(one, name) for one in side.decisions) for side in (ours, theirs))
-        setattr(agreement, name, tuple(a + b for a, b in zip(getattr(agreement, name), sums, strict=True)))
-    _add_case(agreement, ours.result, theirs.result)
+        counts = (sum(getattr(decision, name) for decision in side.decisions) for side in (tested, exact))
+        totals = zip(getattr(agreement, name), counts, strict=True)
+        setattr(agreement, name, tuple(total + added for total, added in totals))
+    _add_case(agreement, tested.result, exact.result)
 
 
-def _add_case(agreement: Agreement, ours: CaseResult, theirs: CaseResult) -> None:
+def _add_case(agreement: Agreement, tested: CaseResult, exact: CaseResult) -> None:
     agreement.cases += 1
-    if ours.score is not None and theirs.score is not None:
-        difference = abs(ours.score - theirs.score)
+    if tested.score is not None and exact.score is not None:
+        difference = abs(tested.score - exact.score)
         agreement.largest_score_difference = max(agreement.largest_score_difference, difference)
-    agreement.verdicts_changed += (ours.verdict, ours.subtype) != (theirs.verdict, theirs.subtype)
-    for verdicts, result in zip(agreement.verdicts, (ours, theirs), strict=True):
+    agreement.verdicts_changed += (tested.verdict, tested.subtype) != (exact.verdict, exact.subtype)
+    for verdicts, result in zip(agreement.verdicts, (tested, exact), strict=True):
         verdicts[result.verdict.value] = verdicts.get(result.verdict.value, 0) + 1

@@ -1,6 +1,6 @@
 """The Celery application: `celery -A worker.app worker`, or `screen worker`.
 
-Settings and their reasons are in contract/messages.py. Importing this module opens nothing.
+contract/messages.py has the settings and their reasons. Importing this module opens no connection.
 """
 
 from typing import Any

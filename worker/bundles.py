@@ -1,4 +1,4 @@
-"""Finding the bundle that a run was submitted with on this machine."""
+"""Finding the bundle of a run on this machine."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from contract.errors import BundleError
 
 
 def find_bundle(digest: str, recorded: Path, bundle_dir: Path | None) -> Bundle:
-    """Open the bundle of this digest: where it lay at submit, else in `bundle_dir`; all files verified.
+    """Open the bundle of this digest from its path at submit, or else from `bundle_dir`; verifies all its files.
 
     Raises BundleError.
     """

@@ -1,4 +1,4 @@
-"""The folder that workers of one user keep on their machine: compiled engines, and flight records."""
+"""The folder where the workers of one user on this machine keep compiled engines and flight records."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from contract.settings import Settings
 
 
 def cache_folder(settings: Settings) -> Path:
-    """Created for this user alone. Raises OSError."""
+    """The cache folder, created for this user only. Raises OSError."""
     folder = settings.cache_dir or user_cache_path("slide-screen", appauthor=False)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

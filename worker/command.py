@@ -10,12 +10,12 @@ from db.schema import open_database
 
 
 @click.command()
-@click.option("--name", default=None, help="Name of this worker in the logs; by default unique to this process.")
+@click.option("--name", default=None, help="Use this name in the logs instead of one that is unique to the process.")
 def worker(name: str | None) -> None:
-    """Start a worker: it screens chunks from Redis until it is told to stop.
+    """Start a worker: it screens chunks from Redis until you stop it.
 
-    SIGTERM or Ctrl-C: the chunk in hand is finished, then the worker ends. It also looks after chunks that a killed
-    worker left behind. The same as `celery -A worker.app worker`.
+    After SIGTERM or Ctrl-C it finishes the chunk in hand, then ends. It also sends chunks of killed workers again. The
+    same as `celery -A worker.app worker`.
     """
     settings = get_settings()
     open_database(settings.database_url, pooled=False)

@@ -1,4 +1,4 @@
-"""Celery's consumer, made to go on after text in its queue that is no message."""
+"""Celery's consumer, which continues after text in its queue that is not a message."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ from celery.worker.consumer import Consumer
 
 
 class EnduringConsumer(Consumer):
-    """Anybody may write to a queue in Redis. What cannot be read is gone, and the consumer starts again.
+    """Drops text that cannot be read, and starts again. Any client of Redis can write to the queue.
 
-    kombu takes a message and then reads it, and what reading raises would end the worker: it is not JSON (ValueError),
-    or without end (RecursionError), or JSON that is no message (KeyError, TypeError, AttributeError).
+    kombu takes a message from the queue and then reads it. Without this class, an error while reading would end the
+    worker: the text is not JSON (ValueError), is nested without end (RecursionError), or is JSON but not a message
+    (KeyError, TypeError, AttributeError).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        known: tuple[type[BaseException], ...] = self.channel_errors  # type: ignore[has-type]
-        self.channel_errors = (*known, ValueError, RecursionError, KeyError, TypeError, AttributeError)
+        channel_errors: tuple[type[BaseException], ...] = self.channel_errors  # type: ignore[has-type]
+        self.channel_errors = (*channel_errors, ValueError, RecursionError, KeyError, TypeError, AttributeError)

@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 class LeaseKeeper:
-    """`with LeaseKeeper(...) as keeper:` heartbeats three times per lease; `keeper.check()` raises once it is lost."""
+    """`with LeaseKeeper(...) as keeper:` sends three heartbeats per lease; `keeper.check()` raises once it is lost."""
 
     def __init__(self, engine: Engine, lease: Lease, lease_seconds: float) -> None:
         self._engine = engine
@@ -35,7 +35,7 @@ class LeaseKeeper:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise LeaseLost where another worker has the chunk now."""
+        """Raise LeaseLost where another worker has the chunk by now."""
         if self._lost is not None:
             raise self._lost
 
@@ -46,5 +46,5 @@ class LeaseKeeper:
             except LeaseLost as error:
                 self._lost = error
                 return
-            except Unavailable as error:  # the next beat may get through; if none does, the write is refused
+            except Unavailable as error:  # the next may succeed; if all fail, the outcome is refused
                 log.warning("heartbeat failed", chunk=self._lease.chunk_id, error=str(error))

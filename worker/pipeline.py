@@ -1,7 +1,7 @@
 """The path of a chunk inside the worker: read and decode in threads -> batch -> engine -> outcomes.
 
-Knows no Celery and no SQL. Chunks follow one another without a gap: while the engine works on the last batches of one,
-the next is read and decoded. How far decoding runs ahead is bounded, so memory does not grow with the archive.
+It knows no Celery and no SQL. Chunks follow one another without a gap: while the engine works on the last batches of
+one chunk, the next is read and decoded. Decoding runs ahead only so far, so memory does not grow with the archive.
 """
 
 import math
@@ -30,17 +30,17 @@ from worker.recorder import FlightRecorder
 log = structlog.get_logger(__name__)
 
 LOOK_AHEAD_BATCHES = 2
-"""Batches that may lie decoded, or be decoding, besides those that the engine has."""
+"""Batches that may be decoded, or be decoding, besides those that the engine has."""
 
 SLOW_STORAGE_S = 0.5
-"""After so long without the next capture, what the engine has is fetched: a result does not wait for a slow archive."""
+"""After this wait for the next capture, the engine's batches are fetched: a result does not wait for a slow archive."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A chunk to screen: its captures below `root`. `check` is called before each batch and may raise to stop it (its
-    lease is lost, say). `owner` is the caller's own and comes back with the result. `real_path` says where a capture's
-    path leads on disk, and may raise to stop the chunk.
+    """A chunk to screen: its captures below `root`. `check` is called before each batch and may raise to stop the chunk
+    (for example because its lease is lost). `owner` belongs to the caller and comes back with the result. `real_path`
+    gives the path on disk for a capture's stored path, and may raise to stop the chunk.
     """
 
     root: bytes
@@ -62,9 +62,9 @@ class _Ready:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What became of a capture in a decoder's thread, and the seconds that it took there."""
+    """What a decoder's thread made of a capture, and the seconds that it took."""
 
-    found: _Ready | Rejected
+    result: _Ready | Rejected
     read_s: float
     decode_s: float
     quality_s: float
@@ -72,7 +72,7 @@ class _Read:
 
 @dataclass
 class _Chunk:
-    """A chunk on its way. `error` is what stopped it: nothing of it counts then."""
+    """A chunk under way. `error` is what stopped it; then none of its captures count."""
 
     work: Work
     began: float
@@ -100,7 +100,7 @@ class _Batch:
     pending: Pending
     began: float
     places: list[int]
-    """Of its captures in the flight recorder."""
+    """The places of its captures in the flight recorder."""
 
 
 _Decoding = tuple[_Chunk, Future[_Read] | None]
@@ -112,8 +112,8 @@ Result = tuple[Work, ChunkOutcome | Exception]
 class Pipeline:
     """Screens chunks with one engine. `decoders` is the thread pool that reads and decodes.
 
-    `recorder` knows at every moment which captures are with a decoder or the engine. Those that asked for more memory
-    than there is stay in it, and their chunk ends with OutOfMemory.
+    `recorder` knows at every moment which captures a decoder or the engine has. Captures that needed more memory than
+    there is stay in it, and their chunk ends with OutOfMemory.
     """
 
     manifest: Manifest
@@ -124,11 +124,11 @@ class Pipeline:
     novelty: Novelty | None = None
 
     def run(self, source: Callable[[], Work | None]) -> Iterator[Result]:
-        """Screen what `source` gives until it has nothing; each chunk comes back with its outcome or what stopped it.
+        """Screen chunks from `source` until it returns None; yields each with its outcome or the error that stopped it.
 
-        `source` is asked as soon as there is room for another capture, so the next chunk is decoded while the engine
+        `source` is called as soon as there is room for another capture, so the next chunk is decoded while the engine
         still works on the one before. Every capture of an outcome ends as screened or rejected, in the order given.
-        An error of one chunk (ArchiveUnavailable, EngineError, what its `check` raises, ...) stops that one alone.
+        An error in one chunk (ArchiveUnavailable, EngineError, an error from its `check`, ...) stops only this chunk.
         """
         flying: deque[_Batch] = deque()
         free_since = time.perf_counter()  # when the engine last finished a batch
@@ -154,8 +154,8 @@ class Pipeline:
             free_since = time.perf_counter()
 
     def _batches(self, source: Callable[[], Work | None]) -> Iterator[tuple[_Chunk, list[_Ready], bool] | None]:
-        """Batches of decoded captures, none of two chunks, and whether it is the chunk's last: that one may be short,
-        or empty. None wherever the next capture keeps everybody waiting.
+        """Yields batches of decoded captures, and whether each is its chunk's last. A batch holds captures of one chunk
+        only; the last may be short or empty. Yields None when the next capture takes longer than SLOW_STORAGE_S.
         """
         feed: Iterator[_Decoding] = iter(())
         ahead: deque[_Decoding] = deque()
@@ -163,9 +163,9 @@ class Pipeline:
         while True:
             room = (LOOK_AHEAD_BATCHES + self.engine.depth) * self.batch_size - len(ahead) - len(batch)
             while room > 0:
-                some = list(islice(feed, room))
-                ahead.extend(some)
-                room -= len(some)
+                decoding = list(islice(feed, room))
+                ahead.extend(decoding)
+                room -= len(decoding)
                 if room > 0:
                     work = source()
                     if work is None:
@@ -183,7 +183,7 @@ class Pipeline:
                 batch = []
 
     def _feed(self, work: Work) -> Iterator[_Decoding]:
-        """A chunk's captures handed to the decoders, one by one; None marks the end."""
+        """Hands a chunk's captures to the decoders, one by one; None marks the end."""
         chunk = _Chunk(work, time.perf_counter())
         try:
             check_archive(work.root)
@@ -200,23 +200,23 @@ class Pipeline:
             future.cancel()
             return
         try:
-            done = future.result()
+            read = future.result()
         except Exception as error:
             chunk.error = error
             batch.clear()
             return
-        chunk.seconds["read"] += done.read_s
-        chunk.seconds["decode"] += done.decode_s
-        chunk.seconds["quality"] += done.quality_s
-        if isinstance(done.found, Rejected):
-            chunk.rejected.append(done.found)
+        chunk.seconds["read"] += read.read_s
+        chunk.seconds["decode"] += read.decode_s
+        chunk.seconds["quality"] += read.quality_s
+        if isinstance(read.result, Rejected):
+            chunk.rejected.append(read.result)
         else:
-            batch.append(done.found)
+            batch.append(read.result)
 
     def _read_and_decode(self, chunk: _Chunk, capture: CaptureRef) -> _Read:
         sha256: str | None = None
         began = read_at = decoded_at = time.perf_counter()
-        found: _Ready | Rejected
+        result: _Ready | Rejected
         places = self.recorder.begin([capture.id])
         try:
             path = chunk.work.real_path(capture.path)
@@ -224,9 +224,9 @@ class Pipeline:
             sha256, read_at = read.sha256, time.perf_counter()
             decoded = decode(read.data, self.manifest.image)
             decoded_at = time.perf_counter()
-            found = _Ready(capture, sha256, decoded, measure(decoded.pixels))
+            result = _Ready(capture, sha256, decoded, measure(decoded.pixels))
         except CaptureRejected as error:
-            found = Rejected(capture.id, error.code, str(error), sha256)
+            result = Rejected(capture.id, error.code, str(error), sha256)
             decoded_at = time.perf_counter()
         except MemoryError:
             raise OutOfMemory("decoding a capture took more memory than a worker may have") from None
@@ -234,15 +234,15 @@ class Pipeline:
             self.recorder.end(places)
             raise
         self.recorder.end(places)
-        return _Read(found, read_at - began, decoded_at - read_at, time.perf_counter() - decoded_at)
+        return _Read(result, read_at - began, decoded_at - read_at, time.perf_counter() - decoded_at)
 
     def _start(self, flying: deque[_Batch], chunk: _Chunk, captures: list[_Ready]) -> None:
         places: list[int] = []
         try:
             chunk.work.check()
-            places = self.recorder.begin([one.capture.id for one in captures])
+            places = self.recorder.begin([ready.capture.id for ready in captures])
             began = time.perf_counter()
-            pixels = np.stack([one.decoded.pixels for one in captures])
+            pixels = np.stack([ready.decoded.pixels for ready in captures])
             try:
                 pending = self.engine.start(pixels)
             except DeviceMemoryFull:
@@ -257,7 +257,7 @@ class Pipeline:
             flying.append(_Batch(chunk, captures, pixels, pending, began, places))
 
     def _in_halves(self, pixels: RGBImage) -> Pending:
-        """The device has no room for such a batch: this one goes in smaller ones, and those to come are smaller."""
+        """For a batch that is too large for the device: split it, and make later batches smaller."""
         self.batch_size = max(1, min(self.batch_size, len(pixels) // 2))
         log.warning("device memory is full; smaller batches from here on", batch=self.batch_size)
         return lambda: infer_in_halves(self.engine, pixels)
@@ -267,10 +267,10 @@ class Pipeline:
         chunk.flying -= 1
         try:
             try:
-                found = batch.pending()
+                predictions = batch.pending()
             except DeviceMemoryFull:
-                found = self._in_halves(batch.pixels)()
-            chunk.screened += self._outcomes(batch.captures, found)
+                predictions = self._in_halves(batch.pixels)()
+            chunk.screened += self._outcomes(batch.captures, predictions)
             self.recorder.end(batch.places)
         except MemoryError:
             chunk.error = OutOfMemory("a batch took more memory than a worker may have")
@@ -296,32 +296,32 @@ class Pipeline:
         probabilities = predictions.probabilities
         if probabilities.shape != (len(batch), len(self.manifest.labels)) or not np.isfinite(probabilities).all():
             raise EngineError(f"engine {self.engine.name} gave no probabilities for a batch of {len(batch)}")
-        qualities = [one.quality for one in batch]
+        qualities = [ready.quality for ready in batch]
         decisions = decide(self.manifest, self.novelty, probabilities, predictions.embedding, qualities)
-        if not all(one.novelty is None or math.isfinite(one.novelty) for one in decisions):
-            raise EngineError(f"engine {self.engine.name} gave an embedding that is no number")
+        if not all(decision.novelty is None or math.isfinite(decision.novelty) for decision in decisions):
+            raise EngineError(f"engine {self.engine.name} gave an embedding that is not a number")
         outcomes = []
-        for i, (one, decision) in enumerate(zip(batch, decisions, strict=True)):
-            values = [float(p) for p in probabilities[i]]
+        for i, (ready, decision) in enumerate(zip(batch, decisions, strict=True)):
+            values = [float(probability) for probability in probabilities[i]]
             top = decision.label
             cam = None if predictions.cam is None else predictions.cam[i, top].astype(np.float16).tobytes()
             outcomes.append(
                 Screened(
-                    capture_id=one.capture.id,
-                    sha256=one.sha256,
+                    capture_id=ready.capture.id,
+                    sha256=ready.sha256,
                     label=self.manifest.labels[top],
                     probability=values[top],
                     p_all=1.0 - values[self.manifest.benign_index],
                     probabilities=values,
                     cam=cam,
-                    width=one.decoded.width,
-                    height=one.decoded.height,
-                    quality=one.quality,
+                    width=ready.decoded.width,
+                    height=ready.decoded.height,
+                    quality=ready.quality,
                     marks=decision.marks,
                     novelty=decision.novelty,
                     excluded=decision.excluded,
-                    camera=one.decoded.origin.camera,
-                    captured_at=one.decoded.origin.captured_at,
+                    camera=ready.decoded.origin.camera,
+                    captured_at=ready.decoded.origin.captured_at,
                 )
             )
         return outcomes

@@ -1,8 +1,8 @@
 """What one worker process holds: its database connections, the engine of the bundle in use, and the chunks in hand.
 
-Opened on first use, hence in Celery's child after the fork and never in the parent. Three threads work besides the
-decoders: Celery's own asks for a chunk and waits until it is done; one runs the pipeline; one talks to the database,
-where it claims chunks ahead and writes outcomes, so that the engine waits for neither.
+It is opened on first use, so in Celery's child after the fork and never in the parent. Three threads work besides the
+decoders: Celery's own thread asks for a chunk and waits until it is done; the second runs the pipeline; the third talks
+to the database. It claims chunks ahead and writes outcomes, so the engine never waits for the database.
 """
 
 import os
@@ -17,25 +17,17 @@ from pathlib import Path
 
 import structlog
 
-from contract.errors import (
-    BundleError,
-    EngineError,
-    LeaseLost,
-    OutOfMemory,
-    ScreeningError,
-    StorageFault,
-    Unavailable,
-)
+from contract.errors import EngineError, OutOfMemory, Unavailable
 from contract.novelty import read_novelty
 from contract.outcomes import ChunkOutcome
 from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import Settings, get_settings
-from db.chunks import attempts_so_far, claim, claim_ahead, give_back_of, release
+from db.chunks import attempts_so_far, claim, claim_ahead, give_back_of
 from db.engine import open_engine
 from db.lease import Lease
-from db.results import finish_chunk
 from worker.bundles import find_bundle
 from worker.cache import cache_folder
+from worker.chunk_end import EngineNotOpened, Stopping, end_chunk
 from worker.engines.base import EngineOptions
 from worker.engines.registry import open_engine as open_inference_engine
 from worker.lease_keeper import LeaseKeeper
@@ -46,23 +38,14 @@ from worker.tuning import tune
 log = structlog.get_logger(__name__)
 
 CLOSING_S = 30
-"""How long a worker that ends waits for the batches that its engine has begun."""
-
+"""Seconds that a worker waits, when it ends, for the batches that its engine has begun."""
 
 ABANDONED = 75
 """Exit status of a process that had to end: EX_TEMPFAIL."""
 
 
-class Stopping(Unavailable):
-    """The worker is told to stop; the chunk is given back."""
-
-
-class _EngineNotOpened(EngineError):
-    """The engine refused before it saw a capture, so no capture is to blame."""
-
-
 class Job:
-    """A chunk in hand: its lease, kept alive, and how it ended."""
+    """A chunk in hand: its lease, the thread that keeps the lease alive, and how the chunk ended."""
 
     def __init__(self, lease: Lease, keeper: LeaseKeeper, claim_s: float) -> None:
         self.lease = lease
@@ -73,7 +56,7 @@ class Job:
 
 
 class WorkerProcess:
-    """Screens chunks, one after another without a gap. `end` ends the process at once, whatever its threads do."""
+    """Screens chunks, one after another without a gap. `end` ends the process at once, even while its threads work."""
 
     def __init__(self, settings: Settings, end: Callable[[int], object] = os._exit) -> None:
         self._settings = settings
@@ -97,11 +80,11 @@ class WorkerProcess:
         self._screener.start()
 
     def screen_chunk(self, chunk_id: int) -> None:
-        """Claim, screen and finish one chunk; do nothing where it is done or another worker's.
+        """Claim, screen and finish one chunk; do nothing where it is done or another worker has it.
 
-        While it is screened, chunks to come are claimed ahead. A chunk whose failure is not its own (archive away,
-        bundle damaged, database out of reach) is given back without counting the attempt. Whatever else fails counts,
-        and is raised.
+        While it is screened, the next chunks are claimed ahead. If a chunk fails for a reason outside it (archive not
+        mounted, bundle damaged, database out of reach), it is given back without counting the attempt. Every other
+        failure counts, and is raised.
         """
         job = self._in_hand.get(chunk_id) or self._claim(chunk_id)
         if job is None:
@@ -112,7 +95,7 @@ class WorkerProcess:
             raise job.error
 
     def close(self) -> bool:
-        """Give back what is in hand, uncounted, and end the threads; False where one of them hangs."""
+        """Give back all chunks in hand without counting the attempt, and end the threads; False where one hangs."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -126,16 +109,16 @@ class WorkerProcess:
         return True
 
     def abandon(self, reason: str) -> None:
-        """Something hangs or has no memory left: give everything back, suspects apart, and end the process.
+        """After a hang or without memory: give all chunks back, suspects to be screened alone, and end the process.
 
-        A thread that hangs in native code cannot be stopped; a new process can go on.
+        A thread that hangs in native code cannot be stopped; a new process can continue.
         """
         suspects = self._recorder.suspects()
         log.error("the worker's process ends", reason=reason, suspects=sorted(suspects))
         try:
             give_back_of(self._database, self.name, suspects, reason=reason, count_attempt=not suspects)
             self._recorder.close()
-        except Unavailable:  # whoever sweeps on this machine does it
+        except Unavailable:  # a sweeper on this machine will give them back
             self._recorder.note_end(reason)
         self._end_process(ABANDONED)
 
@@ -145,7 +128,7 @@ class WorkerProcess:
         attempts = attempts_so_far(self._database, chunk_id)
         if attempts is None:
             return None
-        if attempts > 0:  # it ended its worker, perhaps: whatever it does now must hit it alone
+        if attempts > 0:  # perhaps it ended its worker: if that happens again, no other chunk may be in hand
             with self._changed:
                 self._alone = True
                 self._changed.wait_for(lambda: not self._in_hand and not self._claiming)
@@ -159,7 +142,7 @@ class WorkerProcess:
                 max_attempts=settings.max_attempts,
             )
             if lease is None:
-                return self._in_hand.get(chunk_id)  # claimed ahead meanwhile
+                return self._in_hand.get(chunk_id)  # our database thread may have claimed it ahead
             job = self._take(lease, began)
             if attempts > 0:
                 job.done.wait()
@@ -184,7 +167,7 @@ class WorkerProcess:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._stopping)
                 if self._stopping:
-                    self._changed.wait_for(lambda: not self._claiming)  # what is just being claimed goes back too
+                    self._changed.wait_for(lambda: not self._claiming)  # a chunk that is being claimed goes back too
                     jobs, self._queue = list(self._queue), deque()
                     for job in jobs:
                         self._writer.submit(self._end, job, Stopping("the worker was told to stop"))
@@ -199,14 +182,14 @@ class WorkerProcess:
                 for work, result in pipeline.run(partial(self._next, digest)):
                     self._screening.remove(work.owner)
                     self._writer.submit(self._end, work.owner, result)
-            except Exception as error:  # a fault of ours: no chunk may hang for it
+            except Exception as error:  # a bug of ours must not leave a chunk waiting for ever
                 log.exception("pipeline failed")
                 self._close_pipeline()
                 while self._screening:
                     self._writer.submit(self._end, self._screening.pop(), error)
 
     def _next(self, digest: str) -> Work | None:
-        """The next chunk for the bundle of this digest, if one is in hand; sees to it that one will be."""
+        """The next chunk for the bundle of this digest, if one is in hand; has further chunks claimed ahead."""
         with self._changed:
             if self._stopping:
                 return None
@@ -232,13 +215,13 @@ class WorkerProcess:
     def _real_path(self, lease: Lease, path: bytes) -> bytes:
         if lease.pseudonym_key is None:
             return path
-        known = (lease.root, lease.pseudonym_key)
-        if known not in self._real_paths:
-            self._real_paths[known] = real_paths(*known, self._settings.pseudonym_key_file)
-        return self._real_paths[known](path)
+        archive = (lease.root, lease.pseudonym_key)
+        if archive not in self._real_paths:
+            self._real_paths[archive] = real_paths(*archive, self._settings.pseudonym_key_file)
+        return self._real_paths[archive](path)
 
     def _pipeline(self, lease: Lease) -> Pipeline:
-        """The pipeline of the lease's bundle. Only one bundle is kept open: a device has one network in memory."""
+        """The pipeline of the lease's bundle. Only one bundle is kept open, so a device has one network in memory."""
         if self._open is None or self._open[0] != lease.bundle_digest:
             self._close_pipeline()
             settings = self._settings
@@ -257,13 +240,14 @@ class WorkerProcess:
                 try:
                     tuning = tune(engine, bundle, settings)
                 except BaseException:
-                    engine.close()  # a device would keep its memory, and each try takes as much again
+                    engine.close()  # otherwise each try would take as much of the device's memory again
                     raise
             except EngineError as error:
-                raise _EngineNotOpened(str(error)) from error
+                raise EngineNotOpened(str(error)) from error
             except OSError as error:
-                raise _EngineNotOpened(
-                    f"the engine's cache ({error}); set SCREEN_CACHE_DIR to a folder of ours"
+                raise EngineNotOpened(
+                    f"the engine's cache cannot be used ({error}); set SCREEN_CACHE_DIR to a folder that the worker's "
+                    "user may write to"
                 ) from error
             self._chunks_ahead = tuning.chunks_ahead
             decoders = ThreadPoolExecutor(tuning.decoders, thread_name_prefix="decoder")
@@ -292,7 +276,7 @@ class WorkerProcess:
                 )
                 if lease is not None:
                     self._take(lease, began)
-        except Unavailable as error:  # whoever is asked for a chunk will meet it too
+        except Unavailable as error:  # the next claim will meet it too and report it
             log.warning("no chunk claimed ahead", error=str(error))
         except Exception:
             log.exception("no chunk claimed ahead")
@@ -303,7 +287,7 @@ class WorkerProcess:
                 self._changed.notify_all()
 
     def _end(self, job: Job, result: ChunkOutcome | Exception) -> None:
-        """Write a chunk's outcome, or give it back."""
+        """Write a chunk's outcome or give it back, and wake the thread that waits for it."""
         lease = job.lease
         with structlog.contextvars.bound_contextvars(
             run=lease.run_id, chunk=lease.chunk_id, attempt=lease.attempt, bundle=lease.bundle_digest[:12]
@@ -311,7 +295,7 @@ class WorkerProcess:
             if isinstance(result, OutOfMemory):
                 self.abandon(str(result))
             try:
-                job.error = self._finish(job, result)
+                job.error = end_chunk(self._database, lease, result, job.claim_s)
             except Exception as error:
                 log.exception("chunk not ended")
                 job.error = error
@@ -321,46 +305,6 @@ class WorkerProcess:
                     del self._in_hand[lease.chunk_id]
                     self._changed.notify_all()
                 job.done.set()
-
-    def _finish(self, job: Job, result: ChunkOutcome | Exception) -> Exception | None:
-        """Returns the error that Celery is to hear of, if there is one."""
-        lease = job.lease
-        try:
-            if isinstance(result, Exception):
-                raise result
-            began = time.perf_counter()
-            finish_chunk(self._database, lease, result)
-            seconds = {
-                "claim": round(job.claim_s, 4), **result.seconds, "write": round(time.perf_counter() - began, 4)
-            }  # fmt: skip
-        except LeaseLost as error:
-            log.warning("lease lost", error=str(error))
-        except Stopping:
-            self._release(lease, None, count_attempt=False)
-        except StorageFault as error:  # counts: else one bad sector would hold the run up for ever
-            self._give_back(lease, error, count_attempt=True)
-        except (Unavailable, BundleError, _EngineNotOpened) as error:
-            self._give_back(lease, error, count_attempt=False)
-        except Exception as error:
-            self._give_back(lease, error, count_attempt=True)
-            return error
-        else:
-            log.info("chunk done", screened=len(result.screened), rejected=len(result.rejected), seconds=seconds)
-        return None
-
-    def _give_back(self, lease: Lease, error: Exception, *, count_attempt: bool) -> None:
-        # The text of an error that is not our own could hold anything, a path for instance: its kind must do.
-        reason = (
-            str(error) if isinstance(error, ScreeningError) else f"{type(error).__name__} in the worker; see its log"
-        )
-        log.error("chunk given back", error=reason)
-        self._release(lease, reason, count_attempt=count_attempt)
-
-    def _release(self, lease: Lease, reason: str | None, *, count_attempt: bool) -> None:
-        try:
-            release(self._database, lease, reason=reason, count_attempt=count_attempt)
-        except Unavailable as away:
-            log.warning("chunk not given back; its lease will end by itself", error=str(away))
 
 
 def _recorder(settings: Settings) -> FlightRecorder:
@@ -373,5 +317,5 @@ def _recorder(settings: Settings) -> FlightRecorder:
 
 @cache
 def get_process() -> WorkerProcess:
-    """The process's own state, opened at the first chunk."""
+    """The state of this process, opened at its first chunk."""
     return WorkerProcess(get_settings())

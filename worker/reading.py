@@ -1,7 +1,7 @@
 """Reading a capture's bytes, once, and only from below the run's archive root.
 
-The bytes that are hashed are the bytes that are decoded. What fails is told apart: a capture that is gone, changed or
-unreadable is rejected; an archive whose storage is away is no capture's fault.
+The bytes that are hashed are the bytes that are decoded. Two kinds of failure are kept apart: a capture that is gone,
+changed or unreadable is rejected; for an archive whose storage is not there, no capture is rejected.
 """
 
 import errno
@@ -20,9 +20,9 @@ _AWAY = frozenset(
         *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EBUSY),
     }
 )
-"""Errors of the storage or of this machine, not of the capture: worth another attempt."""
+"""Errors of the storage or of this machine, not of the capture; another attempt may succeed."""
 
-_NO_FILE = "was a file at submit and is none now; submit the folder again"
+_NO_FILE = "was a file at submit and is not one now; submit the folder again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class CaptureBytes:
 
 
 def check_archive(root: bytes) -> None:
-    """Raise ArchiveUnavailable where the archive's root is not there: unmounted, most likely."""
+    """Raise ArchiveUnavailable where the archive's root is not there; most likely it is not mounted."""
     try:
         with os.scandir(root) as entries:
             is_empty = next(entries, None) is None
@@ -49,8 +49,8 @@ def check_archive(root: bytes) -> None:
 def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> CaptureBytes:
     """Read the file `path`, relative to `root`, which had this size and modification time at submit.
 
-    Raises CaptureRejected (missing, changed, not_readable, outside_archive, too_large), whose sentence holds no path,
-    and ArchiveUnavailable, or its kind StorageFault where the archive is there and only this file does not answer.
+    Raises CaptureRejected (missing, changed, not_readable, outside_archive, too_large), whose sentence has no path, and
+    ArchiveUnavailable, or its subclass StorageFault where the archive is there and only this file cannot be read.
     """
     full = os.path.join(root, path)  # noqa: PTH118 - bytes: names need not be UTF-8
     try:
@@ -67,12 +67,12 @@ def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) ->
     finally:
         os.close(handle)
     if len(data) != size_bytes:
-        raise CaptureRejected(RejectCode.CHANGED, f"{size_bytes:,} bytes at submit, another length when read")
+        raise CaptureRejected(RejectCode.CHANGED, f"{size_bytes:,} bytes at submit, a different length when read")
     return CaptureBytes(data, hashlib.sha256(data).hexdigest())
 
 
 def _refuse_outside(root: bytes, full: bytes) -> None:
-    """The root was made real at submit; whatever below it is a link, or leads up, makes the real path another one."""
+    """The stored root is a real path since submit, so only a link or a `..` below it makes the full path differ."""
     if os.path.realpath(full) != os.path.join(os.path.realpath(root), os.path.relpath(full, root)):  # noqa: PTH118
         raise CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "the path leads through a link or out of the archive")
 

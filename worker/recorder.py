@@ -1,8 +1,8 @@
-"""A flight recorder: which captures a worker process has in the hands of code that may crash or hang.
+"""A flight recorder: which captures of a worker process are in native code, which may crash or hang.
 
-Decoders and engines are native code: a hostile file or a bad batch can end the process without a word. What it was
-doing lies in a small folder that outlives it, so whoever sweeps on this machine can give its chunks back at once and
-say which few captures to screen alone.
+Decoders and engines are native code: a hostile file or a bad batch can end the process without any message. A small
+folder, which stays after the process, records what it was doing. So a sweeper on this machine can give its chunks back
+at once and say which few captures to screen alone.
 """
 
 import faulthandler
@@ -19,19 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLOTS = 4096
-"""More captures than decoders and batches under way can hold; should they ever, the rest is not recorded."""
+"""More captures than the decoders and the batches under way can hold; any above this number are not recorded."""
 _FOLDER, _CAPTURES, _END = "workers", "captures", "end"
 
 
 class FlightRecorder:
-    """What one process has under way, by capture id; written from several threads.
+    """The captures that one process has under way, by id; several threads write to it.
 
-    `cache` is the folder that workers of this user share; without one, it is known to this process alone.
+    `cache` is the folder that workers of this user share; without one, only this process can read the record.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
         self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
-        """Of the process, and never of another one."""
+        """The name of this process; no other process ever has the same."""
         self._lock = threading.Lock()
         self._free = list(range(SLOTS))
         self._slots: NDArray[np.int64] = np.zeros(SLOTS, np.int64)
@@ -44,14 +44,14 @@ class FlightRecorder:
             faulthandler.enable(self._end)  # writes down which signal ended the process, and where
 
     def begin(self, capture_ids: Sequence[int]) -> list[int]:
-        """Note that these captures are under way; returns their places, for `end`."""
+        """Note that these captures are under way. Returns their places, which `end` needs."""
         with self._lock:
             places = [self._free.pop() for _ in capture_ids[: len(self._free)]]
         self._slots[places] = capture_ids[: len(places)]
         return places
 
     def end(self, places: Sequence[int]) -> None:
-        """The captures in these places are through."""
+        """Note that the captures in these places are done."""
         self._slots[list(places)] = 0
         with self._lock:
             self._free.extend(places)
@@ -61,12 +61,12 @@ class FlightRecorder:
         return _ids(self._slots)
 
     def note_end(self, reason: str) -> None:
-        """The process is about to end for this reason."""
+        """Note the reason for which the process is about to end."""
         if self._folder is not None:
             print(reason, file=self._end, flush=True)
 
     def close(self) -> None:
-        """The process ends in peace: nothing of it is left to be looked after."""
+        """For a normal end of the process: remove the record, because a sweeper has nothing to do."""
         if self._folder is not None:
             faulthandler.disable()
             self._end.close()
@@ -75,32 +75,32 @@ class FlightRecorder:
 
 def _mapped(file: Path) -> NDArray[np.int64]:
     with file.open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, SLOTS * 8)  # else a full disk shows as SIGBUS at some later write
+        os.posix_fallocate(stream.fileno(), 0, SLOTS * 8)  # otherwise a full disk would cause a SIGBUS at a later write
     return np.memmap(file, np.int64, "r+", shape=(SLOTS,))
 
 
 def _ids(slots: NDArray[np.int64]) -> set[int]:
-    return {int(one) for one in slots[slots != 0]}
+    return {int(capture_id) for capture_id in slots[slots != 0]}
 
 
 @dataclass(frozen=True)
 class LastRecord:
-    """What a process that is gone left behind. `name` is what its leases name, `reason` how it ended."""
+    """The record that an ended process left. Its leases carry `name`; `reason` says how it ended."""
 
     name: str
     suspects: set[int]
     reason: str
     crashed: bool
-    """It ended by a fault in itself; else something killed it, or its machine stopped."""
+    """Whether a fault in the process ended it; otherwise something killed it, or its machine stopped."""
     _folder: Path
 
     def forget(self) -> None:
-        """Its chunks were given back."""
+        """Remove the record, after its chunks were given back."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def last_records(cache: Path) -> Iterator[LastRecord]:
-    """Of every process of this machine that has ended without closing its recorder."""
+    """The records of all processes of this machine that ended without closing their recorder."""
     host = socket.gethostname()
     for folder in sorted((cache / _FOLDER).glob("*+*+*")):
         name = folder.name.replace("+", "/")

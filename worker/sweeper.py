@@ -1,9 +1,11 @@
-"""Sends chunks again whose message, lease or worker was lost: a timer in the worker's parent process.
+"""Sends a chunk again when its message, lease or worker was lost: a timer in the worker's parent process.
 
-Redis forgets messages (a restart, a worker killed between receiving and noting one); the database does not. Every
-worker sweeps, so work goes on as long as one worker lives; several at once are harmless (db.chunks.sweep).
+Redis can lose messages (at a restart, or when a worker is killed after it received a message and before it noted it);
+the database does not. Every worker sweeps, so work continues as long as one worker runs. Several sweeps at the same
+time do no harm (db.chunks.sweep).
 
-A process of this machine that is gone needs no lease to run out: what its flight recorder says is acted on at once.
+For a process of this machine that has ended, the sweeper does not wait until its leases run out. It reads the flight
+record of the process and gives its chunks back at once.
 """
 
 from typing import Any
@@ -32,7 +34,7 @@ class SweeperStep(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         settings = get_settings()
-        # No pool: the parent forks its child anew now and then, and must hand it no open connection.
+        # No pool: the parent forks a new child from time to time, and must not pass an open connection to it.
         self._database = open_engine(settings.database_url, pooled=False)
         self._interval = settings.sweep_seconds
         self._republish_seconds = settings.republish_seconds
@@ -49,7 +51,7 @@ class SweeperStep(bootsteps.StartStopStep):
 
     def _sweep(self, app: Celery) -> None:
         try:
-            self._bury()
+            self._give_back_of_ended()
             with app.connection_for_write() as connection:
                 waiting = connection.default_channel.client.llen(QUEUE)
             chunk_ids = sweep(self._database, waiting_messages=waiting, republish_seconds=self._republish_seconds)
@@ -59,11 +61,11 @@ class SweeperStep(bootsteps.StartStopStep):
                 log.info("chunks sent again", chunks=len(chunk_ids))
         except (Unavailable, OperationalError, RedisError, OSError) as error:  # the next sweep tries again
             log.warning("sweep failed", error=str(error))
-        except Exception:  # a fault of ours must not end the worker, which screens all the same
+        except Exception:  # a bug of ours must not end the worker, which can still screen
             log.exception("sweep failed")
 
-    def _bury(self) -> None:
-        """Give back what processes of this machine held that are gone."""
+    def _give_back_of_ended(self) -> None:
+        """Give back the chunks of processes of this machine that have ended."""
         for record in last_records(cache_folder(get_settings())):
             chunk_ids = give_back_of(
                 self._database, record.name, record.suspects, reason=record.reason,

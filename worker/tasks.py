@@ -1,4 +1,4 @@
-"""The task. No logic: Celery hands over a chunk's id, the process screens the chunk."""
+"""The Celery task. It has no logic: Celery passes a chunk's id, and the process screens the chunk."""
 
 import resource
 from typing import Any
@@ -23,7 +23,7 @@ def screen_chunk(chunk: int) -> None:
 
 @worker_process_init.connect
 def _limit_memory(**_: Any) -> None:
-    """Whatever a hostile file makes a decoder ask for, this process gets no more, and no other one suffers."""
+    """Limit this process's memory, so a hostile file cannot make a decoder take memory that other processes need."""
     ceiling = get_settings().memory_mib * 2**20
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (ceiling if hard == resource.RLIM_INFINITY else min(ceiling, hard), hard))

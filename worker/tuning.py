@@ -1,6 +1,6 @@
-"""Batch size, decoding threads and chunks in hand, from a short measurement on the machine and bundle at hand.
+"""Batch size, decoding threads and chunks in hand, from a short measurement on this machine with this bundle.
 
-What is set by hand is kept. Measured when a bundle is opened, on its golden captures; takes a second or two.
+Values in the settings are kept. The measurement uses the golden captures when a bundle is opened, for a second or two.
 """
 
 import math
@@ -22,24 +22,24 @@ from worker.engines.base import DeviceMemoryFull, Engine, Pending, golden_batch
 log = structlog.get_logger(__name__)
 
 CPU_SIZES = (2, 4, 8)
-"""Cores are busy with a capture or two each; larger batches only leave the caches (docs/benchmarks.md)."""
+"""One or two captures keep a core busy; larger batches only exceed its caches (docs/benchmarks.md)."""
 DEVICE_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ROUNDS = 2
 SECONDS_PER_SIZE = 0.25
 NEARLY_BEST = 0.98
-"""The smallest batch with this share of the best rate is taken: smaller batches fill sooner and waste less at a chunk's
-end.
+"""The smallest batch with this share of the best rate is chosen: smaller batches fill sooner and waste less at the end
+of a chunk.
 """
 MARGIN = 1.5
-"""Decoders are provided for so many times the engine's rate, since captures are not all alike."""
+"""There are decoders for this many times the engine's rate, because captures differ in their decoding time."""
 AHEAD_SECONDS = 0.5
-"""Chunks lie ready for so long: claiming one and writing another's rows take less."""
+"""Seconds of work that claimed chunks hold ready: claiming one chunk and writing another's rows take less."""
 MOST_AHEAD = 8
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the pipeline works with."""
+    """The values that the pipeline works with."""
 
     batch_size: int
     decoders: int
@@ -51,7 +51,7 @@ class Tuning:
 
 
 def tune(engine: Engine, bundle: Bundle, settings: Settings) -> Tuning:
-    """Measure and choose. Raises EngineError."""
+    """Measure, and choose the values that the settings leave open. Raises EngineError."""
     cores = len(os.sched_getaffinity(0))
     captures, _ = golden_batch(bundle)
     decode_s = decode_seconds(bundle)
@@ -72,8 +72,8 @@ def tune(engine: Engine, bundle: Bundle, settings: Settings) -> Tuning:
 
 
 def _decoders(engine: Engine, rate: float, decode_s: float, cores: int) -> int:
-    """Where the engine computes on the same cores, one for each, and the system shares them out; else what it takes to
-    keep the device fed, up to all cores.
+    """One for each core where the engine computes on the same cores, and the system divides the time between them;
+    otherwise as many as keep the device busy, at most one for each core.
     """
     return cores if engine.shares_cores else max(1, min(cores, math.ceil(MARGIN * rate * decode_s)))
 
@@ -85,7 +85,7 @@ def _chunks_ahead(rate: float, settings: Settings) -> int:
 def best_batch(engine: Engine, captures: RGBImage) -> tuple[int, float]:
     """The smallest batch that is nearly as fast as the fastest, and its captures per second.
 
-    Sizes take turns and the best of each counts: whatever else the machine does can only slow it down.
+    Sizes take turns, and the best rate of each counts, because other work on the machine can only make it slower.
     """
     sizes = [
         size for size in (CPU_SIZES if engine.shares_cores else DEVICE_SIZES) if size <= (engine.max_batch or size)
@@ -108,11 +108,11 @@ def best_batch(engine: Engine, captures: RGBImage) -> tuple[int, float]:
 def engine_rate(engine: Engine, captures: RGBImage, batch: int, seconds: float) -> float:
     """Captures per second through the engine alone, with as many batches under way as it takes at once.
 
-    All of `captures` take turns, repeated to fill the last batch. Raises EngineError.
+    It uses all of `captures` in turn, and repeats some to fill the last batch. Raises EngineError.
     """
-    whole = math.ceil(len(captures) / batch) * batch
-    batches = np.resize(captures, (whole, *captures.shape[1:])).reshape(-1, batch, *captures.shape[1:])
-    engine.start(batches[0])()  # sets itself up for this size
+    padded = math.ceil(len(captures) / batch) * batch
+    batches = np.resize(captures, (padded, *captures.shape[1:])).reshape(-1, batch, *captures.shape[1:])
+    engine.start(batches[0])()  # the engine prepares itself for this size
     flying: deque[Pending] = deque()
     begun, done, began = 0, 0, time.perf_counter()
     while time.perf_counter() - began < seconds or done < 2 * engine.depth:
@@ -128,10 +128,10 @@ def engine_rate(engine: Engine, captures: RGBImage, batch: int, seconds: float) 
 
 
 def decode_seconds(bundle: Bundle, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds to decode one golden capture in one thread: the median."""
-    taken = []
+    """The median of the seconds that one thread takes to decode one golden capture."""
+    durations = []
     for data, _ in bundle.golden() * 2:
         began = clock()
         measure(decode(data, bundle.manifest.image).pixels)
-        taken.append(clock() - began)
-    return float(np.median(taken))
+        durations.append(clock() - began)
+    return float(np.median(durations))

@@ -1,4 +1,4 @@
-"""What `screen bundle verify` says, for a technician: what was held against what, and what it means."""
+"""The text of `screen bundle verify`, for a technician: what was compared with what, and what the result means."""
 
 from contract.bundle import Manifest
 from contract.reproduction import MOST_CHANGED, Figures
@@ -8,7 +8,7 @@ from worker.engines.proving import Proof
 
 
 def proof_sentences(manifest: Manifest, engine: Engine, proof: Proof) -> list[str]:
-    """Of an engine that reproduces the bundle: its figures beside what is tolerated."""
+    """For an engine that reproduces the bundle: its figures, each with the limit that the bundle tolerates."""
     golden, precision = proof.golden, engine.precision
     sentences = [
         f"{engine.name} in {precision} on {engine.device}: {golden.captures} of {golden.captures} golden captures keep "
@@ -30,38 +30,41 @@ def proof_sentences(manifest: Manifest, engine: Engine, proof: Proof) -> list[st
     return [*sentences, *_hidden(manifest, precision, proof.hidden)]
 
 
-def _novelty(manifest: Manifest, precision: str, of: Figures, name: str) -> str:
+def _novelty(manifest: Manifest, precision: str, figures: Figures, name: str) -> str:
     return (
-        f"novelty of the {name} captures differs by at most {of.novelty:.2g} (at most "
+        f"novelty of the {name} captures differs by at most {figures.novelty:.2g} (at most "
         f"{manifest.novelty_tolerance[precision]:g}, where 1 is the border of what the bundle knows)"
     )
 
 
-def _hidden(manifest: Manifest, precision: str, of: Figures) -> list[str]:
-    changed = [f"{of.labels_changed} have another label", f"{of.excluded_changed} count or not, otherwise"]
-    if of.novel_changed is not None:
-        changed.insert(1, f"{of.novel_changed} are novel or not, otherwise")
+def _hidden(manifest: Manifest, precision: str, figures: Figures) -> list[str]:
+    changed = [
+        f"{figures.labels_changed} have another label",
+        f"{figures.excluded_changed} changed between counting and not counting",
+    ]
+    if figures.novel_changed is not None:
+        changed.insert(1, f"{figures.novel_changed} changed between novel and not novel")
     sentence = (
-        f"{of.captures} hidden captures of validation: {', '.join(changed)} (at most {MOST_CHANGED:.1%} each); largest "
-        f"difference in probability {of.probability:.2g}"
+        f"{figures.captures} hidden captures of validation: {', '.join(changed)} (at most {MOST_CHANGED:.1%} each); "
+        f"largest difference in probability {figures.probability:.2g}"
     )
-    return [sentence] if of.novelty is None else [sentence, _novelty(manifest, precision, of, "hidden")]
+    return [sentence] if figures.novelty is None else [sentence, _novelty(manifest, precision, figures, "hidden")]
 
 
-def agreement_sentences(found: Agreement) -> list[str]:
-    """What comparing an archive with float32 came to, and in the end whether this precision may serve."""
+def agreement_sentences(agreement: Agreement) -> list[str]:
+    """The result of comparing an archive with float32; the last sentence says whether this precision may serve."""
     return [
-        f"{found.captures} captures, {found.rejected} more cannot be read: {found.equal} keep their label "
-        f"({found.equal_share:.2%}, at least {ENOUGH_EQUAL:.1%} wanted); largest difference in probability "
-        f"{found.largest_difference:.2g}, in novelty {found.largest_novelty_difference:.2g}",
-        f"novel: {found.novel[0]} here, {found.novel[1]} in float32, {found.novel_changed} captures differ; "
-        f"left out of results: {found.excluded[0]} here, {found.excluded[1]} in float32, {found.excluded_changed} "
-        f"captures differ (at most {MOST_CHANGED:.1%} may)",
-        f"verdicts here: {_counted(found.verdicts[0])}; in float32: {_counted(found.verdicts[1])}; largest difference "
-        f"in the score of a case {found.largest_score_difference:.2g}; {found.verdicts_changed} of {found.cases} "
-        "verdicts differ",
+        f"{agreement.captures} captures, {agreement.rejected} more cannot be read: {agreement.equal} keep their label "
+        f"({agreement.equal_share:.2%}, at least {ENOUGH_EQUAL:.1%} must); largest difference in probability "
+        f"{agreement.largest_difference:.2g}, in novelty {agreement.largest_novelty_difference:.2g}",
+        f"novel: {agreement.novel[0]} here, {agreement.novel[1]} in float32, {agreement.novel_changed} captures "
+        f"differ; left out of results: {agreement.excluded[0]} here, {agreement.excluded[1]} in float32, "
+        f"{agreement.excluded_changed} captures differ (at most {MOST_CHANGED:.1%} may)",
+        f"verdicts here: {_counted(agreement.verdicts[0])}; in float32: {_counted(agreement.verdicts[1])}; largest "
+        f"difference in the score of a case {agreement.largest_score_difference:.2g}; "
+        f"{agreement.verdicts_changed} of {agreement.cases} verdicts differ",
         "this precision decides as float32 does"
-        if found.good_enough
+        if agreement.good_enough
         else "this precision does not decide as float32 does on these captures; set SCREEN_PRECISION=float32",
     ]
 

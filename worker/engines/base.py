@@ -1,4 +1,4 @@
-"""What an inference engine is to the pipeline; proving.py proves one before it serves, registry.py chooses one."""
+"""The protocol between the pipeline and an inference engine; registry.py chooses an engine, proving.py proves it."""
 
 from collections import deque
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Predictions:
 
     @staticmethod
     def joined(parts: "list[Predictions]") -> "Predictions":
-        """Those of consecutive batches as of one."""
+        """The predictions of consecutive batches as those of one batch."""
         cams = [part.cam for part in parts if part.cam is not None]
         return Predictions(
             np.concatenate([part.probabilities for part in parts]),
@@ -43,38 +43,38 @@ class Predictions:
         )
 
     def with_first_stage(self, exact: NDArray[np.float32]) -> "Predictions":
-        """The same with `exact` float32 [N, G] in the place of the embedding's first columns, the first stage's."""
+        """The same, with `exact` float32 [N, G] in place of the first G columns of the embedding, the first stage's."""
         embedding = np.concatenate([exact, self.embedding[:, exact.shape[1] :]], axis=1)
         return Predictions(self.probabilities, self.cam, embedding)
 
 
 Pending = Callable[[], Predictions]
-"""Waits for a batch that was started. Raises EngineError."""
+"""Waits for a started batch and returns its predictions. Raises EngineError."""
 
 
 class Engine(Protocol):
-    """Runs one bundle. Not thread-safe: one thread starts batches and fetches them, in the order of their start."""
+    """Runs one bundle. Not thread-safe: one thread starts batches and fetches them in the order of their start."""
 
     name: str
     precision: str
     device: str
-    """What it computes on, for logs."""
+    """The hardware that it computes on, for logs."""
     shares_cores: bool
-    """Whether it computes on the cores that decode, too."""
+    """Whether it computes on the same cores as the decoders."""
     depth: int
-    """Batches that may be started before the first of them is fetched."""
+    """Number of batches that may be started before the first of them is fetched."""
     max_batch: int | None
-    """The largest batch that it takes, if there is one."""
+    """The largest batch that it takes; None where there is no limit."""
 
     def start(self, batch: RGBImage) -> Pending:
-        """Begin with a batch, uint8 [N, S, S, 3]; the array must not change before it is fetched.
+        """Start a batch, uint8 [N, S, S, 3]; the array must not change until the batch is fetched.
 
-        Raises EngineError, and DeviceMemoryFull where fewer captures might fit.
+        Raises EngineError, and DeviceMemoryFull where a smaller batch might fit.
         """
         ...
 
     def close(self) -> None:
-        """Give the memory back, for the network of another bundle. No batch is under way, and none comes after."""
+        """Give the memory back for another bundle's network. Call it with no batch under way; start none afterwards."""
         ...
 
 
@@ -82,7 +82,7 @@ class Engine(Protocol):
 class EngineOptions:
     """Settings that an engine is opened with.
 
-    `cache_dir` is where it keeps what it compiled; `batch_size` the largest batch that will come, if that is fixed.
+    It keeps what it compiled in `cache_dir`. `batch_size` is the largest batch that will come, where that is fixed.
     """
 
     engine: str
@@ -92,10 +92,12 @@ class EngineOptions:
 
 
 def infer(engine: Engine, batch: RGBImage) -> Predictions:
-    """Run one batch, in as many pieces as the device's memory asks for. Raises EngineError."""
+    """Run one batch, in as many pieces as the device's memory makes necessary. Raises EngineError."""
     limit = engine.max_batch
     if limit is not None and len(batch) > limit:
-        return Predictions.joined([infer(engine, batch[i : i + limit]) for i in range(0, len(batch), limit)])
+        return Predictions.joined(
+            [infer(engine, batch[start : start + limit]) for start in range(0, len(batch), limit)]
+        )
     try:
         return engine.start(batch)()
     except DeviceMemoryFull:
@@ -103,7 +105,7 @@ def infer(engine: Engine, batch: RGBImage) -> Predictions:
 
 
 def infer_all(engine: Engine, captures: RGBImage, batch: int) -> Predictions:
-    """Run any number of captures, as many batches at a time as the engine takes. Raises EngineError."""
+    """Run any number of captures, with as many batches under way as the engine takes. Raises EngineError."""
     size = min(batch, engine.max_batch or batch)
     parts: list[Predictions] = []
     flying: deque[tuple[RGBImage, Pending]] = deque()
@@ -131,7 +133,7 @@ def infer_all(engine: Engine, captures: RGBImage, batch: int) -> Predictions:
 
 
 def infer_in_halves(engine: Engine, batch: RGBImage) -> Predictions:
-    """After DeviceMemoryFull: the same captures in two smaller batches. Raises EngineError where one is too many."""
+    """After DeviceMemoryFull: the same captures in two batches. Raises EngineError where not even one capture fits."""
     if len(batch) == 1:
         raise EngineError(f"engine {engine.name}: the memory of {engine.device} does not even hold one capture")
     middle = len(batch) // 2
@@ -139,7 +141,7 @@ def infer_in_halves(engine: Engine, batch: RGBImage) -> Predictions:
 
 
 def golden_batch(bundle: Bundle) -> tuple[RGBImage, NDArray[np.float64]]:
-    """The golden captures, uint8 [N, S, S, 3], and the probabilities expected of them, [N, L]. Raises EngineError."""
+    """The golden captures, uint8 [N, S, S, 3], and their expected probabilities, [N, L]. Raises EngineError."""
     golden = bundle.golden()
     try:
         batch = np.stack([decode(data, bundle.manifest.image).pixels for data, _ in golden])

@@ -1,4 +1,4 @@
-"""Close calls again in float32: what a coarser arithmetic might decide otherwise is decided by the exact one."""
+"""Close calls: where a coarser arithmetic might decide differently from float32, an engine in float32 decides."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from worker.engines.base import Engine, Pending, Predictions
 
 @dataclass(frozen=True)
 class Doubt:
-    """What is too close to call: the two highest probabilities less than `margin` apart, or a novelty less than
-    `tolerance` away from 1, where it is decided whether a capture counts.
+    """What is too close to call: the two highest probabilities are less than `margin` apart, or novelty is less than
+    `tolerance` away from 1, the border that decides whether a capture counts.
 
-    Two probabilities that are each off by at most t cannot change places where they lie 2 t apart or more; and where
-    novelty is off by at most t, and above 1 by at most a share t of itself, it cannot cross 1 from further away.
+    Two probabilities with an error of at most t each cannot change places where they are 2 t apart or more. Where the
+    error of novelty is at most t, and above 1 at most t times its value, novelty cannot cross 1 from further away.
     """
 
     margin: float
@@ -27,7 +27,7 @@ class Doubt:
 
     @classmethod
     def of(cls, bundle: Bundle, precision: str) -> "Doubt":
-        """What the bundle tolerates of this precision. Raises BundleError."""
+        """The doubt that follows from what the bundle tolerates in this precision. Raises BundleError."""
         manifest = bundle.manifest
         tolerance = manifest.novelty_tolerance[precision]
         return cls(2 * manifest.golden_tolerance[precision], tolerance, read_novelty(bundle))
@@ -44,10 +44,10 @@ class Doubt:
 class CloseCalls:
     """A fast engine and an exact one as one engine. See `worker.engines.base.Engine`.
 
-    Where a capture is too close to call, all of its outputs are the exact engine's.
+    Where a capture is too close to call, all its outputs come from the exact engine.
 
-    One batch more than the fast engine takes may be under way: while the exact one looks at the close calls of the
-    oldest, the fast one has its hands full.
+    One batch more than the fast engine takes may be under way: while the exact engine works on the close calls of the
+    oldest batch, the fast engine still has all the batches that it can take.
     """
 
     def __init__(self, fast: Engine, exact: Engine, doubt: Doubt) -> None:
@@ -71,11 +71,11 @@ class CloseCalls:
         self._exact.close()
 
     def _look_again(self) -> None:
-        """Take what the fast engine finds in its oldest batch, and begin with the close calls."""
+        """Take the fast engine's predictions for its oldest batch, and begin with the close calls."""
         batch = self._first_look.popleft()
         try:
-            batch.found = batch.pending()
-            batch.rows.extend(self._doubt.rows(batch.found))
+            batch.predictions = batch.pending()
+            batch.rows.extend(self._doubt.rows(batch.predictions))
             self._begin_rows(batch)
         except EngineError as error:
             batch.error = error
@@ -83,7 +83,7 @@ class CloseCalls:
     def _begin_rows(self, batch: "_Batch") -> None:
         while batch.rows and len(batch.flying) < self._exact.depth:
             row = batch.rows.popleft()
-            # One by one: for each size of batch the engine would have to compile another model.
+            # One by one, because the engine would have to compile another model for each size of batch.
             batch.flying.append((row, self._exact.start(batch.pixels[row : row + 1])))
 
     def _decided(self, batch: "_Batch") -> Predictions:
@@ -91,25 +91,26 @@ class CloseCalls:
             self._look_again()
         if batch.error is not None:
             raise batch.error
-        assert batch.found is not None
+        predictions = batch.predictions
+        assert predictions is not None
         while batch.flying:
             row, pending = batch.flying.popleft()
             exact = pending()
             self._begin_rows(batch)
-            batch.found.probabilities[row] = exact.probabilities[0]
-            batch.found.embedding[row] = exact.embedding[0]
-            if batch.found.cam is not None and exact.cam is not None:
-                batch.found.cam[row] = exact.cam[0]
-        return batch.found
+            predictions.probabilities[row] = exact.probabilities[0]
+            predictions.embedding[row] = exact.embedding[0]
+            if predictions.cam is not None and exact.cam is not None:
+                predictions.cam[row] = exact.cam[0]
+        return predictions
 
 
 @dataclass(eq=False)
 class _Batch:
-    """A batch on its way. `rows` are close calls that wait for the exact engine, `flying` those that it has."""
+    """A batch under way. `rows` are close calls that wait for the exact engine, `flying` are those that it has."""
 
     pixels: RGBImage
     pending: Pending
-    found: Predictions | None = None
+    predictions: Predictions | None = None
     error: EngineError | None = None
     rows: deque[int] = field(default_factory=deque)
     flying: deque[tuple[int, Pending]] = field(default_factory=deque)

@@ -1,4 +1,4 @@
-"""The little of CUDA's runtime that an engine needs, through cuda-python, with its error codes as our errors."""
+"""The part of CUDA's runtime that an engine needs, through cuda-python, with its error codes as our errors."""
 
 import ctypes
 import math
@@ -28,14 +28,14 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class Device:
-    """The device in use: its name, and its compute capability as `sm90`."""
+    """The device in use: its name, and its compute capability in the form `sm90`."""
 
     name: str
     sm: str
 
 
 def open_device() -> Device:
-    """The current device. Threads that wait for it sleep, so that decoders have the cores. Raises NotUsable."""
+    """Open the current device. Threads that wait for it sleep, so decoders can use the cores. Raises NotUsable."""
     call(cudart.cudaGetDeviceCount)
     call(cudart.cudaSetDeviceFlags, cudart.cudaDeviceScheduleBlockingSync)
     properties = call(cudart.cudaGetDeviceProperties, call(cudart.cudaGetDevice))
@@ -43,17 +43,17 @@ def open_device() -> Device:
 
 
 def allocate(size: int) -> int:
-    """The address of so many bytes on the device. Raises DeviceMemoryFull."""
+    """Reserve `size` bytes on the device; returns their address. Raises DeviceMemoryFull."""
     return int(call(cudart.cudaMalloc, size))
 
 
 def release(address: int) -> None:
-    """Give back what `allocate` gave."""
+    """Free memory that `allocate` reserved."""
     call(cudart.cudaFree, address)
 
 
 class Buffer:
-    """Memory of one tensor: on the device, and pinned on the host, where `host` shows it as an array."""
+    """Memory of one tensor: on the device, and pinned on the host, where `host` is its array."""
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self.row_bytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
@@ -78,27 +78,27 @@ class Buffer:
              cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost, stream)  # fmt: skip
 
     def free(self) -> None:
-        """Give the memory back; `host` must not be used after it."""
+        """Give the memory back; `host` must not be used afterwards."""
         release(self.device_address)
         call(cudart.cudaFreeHost, self._host_address)
 
 
 def new_stream() -> Any:
-    """A stream of its own, which waits for no other."""
+    """A new stream, which waits for no other stream."""
     return call(cudart.cudaStreamCreateWithFlags, cudart.cudaStreamNonBlocking)
 
 
 def wait(stream: Any) -> None:
-    """Wait until all that was begun on the stream is done."""
+    """Wait until everything begun on the stream is done."""
     call(cudart.cudaStreamSynchronize, stream)
 
 
 def captured(stream: Any, enqueue: Callable[[], None]) -> Any:
-    """What `enqueue` begins on the stream, as one graph that `launch` starts at once."""
+    """Record what `enqueue` begins on the stream; returns one graph, which `launch` starts as a whole."""
     call(cudart.cudaStreamBeginCapture, stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
     try:
         enqueue()
-    finally:  # a stream that is left capturing is lost
+    finally:  # a stream that stays in capture mode can never be used again
         graph = call(cudart.cudaStreamEndCapture, stream)
     try:
         return call(cudart.cudaGraphInstantiate, graph, 0)
@@ -107,5 +107,5 @@ def captured(stream: Any, enqueue: Callable[[], None]) -> Any:
 
 
 def launch(graph: Any, stream: Any) -> None:
-    """Begin what was captured."""
+    """Begin the work of a captured graph."""
     call(cudart.cudaGraphLaunch, graph, stream)

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on NVIDIA where onnxruntime-gpu finds a device, else on any CPU; always in float32."""
+"""ONNX Runtime: on an NVIDIA device where onnxruntime-gpu finds one, otherwise on any CPU; always in float32."""
 
 import numpy as np
 import onnxruntime
@@ -25,21 +25,22 @@ class ONNXRuntimeEngine:
             raise EngineError(f"ONNX Runtime computes the bundle in float32, not in {precision}")
         names = bundle.manifest.outputs
         self._input = names.input
-        self._wanted = [names.probabilities, names.embedding, *([names.cam] if names.cam else [])]
+        self._outputs = [names.probabilities, names.embedding, *([names.cam] if names.cam else [])]
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
-        # By itself it would round float32 to 10 bits of mantissa on the GPU.
-        wanted = [(_CUDA, {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
-        providers = [one for one in wanted if one[0] in onnxruntime.get_available_providers()]
+        # The library's default on a GPU rounds float32 to 10 bits of mantissa (TF32).
+        preferred = [(_CUDA, {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
+        available = onnxruntime.get_available_providers()
+        providers = [(name, choices) for name, choices in preferred if name in available]
         try:
             self._session = onnxruntime.InferenceSession(bundle.path / MODEL, settings, providers=providers)
         except Exception as error:  # the library derives its errors from Exception and documents no root
             raise EngineError(f"ONNX Runtime cannot load bundle {bundle.digest[:12]}: {error}") from error
-        on_gpu = self._session.get_providers()[0] == _CUDA  # it falls back by itself where no device answers
+        on_gpu = self._session.get_providers()[0] == _CUDA  # where no device answers, the library falls back to the CPU
         self.device = "CUDA" if on_gpu else "CPU"
         self.shares_cores = not on_gpu
         tensors = {port.name for port in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if missing := {self._input, *self._wanted} - tensors:
+        if missing := {self._input, *self._outputs} - tensors:
             raise EngineError(
                 f"bundle {bundle.digest[:12]}: its graph has no tensor {', '.join(sorted(missing))}; export again"
             )
@@ -50,12 +51,13 @@ class ONNXRuntimeEngine:
 
     def start(self, batch: RGBImage) -> Pending:
         try:
-            probabilities, embedding, *cam = self._session.run(self._wanted, {self._input: np.ascontiguousarray(batch)})
-        except Exception as error:  # as above
+            inputs = {self._input: np.ascontiguousarray(batch)}
+            probabilities, embedding, *cam = self._session.run(self._outputs, inputs)
+        except Exception as error:  # no common class of errors, see above
             kind = DeviceMemoryFull if any(word in str(error).lower() for word in _MEMORY) else EngineError
             raise kind(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
-        found = Predictions(probabilities, cam[0] if cam else None, embedding)
-        return lambda: found
+        predictions = Predictions(probabilities, cam[0] if cam else None, embedding)
+        return lambda: predictions
 
     def close(self) -> None:
         del self._session

@@ -1,10 +1,10 @@
-"""OpenVINO on the CPU: bfloat16 where the processor computes in it, else float32.
+"""OpenVINO on the CPU: bfloat16 where the processor computes in it, otherwise float32.
 
-Each size of batch is compiled by itself, which is quicker than one model for all (docs/benchmarks.md). So that there
-are few, a batch is filled up to the next power of two.
+Each size of batch is compiled separately, which is faster than one model for all (docs/benchmarks.md). A batch is
+filled up to the next power of two, so there are few sizes.
 
-In bfloat16 the first stage's part of the embedding comes from a second model: the graph up to there, in float32. Where
-its channels lie near zero, bfloat16 moves their means by as much as captures differ (docs/architecture.md).
+In bfloat16 the first stage's part of the embedding comes from a second model: the graph up to this stage, in float32.
+Where its channels are near zero, bfloat16 changes their means by as much as captures differ (docs/architecture.md).
 """
 
 from collections import deque
@@ -25,11 +25,11 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 @cache
 def _core() -> openvino.Core:
-    """One for the whole process, never given up.
+    """The one core of the whole process; it is never given up.
 
-    Its CPU plugin gives the thread that loads it a stack for signals and takes it back when the core goes. Of two cores
-    that go in another order than last in, first out, one restores the stack of the other, which is no longer there: a
-    later crash would then be reported on whatever memory has taken its place, or not at all.
+    The core's CPU plugin gives the thread that loads it a signal stack, and restores the previous one when the core
+    ends. If two cores do not end in the reverse order of their start, one restores the other's stack, which no longer
+    exists. A later crash would then be reported on memory that has another use by then, or not at all.
     """
     return openvino.Core()
 
@@ -37,9 +37,9 @@ def _core() -> openvino.Core:
 class OpenVINOEngine:
     """See `worker.engines.base.Engine`.
 
-    It computes in as many streams as the library thinks best: each works on a batch of its own with a share of the
-    cores, so no core waits at the end of a layer for one that is busy decoding. For the same reason no thread is bound
-    to a core.
+    It computes in as many streams as the library chooses. Each stream works on its own batch with a share of the cores,
+    so no core waits at the end of a layer for another core that is busy decoding. For the same reason no thread is
+    bound to a core.
     """
 
     name = "openvino"
@@ -65,8 +65,8 @@ class OpenVINOEngine:
         return ["bfloat16", "float32"] if "BF16" in capabilities else ["float32"]
 
     def _compiled(self, size: int, output: str | None = None) -> Any:
-        """The model for batches of this size, from the cache where it was compiled before: in the engine's precision,
-        or as much of it as leads to one `output`, in float32. Raises EngineError.
+        """The model for batches of this size, from the cache where it was compiled before. It is the whole graph in the
+        engine's precision, or, with `output`, the part that leads to this output, in float32. Raises EngineError.
         """
         precision = "float32" if output else self.precision
         graph = self._bundle.manifest.files[MODEL]
@@ -91,7 +91,7 @@ class OpenVINOEngine:
             raise EngineError(f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {error}") from error
 
     def _model(self, size: int, output: str | None) -> Any:
-        """The bundle's graph for batches of this size, or the part of it that leads to `output`. Raises EngineError."""
+        """The bundle's graph for batches of this size, or its part that leads to `output`. Raises EngineError."""
         model = _core().read_model(self._bundle.path / MODEL)
         names = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
         if missing := {name for name in self._outputs.model_dump().values() if name} - names:
@@ -105,7 +105,7 @@ class OpenVINOEngine:
         return openvino.Model([model.output(output).get_node().input_value(0)], model.get_parameters(), output)
 
     def _requests(self, size: int) -> "deque[_Requests]":
-        """Idle requests for batches of this size."""
+        """The idle requests for batches of this size; made when the size comes for the first time."""
         if size not in self._idle:
             models = [self._compiled(size)]
             if self._first_stage:
@@ -118,34 +118,34 @@ class OpenVINOEngine:
     def start(self, batch: RGBImage) -> Pending:
         rows = len(batch)
         size = 1 << (rows - 1).bit_length()
-        requests = self._requests(size)
-        taken = requests.popleft()
+        idle = self._requests(size)
+        requests = idle.popleft()
         filled = batch if size == rows else np.resize(batch, (size, *batch.shape[1:]))
-        filled = np.require(filled, requirements=["C", "W"])  # OpenVINO shares no other
+        filled = np.require(filled, requirements=["C", "W"])  # OpenVINO shares memory only with such an array
         tensor = openvino.Tensor(filled, shared_memory=True)
         try:
-            taken.start({self._outputs.input: tensor})
+            requests.start({self._outputs.input: tensor})
         except RuntimeError as error:
-            requests.append(taken)
+            idle.append(requests)
             raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
 
-        def fetch(_read_meanwhile: object = (tensor, filled)) -> Predictions:  # else their memory might be reused
+        def fetch(_inputs_in_use: object = (tensor, filled)) -> Predictions:  # otherwise their memory might be reused
             try:
-                taken.wait()
-                return self._read(taken, rows)
+                requests.wait()
+                return self._read(requests, rows)
             except RuntimeError as error:
                 raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
             finally:
-                requests.append(taken)
+                idle.append(requests)
 
         return fetch
 
     def close(self) -> None:
         self._idle.clear()
 
-    def _read(self, taken: "_Requests", rows: int) -> Predictions:
-        """Copies: the requests' own tensors are overwritten by their next batch."""
-        outputs, request = self._outputs, taken.requests[0]
+    def _read(self, requests: "_Requests", rows: int) -> Predictions:
+        """Copies of the outputs, because the next batch of these requests overwrites their tensors."""
+        outputs, request = self._outputs, requests.requests[0]
         answers = Predictions(
             probabilities=request.get_tensor(outputs.probabilities).data[:rows].copy(),
             cam=None if outputs.cam is None else request.get_tensor(outputs.cam).data[:rows].copy(),
@@ -153,11 +153,11 @@ class OpenVINOEngine:
         )
         if self._first_stage is None:
             return answers
-        return answers.with_first_stage(taken.requests[1].get_tensor(self._first_stage).data[:rows])
+        return answers.with_first_stage(requests.requests[1].get_tensor(self._first_stage).data[:rows])
 
 
 class _Requests:
-    """What computes a batch: a request of the whole graph and, in bfloat16, one of its first stage in float32."""
+    """The requests that compute a batch: of the whole graph and, in bfloat16, of its first stage in float32."""
 
     def __init__(self, requests: list[Any]) -> None:
         self.requests = requests
@@ -169,7 +169,7 @@ class _Requests:
                 request.start_async(inputs)
                 started.append(request)
         except RuntimeError:
-            for request in started:  # they read memory that the caller is about to give back
+            for request in started:  # they read memory that the caller gives back next
                 request.wait()
             raise
 

@@ -1,8 +1,8 @@
-"""Compiled engines, called plans, kept in a cache and loaded only where every condition matches.
+"""A cache of compiled engines, called plans; a plan is loaded only where every condition matches.
 
-A plan is code for one kind of device. It is read only from a folder that belongs to the worker's user and that nobody
-else can write; its head names all that it was built from and for, and its digest: one that differs in anything, in a
-single bit, is built anew.
+A plan is code for one kind of device. It is read only from a folder that belongs to the worker's user and that no other
+user can write to. Its head names everything that it was built from and for, and its digest. A plan that differs in
+anything, even in a single bit, is built again.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class PlanKey:
-    """All that a plan depends on.
+    """Everything that a plan depends on.
 
-    `graph` is the digest of the file in the bundle that it computes. `target` is the device: TensorRT's compute
-    capability and, for `tensorrt`, its name too; the processor for OpenVINO.
+    `graph` is the digest of the bundle's file that it computes. `target` is the device: for TensorRT its compute
+    capability and, with the library `tensorrt`, also its name; for OpenVINO the processor.
     """
 
     bundle: str
@@ -38,7 +38,7 @@ class PlanKey:
     precision: str
     max_batch: int
     settings: str = ""
-    """What else it was built with that changes its answers."""
+    """Other settings of the build that change its predictions."""
 
     @property
     def file_name(self) -> str:
@@ -48,7 +48,7 @@ class PlanKey:
 
 
 def plan_folder(cache_dir: Path, library: str) -> Path:
-    """The folder of a library's plans, made for this user alone. Raises EngineError where others could write it."""
+    """The folder of a library's plans, made for this user only. Raises EngineError where others could write to it."""
     folder = cache_dir / library
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_foreign(folder, folder.lstat(), stat.S_ISDIR)
@@ -58,21 +58,21 @@ def plan_folder(cache_dir: Path, library: str) -> Path:
 def _refuse_foreign(path: Path, status: os.stat_result, is_kind: Callable[[int], bool]) -> None:
     if not is_kind(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise EngineError(
-            f"{path}: a plan is code, and this is not the worker user's own or others can write it; "
+            f"{path}: a plan is code, and this does not belong to the worker's user or others can write to it; "
             f"remove it, or set SCREEN_CACHE_DIR to a folder of user {os.geteuid()}"
         )
 
 
 def read_plan(file: Path, key: PlanKey) -> bytes | None:
-    """The plan in this file; None where there is none, or it is damaged, or of another key.
+    """The plan in this file; None where there is none, where it is damaged, or where it has another key.
 
-    Raises EngineError where somebody else owns the file or could have written it.
+    Raises EngineError where another user owns the file or could have written it.
     """
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    except OSError as error:  # a link, for one
+    except OSError as error:  # for example a link
         raise EngineError(f"{file}: the plan cannot be opened ({error.strerror}); remove it") from error
     with os.fdopen(handle, "rb") as stream:
         _refuse_foreign(file, os.fstat(handle), stat.S_ISREG)
@@ -84,7 +84,7 @@ def read_plan(file: Path, key: PlanKey) -> bytes | None:
 
 
 def write_plan(file: Path, key: PlanKey, plan: bytes) -> None:
-    """Keep the plan, whole or not at all, for this user alone; without room it is built again next time."""
+    """Keep the plan, whole or not at all, for this user only; without room on the disk it is built again next time."""
     try:
         write_own(file, _head(key, plan) + plan)
     except OSError as error:
@@ -96,7 +96,7 @@ def _head(key: PlanKey, plan: bytes) -> bytes:
 
 
 def write_own(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all, for this user alone."""
+    """Write a file whole or not at all, for this user only."""
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:  # made with mode 0600
         written = Path(stream.name)
         try:
@@ -109,7 +109,7 @@ def write_own(file: Path, content: bytes) -> None:
 
 
 def read_own(file: Path) -> bytes:
-    """A cache file of the library's own (timings, compiled kernels); empty where there is none. Raises EngineError."""
+    """A cache file that the library made (timings, compiled kernels); empty where there is none. Raises EngineError."""
     if not file.exists():
         return b""
     _refuse_foreign(file, file.lstat(), stat.S_ISREG)

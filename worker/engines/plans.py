@@ -1,7 +1,8 @@
 """TensorRT plans: built from the bundle's graph, and kept in the cache (worker/engines/plan_cache.py).
 
-`tensorrt` (data-centre devices; builds on the device that it is for) and `tensorrt_rtx` (builds for other devices too,
-and without one) share their API. Networks are strongly typed: the graph itself says what is computed in half precision.
+`tensorrt` (for data-centre devices; builds only on the device that will use the plan) and `tensorrt_rtx` (builds also
+for other devices, and without a device) share their API. Networks are strongly typed: the graph itself says what is
+computed in half precision.
 """
 
 import hashlib
@@ -23,15 +24,15 @@ from worker.engines.plan_cache import PlanKey, plan_folder, read_own, read_plan,
 log = structlog.get_logger(__name__)
 
 FOLDER = "tensorrt"
-"""Where the plans of either library lie in the cache."""
+"""The folder of the plans of both libraries in the cache."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 GRAPHS = {"float16": HALF_MODEL, "float32": MODEL}
-"""precision -> the bundle's file that computes in it."""
+"""precision -> the bundle's graph in this precision."""
 DEFAULT_BATCH = 256
 
 
 def library() -> ModuleType:
-    """TensorRT, whichever of the two is installed. Raises NotUsable."""
+    """The first of the two TensorRT libraries that is installed. Raises NotUsable."""
     for name in LIBRARIES:
         try:
             return importlib.import_module(name)
@@ -48,7 +49,7 @@ def best_precision(bundle: Bundle) -> str:
 
 
 def plan_key(bundle: Bundle, precision: str, target: str, max_batch: int) -> PlanKey:
-    """Raises EngineError where the bundle has no graph of this precision."""
+    """The key of the plan for these conditions. Raises EngineError where the bundle has no graph in this precision."""
     file = GRAPHS.get(precision)
     digest = bundle.manifest.files.get(file) if file else None
     if digest is None:
@@ -61,7 +62,7 @@ def plan_key(bundle: Bundle, precision: str, target: str, max_batch: int) -> Pla
 
 
 def obtain(bundle: Bundle, key: PlanKey, cache_dir: Path) -> tuple[bytes, bool]:
-    """The plan of this key and whether it came from the cache; else it is built and kept. Raises EngineError."""
+    """The plan of this key and whether it came from the cache; if not, it is built and kept. Raises EngineError."""
     folder = plan_folder(cache_dir, FOLDER)
     plan = read_plan(folder / key.file_name, key)
     if plan is not None:
@@ -79,16 +80,16 @@ def build(bundle: Bundle, key: PlanKey, folder: Path) -> bytes:
     builder = trt.Builder(errors.logger)
     network, _parser = parsed(trt, errors, builder, bundle.path / GRAPHS[key.precision])
     config = builder.create_builder_config()
-    # By itself it would round the factors of float32 products to 10 bits of mantissa, as many as float16 has.
+    # By default TensorRT rounds the factors of float32 products to 10 bits of mantissa, as many as float16 has.
     config.clear_flag(trt.BuilderFlag.TF32)
     profile = builder.create_optimization_profile()
     captures = network.get_input(0)
-    least, most = ((n, *captures.shape[1:]) for n in (1, key.max_batch))
-    profile.set_shape(captures.name, least, most, most)
+    smallest, largest = ((batch, *captures.shape[1:]) for batch in (1, key.max_batch))
+    profile.set_shape(captures.name, smallest, largest, largest)
     config.add_optimization_profile(profile)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     timings = folder / f"timings-{key.version}-{hashlib.sha256(key.target.encode()).hexdigest()[:12]}.cache"
-    if trt.__name__ == "tensorrt_rtx":  # it times nothing when it builds, and builds for the device that it is told
+    if trt.__name__ == "tensorrt_rtx":  # it measures no times when it builds, and needs the name of the target device
         config.num_compute_capabilities = 1
         config.set_compute_capability(_capability(trt, key.target), 0)
     else:
@@ -102,17 +103,17 @@ def build(bundle: Bundle, key: PlanKey, folder: Path) -> bytes:
 
 
 def _capability(trt: ModuleType, target: str) -> Any:
-    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
-    if target.upper() not in known:
+    capabilities = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    if target.upper() not in capabilities:
         raise EngineError(
             f"{trt.__name__} {trt.__version__} does not build for {target}; it knows "
-            f"{', '.join(name.lower() for name in known)}"
+            f"{', '.join(name.lower() for name in capabilities)}"
         )
     return getattr(trt.ComputeCapability, target.upper())
 
 
 def parsed(trt: ModuleType, errors: "Messages", builder: Any, graph: Path) -> tuple[Any, Any]:
-    """The graph as a strongly typed network, and the parser, which must live as long. Raises EngineError."""
+    """The graph as a strongly typed network, and its parser, which must live as long. Raises EngineError."""
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, errors.logger)
     if not parser.parse_from_file(os.fspath(graph)):
@@ -123,7 +124,7 @@ def parsed(trt: ModuleType, errors: "Messages", builder: Any, graph: Path) -> tu
 
 @dataclass(frozen=True)
 class Summary:
-    """What a graph asks of TensorRT: its tensors as `name dtype shape`, and its layers by kind and precision."""
+    """What TensorRT must compute for a graph: its tensors as `name dtype shape`, its layers by kind and precision."""
 
     inputs: list[str]
     outputs: list[str]
@@ -151,10 +152,10 @@ def _tensor(tensor: Any) -> str:
 
 
 class Messages:
-    """TensorRT's messages: warnings into our log, errors kept for the exception."""
+    """TensorRT's messages: warnings go into our log, errors are kept for the exception."""
 
     def __init__(self, trt: ModuleType) -> None:
-        found: list[str] = []
+        errors: list[str] = []
 
         class Logger(trt.ILogger):  # type: ignore[name-defined]
             def __init__(self) -> None:
@@ -162,12 +163,12 @@ class Messages:
 
             def log(self, severity: Any, message: str) -> None:
                 if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    found.append(message)
+                    errors.append(message)
                 elif severity == trt.ILogger.WARNING:
                     log.debug("TensorRT", message=message)
 
         self.logger = Logger()
-        self._found = found
+        self._errors = errors
 
     def __str__(self) -> str:
-        return "; ".join(self._found) or "no reason was given"
+        return "; ".join(self._errors) or "no reason was given"

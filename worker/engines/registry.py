@@ -1,4 +1,4 @@
-"""Choosing the engine: the fastest that is installed, finds its device, and decides as the bundle says."""
+"""Choosing the engine: the fastest one that is installed, finds its device, and decides as the bundle says."""
 
 import importlib
 from dataclasses import replace
@@ -19,16 +19,17 @@ ENGINES = {
     "openvino": "worker.engines.openvino:OpenVINOEngine",
     "onnxruntime": "worker.engines.onnxruntime:ONNXRuntimeEngine",
 }
-"""name -> module:class, in the order in which `auto` tries them. Imported when tried: in the worker's child, never in
-its parent. Besides the protocol `Engine`, a class has `precisions(bundle)`, those that it would run the bundle in here,
-the fastest first; and is opened as `cls(bundle, precision, options)`. Both raise NotUsable.
+"""name -> module:class, in the order in which `auto` tries them. A module is imported when it is tried: in the worker's
+child, never in its parent. Besides the protocol `Engine`, a class has `precisions(bundle)`: the precisions in which it
+can run the bundle here, the fastest first. It is opened as `cls(bundle, precision, options)`. Both raise NotUsable.
 """
 
 
 def open_engine(bundle: Bundle, options: EngineOptions) -> tuple[Engine, Proof]:
     """Open an engine on a bundle whose digests were checked, and prove it.
 
-    What is named in `options` is taken, or fails; "auto" takes the first that works, and says why others did not.
+    An engine or precision that `options` names is used, or it is an error. "auto" uses the first that works, and logs
+    why the ones before it did not.
 
     Raises EngineError with every reason.
     """
@@ -55,8 +56,8 @@ def open_engine(bundle: Bundle, options: EngineOptions) -> tuple[Engine, Proof]:
 
 
 def _opened(cls: Any, bundle: Bundle, precision: str, options: EngineOptions) -> tuple[Engine, Proof]:
-    """An engine in this precision, proved; below float32 its close calls are taken by one in float32, one by one. What
-    was opened is closed again where it is refused.
+    """A proved engine in this precision. Below float32, a second engine in float32 decides its close calls, one by one.
+    Engines that were opened are closed again where one is refused.
     """
     opened: list[Engine] = []
     try:
@@ -70,8 +71,8 @@ def _opened(cls: Any, bundle: Bundle, precision: str, options: EngineOptions) ->
         both = CloseCalls(engine, exact, Doubt.of(bundle, precision))
         return both, prove(both, bundle, exact)
     except BaseException:
-        for one in opened:
-            one.close()
+        for opened_engine in opened:
+            opened_engine.close()
         raise
 
 

@@ -1,6 +1,7 @@
-"""TensorRT on NVIDIA devices, `tensorrt` and `tensorrt_rtx` alike.
+"""TensorRT on NVIDIA devices, with either library, `tensorrt` or `tensorrt_rtx`.
 
-Two slots, each with its own stream, execution context and pinned buffers: while one computes, the other copies.
+There are two slots, each with its own stream, execution context and pinned buffers: while one computes, the other
+copies.
 """
 
 from collections import Counter
@@ -22,8 +23,8 @@ log = structlog.get_logger(__name__)
 
 SLOTS = 2
 GRAPH_AFTER = 2
-"""Batches of one size that a slot runs plainly before it captures a CUDA graph for it: a size that does not come back,
-a chunk's remainder for one, is not worth the capture."""
+"""Batches of one size that a slot runs without a graph before it captures a CUDA graph for this size. A size that does
+not come again, for example the last batch of a chunk, is not worth the capture."""
 MAX_GRAPHS = 4
 
 
@@ -57,7 +58,7 @@ class TensorRTEngine:
     @classmethod
     def precisions(cls, bundle: Bundle) -> list[str]:
         own_target()
-        return [one for one, file in plans.GRAPHS.items() if file in bundle.manifest.files]
+        return [precision for precision, file in plans.GRAPHS.items() if file in bundle.manifest.files]
 
     def _open(self, bundle: Bundle, cache_dir: Path) -> None:
         key = plans.plan_key(bundle, self.precision, self._target, self.max_batch)
@@ -83,8 +84,8 @@ class TensorRTEngine:
         contexts.keep_kernels()
 
     def _check_tensors(self, bundle: Bundle, engine: Any) -> None:
-        there = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
-        if missing := {name for name in self._names.model_dump().values() if name} - there:
+        tensors = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+        if missing := {name for name in self._names.model_dump().values() if name} - tensors:
             raise EngineError(
                 f"bundle {bundle.digest[:12]}: its graph has no tensor {', '.join(sorted(missing))}; export again"
             )
@@ -93,7 +94,7 @@ class TensorRTEngine:
         return (self.max_batch, *tuple(engine.get_tensor_shape(name))[1:])
 
     def _tensors(self, engine: Any) -> "dict[str, tuple[str, tuple[int, ...], DTypeLike]]":
-        """role -> name, largest shape and type of the tensor."""
+        """role -> the tensor's name, largest shape and type."""
         roles = {role: name for role, name in self._names.model_dump().items() if name}
         types = {role: np.dtype(self._trt.nptype(engine.get_tensor_dtype(name))) for role, name in roles.items()}
         return {role: (name, self._shape(engine, name), types[role]) for role, name in roles.items()}
@@ -106,13 +107,13 @@ class TensorRTEngine:
             self._idle.append(slot)
             raise
 
-        def fetched() -> Predictions:
+        def fetch_and_free_slot() -> Predictions:
             try:
                 return fetch()
             finally:
                 self._idle.append(slot)
 
-        return fetched
+        return fetch_and_free_slot
 
     def close(self) -> None:
         for slot in self._idle:
@@ -126,12 +127,12 @@ def own_target() -> str:
 
 
 def _target(trt: ModuleType, device: cuda.Device) -> str:
-    """`tensorrt` times its kernels, so its plans are for the very kind of device."""
+    """`tensorrt` chooses kernels by their time on the device, so its plans are for exactly this kind of device."""
     return device.sm if trt.__name__ == "tensorrt_rtx" else f"{device.sm}/{device.name}"
 
 
 class _Contexts:
-    """Makes execution contexts. `tensorrt_rtx` compiles its kernels on the device; they are kept in `kernels`."""
+    """Makes execution contexts. `tensorrt_rtx` compiles its kernels on the device; the file `kernels` keeps them."""
 
     def __init__(self, trt: Any, engine: Any, kernels: Path) -> None:
         self._engine, self._kernels = engine, kernels
@@ -139,13 +140,13 @@ class _Contexts:
         self._cache: Any = None
         self._config: Any = None
         self.memory_bytes = max(int(engine.device_memory_size_v2), 1)
-        """What one context needs for activations at the largest batch."""
+        """Memory that one context needs for the activations of the largest batch."""
         if trt.__name__ == "tensorrt_rtx":
             self._config = engine.create_runtime_config()
             self._config.set_execution_context_allocation_strategy(self._strategy)
             self._cache = self._config.create_runtime_cache()
-            if known := plan_cache.read_own(kernels):
-                self._cache.deserialize(known)  # refuses by itself what is not of this device and release
+            if stored := plan_cache.read_own(kernels):
+                self._cache.deserialize(stored)  # the library refuses kernels of another device or release
             self._config.set_runtime_cache(self._cache)
 
     def new(self, memory: int, addresses: dict[str, int]) -> Any:
@@ -166,8 +167,8 @@ class _Contexts:
 class _Slot:
     """Buffers, stream and contexts of one batch under way.
 
-    A graph is captured in a context of its own, which nothing changes afterwards: replaying it would be undefined. All
-    contexts of a slot share one block of memory, since only one of them computes at a time.
+    Each graph is captured in its own context, which nothing changes afterwards, because replaying the graph would then
+    be undefined. All contexts of a slot share one block of memory, because only one of them computes at a time.
     """
 
     def __init__(self, contexts: _Contexts, tensors: dict[str, tuple[str, tuple[int, ...], DTypeLike]]) -> None:
@@ -189,7 +190,7 @@ class _Slot:
         self._plain = self._context()
 
     def run(self, batch: RGBImage) -> Pending:
-        """Begin with a batch; the result waits for it."""
+        """Begin with a batch; returns the function that waits for its predictions."""
         rows = len(batch)
         self._buffers["input"].host[:rows] = batch
         if self._seen[rows] == GRAPH_AFTER and len(self._graphs) < MAX_GRAPHS:
@@ -215,10 +216,10 @@ class _Slot:
                 buffer.to_host(rows, self._stream)
 
     def _capture(self, rows: int) -> None:
-        """One launch instead of hundreds. A network that cannot be captured goes on as it is."""
+        """Capture a graph: one launch instead of hundreds. A network that cannot be captured runs without one."""
         context = self._context()
         try:
-            self._enqueue(context, rows)  # the library sets a context up in its first run
+            self._enqueue(context, rows)  # the library sets a context up during its first run
             cuda.wait(self._stream)
             self._graphs[rows] = context, cuda.captured(self._stream, lambda: self._enqueue(context, rows))
         except EngineError as error:
@@ -226,8 +227,8 @@ class _Slot:
 
     def _fetch(self, rows: int) -> Predictions:
         cuda.wait(self._stream)
-        out = {role: buffer.host[:rows].copy() for role, buffer in self._buffers.items() if role != "input"}
-        return Predictions(out["probabilities"], out.get("cam"), out["embedding"])
+        outputs = {role: buffer.host[:rows].copy() for role, buffer in self._buffers.items() if role != "input"}
+        return Predictions(outputs["probabilities"], outputs.get("cam"), outputs["embedding"])
 
     def free(self) -> None:
         """Give the memory back, for a smaller batch."""
