@@ -9,7 +9,6 @@ graph first -> bundle.json, last -> renamed into place
 import copy
 import importlib.metadata
 import platform
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,8 +42,8 @@ from trainer.data import SPLITS, LabelledData
 from trainer.devices import device_name
 from trainer.fit import Fitted
 from trainer.fold import folded
-from trainer.graph import GraphRunner, export_graph, graph_outputs
-from trainer.model import Exportable, HalfBackbone, Network, multiply_adds, parameter_count, round_to_half
+from trainer.graph import GraphRunner, export_graph, graph_outputs, set_temperature
+from trainer.model import Exportable, HalfBackbone, multiply_adds, parameter_count, round_to_half
 from trainer.progress import bar
 from trainer.proof import HIDDEN_CAPTURES, half_failures, spread, write_expectations
 from trainer.splits import Split
@@ -55,6 +54,8 @@ WEIGHTS = "model.safetensors"
 SPLIT_FILE = "split.csv"
 TOLERANCE = 1e-4
 """Largest difference in probability between torch and the exported graph on the golden captures."""
+UNCALIBRATED = 2.0
+"""The temperature of a graph before its own is fitted; the exporter would leave out a division by 1."""
 LIBRARIES = ("torch", "timm", "lightning", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "numpy", "pillow")
 
 
@@ -99,8 +100,9 @@ def _write_files(trained: Trained, folder: Path) -> None:
     network = folded(trained.fitted.network, config.image.size)
     if half:
         round_to_half(network)
-    exportable = calibrated(trained, network)
+    exportable = Exportable(network, UNCALIBRATED, config.export.test_time_flips).eval()
     export_graph(exportable, config.image.size, folder / MODEL, half=half)
+    calibrate(trained, exportable, folder / MODEL)
     runner = GraphRunner(folder / MODEL, graph_outputs(exportable))
     copy_golden(trained, exportable, runner, folder)
     if config.export.weights:
@@ -118,20 +120,20 @@ def _write_files(trained: Trained, folder: Path) -> None:
     write_manifest(folder, manifest)
 
 
-def calibrated(trained: Trained, network: Network) -> Exportable:
-    """The exportable network with the temperature that fits the validation captures.
+def calibrate(trained: Trained, exportable: Exportable, file: Path) -> None:
+    """Give `exportable` and its graph in `file` the temperature that fits the validation captures.
 
-    They are scored with a graph of temperature 1, which takes a third of torch's time on a CPU. The logarithms of its
-    probabilities differ from the logits only by a term that softmax ignores.
+    The graph scores them, which takes a third of torch's time on a CPU. The logarithms of its probabilities times its
+    temperature differ from the logits only by a term that softmax ignores.
     """
-    config, rows = trained.config, trained.rows("validation")
-    plain = Exportable(network, 1.0, config.export.test_time_flips).eval()
-    with tempfile.TemporaryDirectory() as folder, bar("calibrating", len(rows)) as progress:
-        export_graph(plain, config.image.size, Path(folder) / MODEL, half=False)
-        runner = GraphRunner(Path(folder) / MODEL, graph_outputs(plain))
+    rows = trained.rows("validation")
+    runner = GraphRunner(file, graph_outputs(exportable))
+    with bar("calibrating", len(rows)) as progress:
         probabilities = assess.predict(runner, trained.decoded.pixels, rows, progress.advance).probabilities
-    temperature = metrics.fit_temperature(np.log(np.maximum(probabilities, 1e-30)), trained.data.targets()[rows])
-    return Exportable(network, temperature, config.export.test_time_flips).eval()
+    logits = np.log(np.maximum(probabilities, 1e-30)) * float(exportable.temperature)
+    temperature = metrics.fit_temperature(logits, trained.data.targets()[rows])
+    exportable.temperature.fill_(temperature)
+    set_temperature(file, temperature)
 
 
 def spread_rows(trained: Trained, split: str, count: int) -> list[int]:

@@ -20,6 +20,8 @@ from contract.errors import ExportError
 from trainer.model import HALF_MAX, Exportable
 
 OPSET = 20
+TEMPERATURE = "temperature"
+"""Name of the buffer of `Exportable`, and of the constant in its graph."""
 HALF_ABOVE = 1024
 """Kernels with at most this many elements stay float32 in a half-precision bundle; biases always do, being small."""
 BATCH = 16
@@ -67,6 +69,20 @@ def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -
         store_half(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, file)
+
+
+def set_temperature(file: Path, temperature: float) -> None:
+    """Replace the temperature of the graph in `file`. Raises ExportError where the graph has none.
+
+    A graph that was exported at temperature 1 has none: the exporter leaves a division by 1 out.
+    """
+    model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        if tensor.name == TEMPERATURE:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(temperature, np.float32), TEMPERATURE))
+            onnx.save_model(model, file)
+            return
+    raise ExportError(f"the graph in {file} has no temperature to set")
 
 
 def store_half(model: onnx.ModelProto) -> None:

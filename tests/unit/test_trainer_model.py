@@ -10,8 +10,8 @@ timm = pytest.importorskip("timm")
 
 from torchvision.transforms.v2.functional import gaussian_blur  # noqa: E402
 
-from contract.errors import SettingsError  # noqa: E402
-from trainer import model, stain  # noqa: E402
+from contract.errors import ExportError, SettingsError  # noqa: E402
+from trainer import graph, model, stain  # noqa: E402
 from trainer.augment import Augment, resize, to_unit  # noqa: E402
 from trainer.comparison import PAPER_BACKBONES  # noqa: E402
 from trainer.config import AugmentTable, ModelTable, load_config  # noqa: E402
@@ -315,3 +315,21 @@ def test_a_cut_backbone_answers_as_the_whole_one_at_that_stage():
 def test_more_stages_than_there_are_are_refused():
     with pytest.raises(SettingsError, match=r"model.stages: test_efficientnet has \d stages, not 9"):
         model.build_network(TINY.model_copy(update={"stages": 9}), 4)
+
+
+def test_the_temperature_of_a_graph_can_be_set_and_one_that_has_none_is_refused(network, tmp_path):
+    file, captures = tmp_path / "model.onnx", some_captures(3)
+    outputs = exported(network, 2.0, file)
+    graph.set_temperature(file, 0.7)
+    with torch.inference_mode():
+        expected = model.Exportable(network, 0.7)(captures)[0].numpy()
+    assert np.allclose(graph.GraphRunner(file, outputs).probabilities(captures.numpy()), expected, atol=1e-5)
+    exported(network, 1.0, file)
+    with pytest.raises(ExportError, match="has no temperature"):
+        graph.set_temperature(file, 0.7)
+
+
+def exported(network, temperature: float, file):
+    exportable = model.Exportable(network, temperature)
+    graph.export_graph(exportable, 64, file, half=False)
+    return graph.graph_outputs(exportable)
