@@ -1,7 +1,5 @@
 """Colour, cells, scale bars, changes and references: on drawn fields, against numbers worked out another way."""
 
-import re
-
 import cv2
 import numpy as np
 import pytest
@@ -10,29 +8,17 @@ from scipy.spatial.distance import mahalanobis
 torch = pytest.importorskip("torch")
 
 from contract import novelty, quality  # noqa: E402
+from tests.support.fields import SIDE, field, with_bar  # noqa: E402
 from trainer import explain, reference, robustness, stain  # noqa: E402
 from trainer.augment import Augment, Mixer, background, to_unit  # noqa: E402
 from trainer.config import AugmentTable  # noqa: E402
 from trainer.robustness import CHANGES, MASKED, changed, findings  # noqa: E402
 from trainer.traits import find_scale_bar, perceptual_hash, traits_of, without_scale_bar  # noqa: E402
 
-SIDE = 192
 NOTHING = AugmentTable(
     flips=False, quarter_turns=False, scale=0, translation=0, stain_scale=0, stain_shift=0, brightness=0, contrast=0,
     white_balance=0, blur=0, noise=0,
 )  # fmt: skip
-
-
-def field(seed: int = 0, cells: int = 2, tint: tuple[float, float, float] = (1, 1, 1)) -> np.ndarray:
-    """Pink discs, and purple ones for nucleated cells, on a bright background: uint8 [SIDE, SIDE, 3]."""
-    rng = np.random.default_rng(seed)
-    capture = np.full((SIDE, SIDE, 3), (228, 222, 226), np.uint8)
-    for _ in range(18):
-        cv2.circle(capture, [int(v) for v in rng.integers(10, SIDE - 10, 2)], 10, (205, 150, 165), -1, cv2.LINE_AA)
-    for number in range(cells):
-        cv2.circle(capture, (60 + 70 * number, 96), 16, (95, 60, 150), -1, cv2.LINE_AA)
-    noisy = capture + rng.normal(0, 2, capture.shape)
-    return np.clip(noisy * np.asarray(tint), 0, 255).astype(np.uint8)
 
 
 def fields(count: int = 4, **more: object) -> np.ndarray:
@@ -95,13 +81,6 @@ def test_masked_cells_are_gone_and_the_rest_is_as_it_was():
     assert torch.equal(masked[:, :, far], x[:, :, far])
     assert torch.equal(stain.cells(x) * 1.0, (stain.cells(x) > 0) * 1.0)
     assert stain.cells(x).mean() > stain.nucleated(x).mean()
-
-
-def with_bar(capture: np.ndarray, colour=(0, 0, 0), left=130, top=176, length=40, thick=4) -> np.ndarray:
-    drawn = capture.copy()
-    drawn[top : top + thick, left : left + length] = colour
-    cv2.putText(drawn, "10 um", (left, top - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour, 1)
-    return drawn
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 20, 20), (30, 90, 200)])
@@ -224,50 +203,6 @@ def test_novelty_is_the_mahalanobis_distance_of_the_strangest_block_to_its_neare
 def test_blocks_that_make_no_embedding_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no embedding of 5"):
         reference.write_embeddings(tmp_path, (2, 2), np.zeros((9, 5), np.float32), np.zeros(9, int), np.zeros((2, 5)))
-
-
-def test_quality_measures():
-    found = quality.measure(field())
-    assert set(found) == set(quality.MEASURES)
-    blurred = quality.measure(cv2.GaussianBlur(field(), (0, 0), 2))
-    assert blurred["sharpness"] < found["sharpness"] / 2
-    assert quality.measure(field(tint=(0.7, 0.7, 0.7)))["brightness"] == pytest.approx(
-        0.7 * found["brightness"], rel=0.02
-    )
-    assert found["nucleated"] == pytest.approx(2 * np.pi * 16**2 / SIDE**2, rel=0.1)
-    assert quality.measure(np.full((64, 64, 3), 255, np.uint8))["clipped"] == 1.0
-    assert found["cells"] > found["nucleated"]
-    assert found["bar"] == 0
-    assert quality.measure(with_bar(field()))["bar"] == pytest.approx(0.2, abs=0.1)
-    assert quality.measure(np.full((SIDE, SIDE, 3), 235, np.uint8))["cells"] == 0
-
-
-def test_what_is_out_of_the_training_captures_range_is_marked_with_the_figures():
-    usual = quality.measure(field())
-    of_training = {name: {"0.001": value * 0.9, "0.5": value, "0.999": value * 1.1} for name, value in usual.items()}
-    assert quality.marks_of(quality.measure(field()), of_training) == []
-    (blurred, *_) = quality.marks_of(quality.measure(cv2.GaussianBlur(field(), (0, 0), 2)), of_training)
-    assert blurred.code == "out_of_focus"
-    assert re.fullmatch(r"out of focus: sharpness \d+, reference \d+ to \d+", blurred.sentence)
-    codes = {
-        name: [mark.code for mark in quality.marks_of(quality.measure(changed), of_training)]
-        for name, changed in {
-            "dark": field(tint=(0.7, 0.7, 0.7)), "red": field(tint=(1, 0.8, 0.8)), "barred": with_bar(field()),
-            "empty": np.full((SIDE, SIDE, 3), 235, np.uint8),
-        }.items()
-    }  # fmt: skip
-    assert "too_dark" in codes["dark"]
-    assert "colour_cast" in codes["red"]
-    assert "burnt_in" in codes["barred"]
-    assert {"sparse", "empty_field", "out_of_focus", "flat"} <= set(codes["empty"])
-    few = {**usual, "cells": 0.3 * usual["cells"]}
-    assert [mark.code for mark in quality.marks_of(few, of_training)] == ["sparse"]
-    assert quality.marks_of(quality.measure(field()), {}) == [], "without a reference nothing is out of range"
-
-
-def test_cells_are_found_on_the_small_copy_as_on_the_whole_one():
-    whole = quality.nucleated(field()).mean()
-    assert quality.measure(field())["nucleated"] == pytest.approx(whole, rel=0.1)
 
 
 def augmented(captures: np.ndarray, **changes: object) -> "torch.Tensor":
