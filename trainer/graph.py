@@ -72,17 +72,17 @@ def export_graph(exportable: Exportable, size: int, file: Path, *, half: bool) -
 
 
 def set_temperature(file: Path, temperature: float) -> None:
-    """Replace the temperature of the graph in `file`. Raises ExportError where the graph has none.
+    """Replace the temperature of the graph in `file`. Raises ExportError where the graph has none of its own.
 
-    A graph that was exported at temperature 1 has none: the exporter leaves a division by 1 out.
+    The exporter leaves a division by 1 out, and shares one constant between all places that need the same number.
     """
     model = onnx.load(file)
-    for tensor in model.graph.initializer:
-        if tensor.name == TEMPERATURE:
-            tensor.CopyFrom(numpy_helper.from_array(np.array(temperature, np.float32), TEMPERATURE))
-            onnx.save_model(model, file)
-            return
-    raise ExportError(f"the graph in {file} has no temperature to set")
+    users = [node.op_type for node in model.graph.node if TEMPERATURE in node.input]
+    if users != ["Div"]:
+        raise ExportError(f"the graph in {file} has no temperature of its own to set (users: {users})")
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == TEMPERATURE)
+    tensor.CopyFrom(numpy_helper.from_array(np.array(temperature, np.float32), TEMPERATURE))
+    onnx.save_model(model, file)
 
 
 def store_half(model: onnx.ModelProto) -> None:

@@ -131,7 +131,7 @@ def test_labels_give_a_figure_with_its_interval(work: Path, adapted: Bundle, tmp
     assert figure["of"] == 24
     assert low <= figure["value"] <= high
     assert f"{figure['hits']} of 24" in str(manifest.notice)
-    assert "Near the border, which is pessimistic" in result.stderr
+    assert "Near the border, which gives a pessimistic figure" in result.stderr
 
 
 def test_labels_of_captures_that_are_not_in_the_archive_are_refused(work: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from trainer.augment import Augment, resize, to_unit  # noqa: E402
 from trainer.comparison import PAPER_BACKBONES  # noqa: E402
 from trainer.config import AugmentTable, ModelTable, load_config  # noqa: E402
 from trainer.devices import Devices  # noqa: E402
+from trainer.export import UNCALIBRATED  # noqa: E402
 from trainer.fold import folded  # noqa: E402
 from trainer.optim import optimization, parameter_groups, suggest  # noqa: E402
 from trainer.report import figure, measured, rate  # noqa: E402
@@ -317,16 +318,19 @@ def test_more_stages_than_there_are_are_refused():
         model.build_network(TINY.model_copy(update={"stages": 9}), 4)
 
 
-def test_the_temperature_of_a_graph_can_be_set_and_one_that_has_none_is_refused(network, tmp_path):
+def test_the_temperature_of_a_graph_can_be_set_where_it_is_a_constant_of_its_own(tmp_path):
+    table = TINY.model_copy(update={"stain_normalisation": ("density",)})  # squares: the exporter shares the 2
+    network = model.build_network(table, 4).eval()
     file, captures = tmp_path / "model.onnx", some_captures(3)
-    outputs = exported(network, 2.0, file)
+    outputs = exported(network, UNCALIBRATED, file)
     graph.set_temperature(file, 0.7)
     with torch.inference_mode():
         expected = model.Exportable(network, 0.7)(captures)[0].numpy()
     assert np.allclose(graph.GraphRunner(file, outputs).probabilities(captures.numpy()), expected, atol=1e-5)
-    exported(network, 1.0, file)
-    with pytest.raises(ExportError, match="has no temperature"):
-        graph.set_temperature(file, 0.7)
+    for shared in (1.0, 2.0):
+        exported(network, shared, file)
+        with pytest.raises(ExportError, match="no temperature of its own"):
+            graph.set_temperature(file, 0.7)
 
 
 def exported(network, temperature: float, file):
