@@ -59,6 +59,7 @@ class _LockedCase:
 
     id: int
     run_id: int
+    state: str
     verdict: str
     subtype: str | None
     review_holder: str | None
@@ -144,8 +145,7 @@ def _locked(connection: Connection, case_id: int) -> _LockedCase:
         raise NoSuchCase(f"there is no case {case_id}; `screen review list` lists what waits for review")
     if row.state != CaseState.AGGREGATED:
         raise UsageError(f"case {case_id} has no result yet; `screen watch {row.run_id}` follows its run")
-    values = {name: value for name, value in row._mapping.items() if name != "state"}
-    return _LockedCase(**values | {"is_held": bool(row.is_held)})
+    return _LockedCase(**{**row._mapping, "is_held": bool(row.is_held)})
 
 
 def _refuse_if_held(locked: _LockedCase, reviewer: str) -> None:

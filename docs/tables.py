@@ -5,7 +5,7 @@ A page says where a table belongs, and which: `<!-- table: options of screen run
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,9 @@ MARKED = re.compile(rf"(<!-- table: (.+?) -->\n).*?({re.escape(END)})", re.DOTAL
 
 
 def pages() -> dict[Path, str]:
-    """Every page that holds something made, as it should be."""
-    made = {
-        path: with_tables(path.read_text(encoding="utf-8"))
-        for path in sorted(DOCS.glob("*.md"))
-        if "<!-- table: " in path.read_text(encoding="utf-8")
-    }
-    return made | {document.PAGE: document.page(), record.PAGE: record.page()}
+    """Every page of docs/, as it should be."""
+    marked = {path: with_tables(path.read_text(encoding="utf-8")) for path in sorted(DOCS.glob("*.md"))}
+    return marked | {document.PAGE: document.page(), record.PAGE: record.page()}
 
 
 def with_tables(page: str) -> str:
@@ -50,7 +46,7 @@ def table(name: str) -> str:
     return MAKERS[kind](what)
 
 
-def markdown(columns: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; vertical bars inside cells are escaped."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
@@ -109,10 +105,10 @@ def find_command(names: Sequence[str]) -> click.Command:
     command: click.Command = screen
     for name in names:
         assert isinstance(command, click.Group)
-        found = command.get_command(click.Context(command), name)
-        if found is None:
+        subcommand = command.get_command(click.Context(command), name)
+        if subcommand is None:
             raise KeyError(name)
-        command = found
+        command = subcommand
     return command
 
 
@@ -177,7 +173,7 @@ def _codes(name: str) -> str:
 
 def _columns(name: str) -> str:
     if name in VIEW_COLUMNS:
-        return markdown(("column", "meaning"), iter(VIEW_COLUMNS[name].items()))
+        return markdown(("column", "meaning"), VIEW_COLUMNS[name].items())
     return markdown(
         ("column", "type", "meaning"),
         ((column.name, _sql_type(column), column.doc or "") for column in Base.metadata.tables[name].columns),

@@ -126,12 +126,15 @@ def test_every_result_of_a_benchmark_has_its_section() -> None:
     assert {file.stem for file in document.RESULTS.glob("*.json")} == set(document.SECTIONS)
 
 
-def steps_of_how_tos() -> Iterator[tuple[str, str]]:
-    """Of CONTRIBUTING.md, "How to add": what is added, and each file that its steps name."""
+def how_tos() -> list[tuple[str, str]]:
+    """Of CONTRIBUTING.md, "How to add": what is added, and the steps."""
     page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for what, steps in re.findall(
-        r"^- \*(.+?)\*: (.+?)(?=\n- |\n\n)", section(page, "## How to add"), re.DOTALL | re.MULTILINE
-    ):
+    return re.findall(r"^- \*(.+?)\*: (.+?)(?=\n- |\n\n)", section(page, "## How to add"), re.DOTALL | re.MULTILINE)
+
+
+def steps_of_how_tos() -> Iterator[tuple[str, str]]:
+    """What is added, and each file that its steps name."""
+    for what, steps in how_tos():
         for path in re.findall(r"`([\w./-]+/[\w.-]*|[\w-]+\.toml|docs/\w+\.md)`|(docs/\w+\.md|pyproject\.toml)", steps):
             yield what, "".join(path)
 
@@ -148,11 +151,7 @@ def test_each_file_of_a_how_to_is_there(what: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("what", "path", "name"),
-    re.findall(
-        r"^- \*(.+?)\*:(?:.|\n(?!- ))*?`([\w/]+\.py)` `(\w+)`",
-        (REPOSITORY / "CONTRIBUTING.md").read_text(),
-        re.MULTILINE,
-    ),
+    [(what, path, name) for what, steps in how_tos() for path, name in re.findall(r"`([\w/]+\.py)`\s+`(\w+)`", steps)],
 )
 def test_each_name_of_a_how_to_is_in_its_file(what: str, path: str, name: str) -> None:
     assert re.search(rf"\b{name}\b", (REPOSITORY / path).read_text(encoding="utf-8")), f"how to add {what}"

@@ -11,17 +11,17 @@ from tests.support.fields import SIDE, field, with_bar
 
 
 def test_quality_measures():
-    found = quality.measure(field())
-    assert set(found) == set(quality.MEASURES)
+    measures = quality.measure(field())
+    assert set(measures) == set(quality.MEASURES)
     blurred = quality.measure(cv2.GaussianBlur(field(), (0, 0), 2))
-    assert blurred["sharpness"] < found["sharpness"] / 2
+    assert blurred["sharpness"] < measures["sharpness"] / 2
     assert quality.measure(field(tint=(0.7, 0.7, 0.7)))["brightness"] == pytest.approx(
-        0.7 * found["brightness"], rel=0.02
+        0.7 * measures["brightness"], rel=0.02
     )
-    assert found["nucleated"] == pytest.approx(2 * np.pi * 16**2 / SIDE**2, rel=0.1)
+    assert measures["nucleated"] == pytest.approx(2 * np.pi * 16**2 / SIDE**2, rel=0.1)
     assert quality.measure(np.full((64, 64, 3), 255, np.uint8))["clipped"] == 1.0
-    assert found["cells"] > found["nucleated"]
-    assert found["bar"] == 0
+    assert measures["cells"] > measures["nucleated"]
+    assert measures["bar"] == 0
     assert quality.measure(with_bar(field()))["bar"] == pytest.approx(0.2, abs=0.1)
     assert quality.measure(np.full((SIDE, SIDE, 3), 235, np.uint8))["cells"] == 0
 
