@@ -21,12 +21,13 @@ from contract.archive import FoundCapture, walk_archive
 from contract.bundle import MODEL, Bundle
 from contract.errors import DataError, UsageError
 from contract.novelty import Novelty, read_novelty
+from contract.predictions import Predictions
 from contract.quality import MEASURES
 from trainer import adapt_reference
 from trainer.adapt_archive import Looked, measured, pixels_of
 from trainer.adapt_majority import majority
 from trainer.data import LABELS_FILE, read_csv
-from trainer.graph import GraphRunner, Predictions
+from trainer.graph import GraphRunner
 
 CONTAMINATION = 0.2
 """Share of photographs, or of captures of another kind, in the archive for the adaptation."""
@@ -45,7 +46,7 @@ class Captures:
     patients: NDArray[np.str_]
     targets: NDArray[np.int64]
     measures: NDArray[np.float64]
-    probabilities: NDArray[np.float64]
+    probabilities: NDArray[np.float32]
     embedding: NDArray[np.float32]
 
     @classmethod
@@ -69,7 +70,7 @@ class Captures:
             for row, patient in enumerate(self.patients)
         )
         measures = dict(zip(MEASURES, self.measures.T, strict=True))
-        answers = Predictions(self.probabilities, self.embedding, None)
+        answers = Predictions(self.probabilities, None, self.embedding)
         return Looked(b"", captures, measures, answers, len(captures), len(np.unique(self.patients)), 0)
 
 

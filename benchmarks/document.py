@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from docs.markdown import markdown
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -43,9 +45,7 @@ def _source(name: str, record: dict[str, Any]) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join("–" if value is None else _shown(value) for value in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return markdown(columns, (["–" if value is None else _shown(value) for value in row] for row in rows)) + "\n"
 
 
 def _shown(value: object) -> str:

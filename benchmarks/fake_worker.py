@@ -14,8 +14,9 @@ from contract.bundle import EXPECTED, GOLDEN, MODEL, Bundle, Calibration, Golden
 from contract.bundle import write_manifest as write
 from contract.case_policy import CasePolicy
 from contract.imaging import ImageSpec, RGBImage
+from contract.predictions import Predictions
 from worker.engines import registry
-from worker.engines.base import EngineOptions, Pending, Predictions
+from worker.engines.base import EngineOptions, Pending
 
 ANSWER = (0.97, 0.01, 0.01, 0.01)
 SIDE = 64

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.record import console, finish, json_option, rounded, table, work_folder, work_option
 from trainer import probe, splits
 from trainer.augment import Augment, from_unit
+from trainer.batches import evenly_spread
 from trainer.config import Config, load_config
 from trainer.metrics import Labelled, capture_metrics
 from trainer.model import build_network
@@ -140,7 +141,7 @@ def _features(prepared: Prepared, config: Config, stages: int | None, rows: Sequ
 
 
 def _changed_rows(count: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, count - 1, min(count, CHANGED_CAPTURES)).astype(np.int64))
+    return evenly_spread(count, CHANGED_CAPTURES)
 
 
 def _joined(features: dict[str, probe.Features], row: Row) -> probe.Features:

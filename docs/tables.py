@@ -5,7 +5,7 @@ A page says where a table belongs, and which: `<!-- table: options of screen run
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from contract.settings import PREFIX, Settings
 from db import models  # noqa: F401 - declares the tables
 from db.columns import Base
 from db.view_columns import VIEW_COLUMNS
+from docs import keys
+from docs.markdown import markdown
 from producer.cli import SECTIONS, screen
 from tests.faults import record
-from trainer import keys
 
 DOCS = Path(__file__).parent
 END = "<!-- end of table -->"
@@ -44,12 +45,6 @@ def table(name: str) -> str:
     """The Markdown table of this name, such as `settings` or `columns of capture`."""
     kind, _, what = name.partition(" of ")
     return MAKERS[kind](what)
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; vertical bars inside cells are escaped."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _commands(_: str) -> str:

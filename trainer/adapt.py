@@ -21,11 +21,12 @@ from contract.bundle import MODEL, Bundle, Manifest, write_manifest
 from contract.errors import BundleError, UsageError
 from contract.files import whole_folder
 from contract.novelty import Novelty, read_novelty
+from contract.predictions import Predictions
 from trainer import adapt_labels, adapt_reference, report
 from trainer.adapt_archive import Looked, Measures, look, measured, pixels_of
 from trainer.adapt_labels import RANDOM, Labels, read_labels
 from trainer.adapt_majority import Majority, majority
-from trainer.graph import GraphRunner, Predictions
+from trainer.graph import GraphRunner
 from trainer.progress import say
 from trainer.proof import HIDDEN_CAPTURES, spread, write_expectations
 

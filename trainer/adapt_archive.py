@@ -17,8 +17,10 @@ from contract.bundle import Bundle
 from contract.errors import ArchiveUnavailable, CaptureRejected, DataError
 from contract.imaging import ImageSpec, RGBImage, decode
 from contract.names import display_name
+from contract.predictions import Predictions
 from contract.quality import MEASURES, measure
-from trainer.graph import BATCH, GraphRunner, Predictions
+from trainer.batches import evenly_spread
+from trainer.graph import BATCH, GraphRunner
 from trainer.progress import bar, say
 from trainer.reference import REFERENCE_CAPTURES
 from trainer.traits import in_threads
@@ -55,7 +57,7 @@ class Looked:
 def look(bundle: Bundle, runner: GraphRunner, archive: Path) -> Looked:
     """Decode, measure and run the captures of `archive` that `chosen` picks; the unreadable are named and left out.
 
-    Raises ArchiveError, ArchiveUnavailable.
+    Raises ArchiveError, ArchiveUnavailable, and DataError if no capture can be read.
     """
     walked = walk_archive(archive)
     captures = chosen(list(walked.captures))
@@ -74,11 +76,13 @@ def look(bundle: Bundle, runner: GraphRunner, archive: Path) -> Looked:
                 parts.append(runner.predict(batch_pixels))
             progress.advance(len(batch))
     _say_unreadable(faults)
+    if not parts:
+        raise DataError(f"{archive}: none of its {len(captures)} captures can be read, so there is nothing to adapt to")
     return Looked(
         root=walked.root,
         captures=tuple(kept),
-        measures={name: np.concatenate([[], *(of_batch[name] for of_batch in measures)]) for name in MEASURES},
-        answers=joined(parts),
+        measures={name: np.concatenate([of_batch[name] for of_batch in measures]) for name in MEASURES},
+        answers=Predictions.joined(parts),
         found=len(walked.captures),
         patients=walked.patients,
         unreadable=len(faults),
@@ -96,11 +100,7 @@ def chosen(captures: Sequence[FoundCapture], most: int = REFERENCE_CAPTURES) -> 
     limit = max(1, int(DOMINANCE * np.median(counts)))
     while limit > 1 and int(np.minimum(counts, limit).sum()) > most:
         limit -= 1
-    return [
-        group[place]
-        for group in by_patient
-        for place in np.unique(np.linspace(0, len(group) - 1, min(limit, len(group))).astype(int))
-    ]
+    return [group[place] for group in by_patient for place in evenly_spread(len(group), limit)]
 
 
 def decoded(
@@ -141,17 +141,6 @@ def measured(pixels: NDArray[np.uint8]) -> Measures:
     """Quality measures of captures, uint8 [N, S, S, 3]."""
     measures = in_threads(lambda row: measure(pixels[row]), range(len(pixels)))
     return {name: np.asarray([of_capture[name] for of_capture in measures]) for name in MEASURES}
-
-
-def joined(parts: Sequence[Predictions]) -> Predictions:
-    """The answers of several batches as one `Predictions`, without activation maps."""
-    if not parts:
-        return Predictions(np.zeros((0, 0)), np.zeros((0, 0), np.float32), None)
-    return Predictions(
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.embedding for part in parts]),
-        None,
-    )
 
 
 def _say_unreadable(faults: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ class Drawn:
 def draw(
     count: int,
     counts: NDArray[np.bool_],
-    probabilities: NDArray[np.float64],
+    probabilities: NDArray[np.floating],
     space: NDArray[np.float64],
     patients: NDArray[np.int64],
     manifest: Manifest,
@@ -75,7 +75,7 @@ def draw(
     return Drawn(sorted(at_random.tolist()), border)
 
 
-def from_border(probabilities: NDArray[np.float64], manifest: Manifest) -> NDArray[np.float64]:
+def from_border(probabilities: NDArray[np.floating], manifest: Manifest) -> NDArray[np.float64]:
     """How far each capture, given its probabilities [N, L], is from another label or from crossing a threshold, [N]."""
     ordered = np.sort(probabilities, axis=1)
     p_all = 1 - probabilities[:, manifest.benign_index]
@@ -137,7 +137,7 @@ def read_labels(file: Path, archive: Sequence[FoundCapture], labels: Sequence[st
 
 
 def figures(
-    labels: Labels, probabilities: NDArray[np.float64], counts: NDArray[np.bool_], benign: int
+    labels: Labels, probabilities: NDArray[np.floating], counts: NDArray[np.bool_], benign: int
 ) -> dict[str, Any]:
     """One bundle's accuracy, by label and for ALL against benign: on the captures drawn at random, which estimates the
     accuracy on all such captures, and on those near the border. Each is also given for only the captures that count.

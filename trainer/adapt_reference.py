@@ -46,7 +46,7 @@ def take(
     parent: Manifest,
     known: Novelty | None,
     embeddings: NDArray[np.float32],
-    p_all: NDArray[np.float64],
+    p_all: NDArray[np.floating],
     measures: Mapping[str, NDArray[np.float64]],
     patients: NDArray[np.int64],
 ) -> Taken:

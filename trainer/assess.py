@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.case_policy import CasePolicy
+from contract.predictions import Predictions
 from trainer import explain, figures, pictures
 from trainer.data import LabelledData
-from trainer.graph import GraphRunner, Predictions
+from trainer.graph import GraphRunner
 from trainer.metrics import Groups, Labelled, capture_metrics, patient_metrics
 from trainer.progress import bar
 from trainer.robustness import audit
@@ -49,13 +50,14 @@ def score(
     """
     with bar(title, len(rows)) as progress:
         predictions = predict(runner, pixels, rows, progress.advance)
+    probabilities = predictions.probabilities.astype(np.float64)
     targets = data.targets()[rows]
     benign = data.labels.index(benign_label)
     alike: Groups = [data.captures[i].patient for i in rows] if data.patients_known else groups[rows]
     cases = alike if data.patients_known else blocks_of([data.captures[i].path for i in rows], targets)
     return Scored(
-        pixels, rows, Labelled(data.labels, benign, targets, predictions.probabilities, alike),
-        Labelled(data.labels, benign, targets, predictions.probabilities, cases),
+        pixels, rows, Labelled(data.labels, benign, targets, probabilities, alike),
+        Labelled(data.labels, benign, targets, probabilities, cases),
         "patient" if data.patients_known else "block", predictions,
     )  # fmt: skip
 
@@ -63,11 +65,7 @@ def score(
 def predict(runner: GraphRunner, pixels: Pixels, rows: NDArray[np.int64], advance: Any = None) -> Predictions:
     """All outputs for the captures `rows` of a memory map, which is never loaded as a whole."""
     parts = [runner.predict(pixels[part], advance) for part in np.array_split(rows, max(1, len(rows) // 512))]
-    return Predictions(
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.embedding for part in parts]),
-        None if parts[0].cam is None else np.concatenate([part.cam for part in parts if part.cam is not None]),
-    )
+    return Predictions.joined(parts)
 
 
 def metrics(scored: Scored, temperature: float, policy: CasePolicy, sites: Sequence[str | None]) -> dict[str, Any]:

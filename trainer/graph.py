@@ -5,18 +5,18 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.bundle import Outputs
 from contract.errors import ExportError
+from contract.onnx_session import OnnxSession
+from contract.predictions import Predictions
 from trainer.model import HALF_MAX, Exportable
 
 OPSET = 20
@@ -111,41 +111,25 @@ def graph_outputs(exportable: Exportable) -> Outputs:
     return Outputs(cam="cam" if exportable.has_cam else None, first_stage="first_stage")
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """For N captures: probabilities float64 [N, L], embedding float32 [N, D], cam float32 [N, L, h, w] or None."""
-
-    probabilities: NDArray[np.float64]
-    embedding: NDArray[np.float32]
-    cam: NDArray[np.float32] | None
-
-
 class GraphRunner:
-    """The graph in ONNX Runtime on the CPU: the reference that every engine is compared with."""
+    """The graph in ONNX Runtime on the CPU, batch by batch: the reference that every engine is compared with."""
 
     def __init__(self, file: Path, names: Outputs) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._session = OnnxSession(file, names)
         self.names = names
 
     def probabilities(self, captures: NDArray[np.uint8]) -> NDArray[np.float64]:
         """uint8 [N, S, S, 3] -> calibrated probabilities [N, L]."""
-        names = [self.names.probabilities]
-        parts = [self.session.run(names, {self.names.input: batch})[0] for batch in _cut(captures)]
-        return np.concatenate(parts).astype(np.float64)
+        return np.concatenate([self._session.probabilities(batch) for batch in _cut(captures)]).astype(np.float64)
 
     def predict(self, captures: NDArray[np.uint8], advance: Callable[[int], None] | None = None) -> Predictions:
         """uint8 [N, S, S, 3], perhaps a memory map -> all outputs, computed batch by batch."""
-        names = [self.names.probabilities, self.names.embedding, *([self.names.cam] if self.names.cam else [])]
         parts = []
         for batch in _cut(captures):
-            parts.append(self.session.run(names, {self.names.input: np.ascontiguousarray(batch)}))
+            parts.append(self._session.predict(batch))
             if advance is not None:
                 advance(len(batch))
-        outputs = [np.concatenate(batches) for batches in zip(*parts, strict=True)]
-        cam = np.asarray(outputs[2], np.float32) if self.names.cam else None
-        return Predictions(np.asarray(outputs[0], np.float64), np.asarray(outputs[1], np.float32), cam)
+        return Predictions.joined(parts)
 
 
 def _cut(captures: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

@@ -10,10 +10,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from contract.evidence import framed
+from contract.predictions import Predictions
 from trainer.augment import Augment
 from trainer.config import AugmentTable
 from trainer.figures import colour, png
-from trainer.graph import Predictions
 from trainer.metrics import Labelled
 
 Pixels = NDArray[np.uint8]

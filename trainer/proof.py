@@ -14,10 +14,11 @@ from contract.bundle import EXPECTED, EXPECTED_ARRAYS, GOLDEN, MODEL, Bundle, Go
 from contract.decisions import Decision, decide
 from contract.imaging import decode
 from contract.novelty import read_novelty
+from contract.predictions import Predictions
 from contract.proof import FILE, Expected, decoded, golden_expected, open_hidden, write_hidden
 from contract.quality import measure
 from contract.reproduction import MOST_CHANGED, Figures, failures, figures
-from trainer.graph import GraphRunner, Predictions
+from trainer.graph import GraphRunner
 
 HIDDEN_CAPTURES = 300
 """One decision of these may differ; with this many, 98 in 100 such sets detect a precision that changes 2 %."""

@@ -19,6 +19,7 @@ from sklearn.decomposition import PCA
 from contract.drift import P_ALL_EDGES, Bins
 from contract.novelty import ARRAYS, FILE, Block, open_reference
 from contract.quality import MEASURES, measure
+from trainer.batches import evenly_spread
 from trainer.traits import in_threads
 
 DIMENSION = 64
@@ -32,7 +33,7 @@ Array = NDArray[np.float32]
 
 def some_of(train: NDArray[np.int64]) -> NDArray[np.int64]:
     """At most REFERENCE_CAPTURES of these rows, spread evenly over them."""
-    return train[np.unique(np.linspace(0, len(train) - 1, min(len(train), REFERENCE_CAPTURES)).astype(np.int64))]
+    return train[evenly_spread(len(train), REFERENCE_CAPTURES)]
 
 
 def take_reference(
@@ -43,7 +44,7 @@ def take_reference(
     embedded: Array,
     targets: NDArray[np.int64],
     validation: Array,
-    validation_p_all: NDArray[np.float64],
+    validation_p_all: NDArray[np.floating],
 ) -> dict[str, Any]:
     """Write reference.npz into `folder`; returns the entries for the manifest.
 
@@ -62,13 +63,13 @@ def statistics(
     blocks: list[dict[str, Any]],
     measures: Mapping[str, NDArray[np.float64]],
     novelty: NDArray[np.float64],
-    p_all: NDArray[np.float64],
+    p_all: NDArray[np.floating],
 ) -> dict[str, Any]:
     """The entries for the manifest, from `blocks` of `write_embeddings`, the quality `measures` of the reference's
     captures, and novelty and P(ALL) of the captures that the threshold was fitted on.
     """
     bins = {name: Bins.of(values) for name, values in (*measures.items(), ("novelty", novelty))}
-    bins["p_all"] = Bins.of(p_all, P_ALL_EDGES)
+    bins["p_all"] = Bins.of(np.asarray(p_all, np.float64), P_ALL_EDGES)
     return {
         "novelty": {"blocks": blocks, "validation": quantiles(novelty)},
         "quality": {name: quantiles(values) for name, values in measures.items()},
@@ -122,6 +123,6 @@ def _fit(begin: int, end: int, train: Array, targets: NDArray[np.int64]) -> Bloc
     return Block(begin, end, 1.0, *(array.astype(np.float32) for array in (mean, components, means, precision)))
 
 
-def quantiles(values: NDArray[np.float64]) -> dict[str, float]:
+def quantiles(values: NDArray[np.floating]) -> dict[str, float]:
     """The quantiles of QUANTILES, each by its number as text."""
     return {str(q): float(value) for q, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, rotate
 
 from trainer.augment import Augment, background, from_unit, grey, recompressed, to_unit
+from trainer.batches import evenly_spread
 from trainer.config import AugmentTable
 from trainer.graph import BATCH, GraphRunner
 from trainer.metrics import Labelled, all_versus_benign, interval
@@ -131,7 +132,7 @@ def audit(
     It takes at most `limit` of them, spread evenly over the rows. Each line holds the accuracy with its 95 % interval,
     the mean confidence, and the sensitivity for ALL at P(ALL) >= 0.5.
     """
-    places = np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(np.int64))
+    places = evenly_spread(len(rows), limit)
     groups = np.asarray(of.groups)[places]
     targets = of.targets[places]
     lines: list[dict[str, Any]] = []

@@ -20,9 +20,10 @@ from contract.decisions import Decision, decide
 from contract.errors import CaptureRejected
 from contract.imaging import RGBImage, decode
 from contract.novelty import Novelty, read_novelty
+from contract.predictions import Predictions
 from contract.quality import measure
 from contract.reproduction import MOST_CHANGED
-from worker.engines.base import Engine, Predictions, infer_all
+from worker.engines.base import Engine, infer_all
 
 ENOUGH_EQUAL = 0.999
 """A precision may serve if at least this share of captures keep their label."""

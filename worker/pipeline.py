@@ -22,8 +22,9 @@ from contract.errors import CaptureRejected, EngineError, OutOfMemory
 from contract.imaging import Decoded, RGBImage, decode
 from contract.novelty import Novelty
 from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
+from contract.predictions import Predictions
 from contract.quality import measure
-from worker.engines.base import DeviceMemoryFull, Engine, Pending, Predictions, infer_in_halves
+from worker.engines.base import DeviceMemoryFull, Engine, Pending, infer_in_halves
 from worker.reading import check_archive, read_capture
 from worker.recorder import FlightRecorder
 

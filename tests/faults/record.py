@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from docs.markdown import markdown
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
@@ -53,14 +55,14 @@ What has no row here was not done at full size yet.
 
 def page() -> str:
     """docs/reliability.md, from whatever results there are."""
-    rows = ["| | fault | database | counted |", "|---|---|---|---|"]
+    rows = []
     for file in sorted(RESULTS.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         counted = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in found["figures"].items())
         database = "no database" if found["database"] == "none" else found["database"]
         where = f"{database}, {found['cores']} cores, {found['day']}"
-        rows.append(f"| {found['number']} | {found['fault']} | {where} | {counted} |")
-    return "\n".join([INTRODUCTION, *rows, NOT_YET])
+        rows.append((str(found["number"]), found["fault"], where, counted))
+    return "\n".join([INTRODUCTION, markdown(("", "fault", "database", "counted"), rows), NOT_YET])
 
 
 def _shown(value: object) -> str:

@@ -150,6 +150,16 @@ def test_an_archive_of_ten_captures_is_refused(work: Path, tmp_path: Path) -> No
     assert sorted(one.name for one in tmp_path.iterdir()) == ["few"]
 
 
+def test_an_archive_without_a_readable_capture_is_refused(tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        (tmp_path / "archive" / patient).mkdir(parents=True)
+        (tmp_path / "archive" / patient / "1.jpg").write_bytes(b"no picture")
+    result = called(PARENT, tmp_path / "archive", "--out", tmp_path / "new")
+    assert isinstance(result.exception, DataError)
+    assert "none of its 2 captures can be read" in str(result.exception)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_name_that_is_taken_and_bundles_that_cannot_be_adapted_are_refused(work: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     result = called(PARENT, work / "archive", "--out", tmp_path / "new")

@@ -16,12 +16,13 @@ from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage, decode
+from contract.predictions import Predictions
 from contract.settings import Settings
 from tests.support.commands import REPOSITORY
 from worker import tuning
 from worker.agreement import compare
 from worker.engines import plan_cache, registry
-from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, NotUsable, Pending, Predictions, infer
+from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, NotUsable, Pending, infer
 from worker.engines.onnxruntime import ONNXRuntimeEngine
 from worker.engines.openvino import OpenVINOEngine
 from worker.engines.registry import open_engine

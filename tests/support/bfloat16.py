@@ -10,13 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.bundle import MODEL, Bundle
 from contract.imaging import RGBImage
-from worker.engines.base import EngineOptions, Pending, Predictions
+from contract.onnx_session import OnnxSession
+from worker.engines.base import EngineOptions, Pending
 from worker.engines.onnxruntime import ONNXRuntimeEngine
 
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -98,14 +98,10 @@ class EmulatedBfloat16Engine:
         self.precision = precision
         self.closed = False
         self._exact = ONNXRuntimeEngine(bundle, "float32", options)
-        self._names = bundle.manifest.outputs
-        self._session = None
+        self._session: OnnxSession | None = None
         if precision == "bfloat16":
-            settings = onnxruntime.SessionOptions()
-            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # keep every cast
-            settings.log_severity_level = 3
             graph = emulated(onnx.load(bundle.path / MODEL)).SerializeToString()
-            self._session = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+            self._session = OnnxSession(graph, bundle.manifest.outputs, keep_casts=True)
         EmulatedBfloat16Engine.opened.append(self)
 
     @classmethod
@@ -115,12 +111,9 @@ class EmulatedBfloat16Engine:
     def start(self, batch: RGBImage) -> Pending:
         if self._session is None:
             return self._exact.start(batch)
-        names = self._names
-        wanted = [names.probabilities, names.embedding, *([names.cam] if names.cam else [])]
-        probabilities, embedding, *cam = self._session.run(wanted, {names.input: batch})
-        answers = Predictions(probabilities, cam[0] if cam else None, embedding)
-        if names.first_stage is not None:
-            (width,) = (port.shape[1] for port in self._session.get_outputs() if port.name == names.first_stage)
+        answers = self._session.predict(batch)
+        if (first_stage := self._session.names.first_stage) is not None:
+            width = self._session.width(first_stage)
             answers = answers.with_first_stage(self._exact.start(batch)().embedding[:, :width])
         return lambda: answers
 

@@ -15,13 +15,13 @@ torch = pytest.importorskip("torch")
 from contract.archive import FoundCapture  # noqa: E402
 from contract.errors import DataError  # noqa: E402
 from contract.novelty import open_reference  # noqa: E402
+from contract.predictions import Predictions  # noqa: E402
 from contract.quality import MEASURES  # noqa: E402
 from tests.support.bundles import colour_bundle  # noqa: E402
 from trainer import adapt_labels, adapt_reference  # noqa: E402
 from trainer.adapt_archive import DOMINANCE, Looked, chosen  # noqa: E402
 from trainer.adapt_labels import BORDER, RANDOM, read_labels  # noqa: E402
 from trainer.adapt_majority import majority  # noqa: E402
-from trainer.graph import Predictions  # noqa: E402
 from trainer.reference import write_embeddings  # noqa: E402
 
 WIDTHS = [12, 6]
@@ -44,7 +44,7 @@ def looked(*parts: tuple[np.ndarray, np.ndarray, dict[str, float]]) -> Looked:
     measures["sharpness"] = measures["sharpness"] * rng.uniform(0.9, 1.1, len(embeddings))
     probabilities = rng.dirichlet([1, 1, 1, 1], len(embeddings))
     captures = tuple(capture(int(one), row) for row, one in enumerate(patients))
-    answers = Predictions(probabilities, embeddings, None)
+    answers = Predictions(probabilities, None, embeddings)
     return Looked(b"", captures, measures, answers, len(captures), len(np.unique(patients)), 0)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from contract.errors import EngineError
 from contract.imaging import RGBImage
-from worker.engines.base import Pending, Predictions
+from contract.predictions import Predictions
+from worker.engines.base import Pending
 from worker.engines.close_calls import CloseCalls, Doubt
 
 MARGIN = 0.1

@@ -19,10 +19,9 @@ from db.engine import open_engine
 from db.schema import upgrade
 from db.view_columns import VIEW_COLUMNS
 from db.views import VIEWS
-from docs import tables
+from docs import keys, tables
 from producer.cli import screen
 from tests.support.commands import REPOSITORY
-from trainer import keys
 from trainer.config import recipe_names
 
 TRAINING = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")

@@ -20,12 +20,13 @@ from PIL import Image
 from contract.bundle import EXPECTED, GOLDEN, MODEL, Bundle, GoldenSet, Outputs, file_digest, write_manifest
 from contract.errors import ArchiveUnavailable, BundleError, EngineError, LeaseLost
 from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
+from contract.predictions import Predictions
 from contract.states import RejectCode
 from tests.support.archives import COLOURS, encode, write_archive
 from tests.support.bundles import LABELS, expected
 from tests.support.waiting import wait_until
 from worker import pipeline as pipeline_module
-from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, Pending, Predictions, infer
+from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, Pending, infer
 from worker.engines.proving import prove
 from worker.engines.registry import open_engine
 from worker.pipeline import LOOK_AHEAD_BATCHES, Pipeline, Work

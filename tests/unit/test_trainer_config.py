@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 import trainer
 from contract.errors import SettingsError, UsageError
+from docs.keys import TABLES
 from tests.support.commands import REPOSITORY
 from trainer import options
 from trainer.commands.train import train
 from trainer.config import Config, load_config, recipe_names, to_toml
-from trainer.keys import TABLES
 
 MINIMAL = """name = "x"
 [image]

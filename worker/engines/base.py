@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from contract.bundle import Bundle
 from contract.errors import CaptureRejected, EngineError
 from contract.imaging import RGBImage, decode
+from contract.predictions import Predictions
 
 
 class NotUsable(EngineError):
@@ -20,32 +21,6 @@ class NotUsable(EngineError):
 
 class DeviceMemoryFull(EngineError):
     """The device has no room for a batch of this size; a smaller one may fit."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Outputs for a batch of N: probabilities float32 [N, L]; cam float32 [N, L, h, w], or None where the bundle
-    has no activation map; embedding float32 [N, D].
-    """
-
-    probabilities: NDArray[np.float32]
-    cam: NDArray[np.float32] | None
-    embedding: NDArray[np.float32]
-
-    @staticmethod
-    def joined(parts: "list[Predictions]") -> "Predictions":
-        """The predictions of consecutive batches as those of one batch."""
-        cams = [part.cam for part in parts if part.cam is not None]
-        return Predictions(
-            np.concatenate([part.probabilities for part in parts]),
-            np.concatenate(cams) if cams else None,
-            np.concatenate([part.embedding for part in parts]),
-        )
-
-    def with_first_stage(self, exact: NDArray[np.float32]) -> "Predictions":
-        """The same, with `exact` float32 [N, G] in place of the first G columns of the embedding, the first stage's."""
-        embedding = np.concatenate([exact, self.embedding[:, exact.shape[1] :]], axis=1)
-        return Predictions(self.probabilities, self.cam, embedding)
 
 
 Pending = Callable[[], Predictions]

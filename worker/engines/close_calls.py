@@ -9,7 +9,8 @@ from contract.bundle import Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
 from contract.novelty import Novelty, read_novelty
-from worker.engines.base import Engine, Pending, Predictions
+from contract.predictions import Predictions
+from worker.engines.base import Engine, Pending
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """ONNX Runtime: on an NVIDIA device where onnxruntime-gpu finds one, otherwise on any CPU; always in float32."""
 
-import numpy as np
 import onnxruntime
 
 from contract.bundle import MODEL, Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
-from worker.engines.base import DeviceMemoryFull, EngineOptions, Pending, Predictions
+from contract.onnx_session import OnnxSession
+from worker.engines.base import DeviceMemoryFull, EngineOptions, Pending
 
 _CUDA = "CUDAExecutionProvider"
 _MEMORY = ("out of memory", "failed to allocate", "bfcarena")
@@ -23,24 +23,18 @@ class ONNXRuntimeEngine:
     def __init__(self, bundle: Bundle, precision: str, options: EngineOptions) -> None:
         if precision != "float32":
             raise EngineError(f"ONNX Runtime computes the bundle in float32, not in {precision}")
-        names = bundle.manifest.outputs
-        self._input = names.input
-        self._outputs = [names.probabilities, names.embedding, *([names.cam] if names.cam else [])]
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
         # The library's default on a GPU rounds float32 to 10 bits of mantissa (TF32).
         preferred = [(_CUDA, {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
         available = onnxruntime.get_available_providers()
         providers = [(name, choices) for name, choices in preferred if name in available]
         try:
-            self._session = onnxruntime.InferenceSession(bundle.path / MODEL, settings, providers=providers)
+            self._session = OnnxSession(bundle.path / MODEL, bundle.manifest.outputs, providers=providers)
         except Exception as error:  # the library derives its errors from Exception and documents no root
             raise EngineError(f"ONNX Runtime cannot load bundle {bundle.digest[:12]}: {error}") from error
-        on_gpu = self._session.get_providers()[0] == _CUDA  # where no device answers, the library falls back to the CPU
+        on_gpu = self._session.provider == _CUDA  # where no device answers, the library falls back to the CPU
         self.device = "CUDA" if on_gpu else "CPU"
         self.shares_cores = not on_gpu
-        tensors = {port.name for port in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if missing := {self._input, *self._outputs} - tensors:
+        if missing := self._session.missing():
             raise EngineError(
                 f"bundle {bundle.digest[:12]}: its graph has no tensor {', '.join(sorted(missing))}; export again"
             )
@@ -51,12 +45,10 @@ class ONNXRuntimeEngine:
 
     def start(self, batch: RGBImage) -> Pending:
         try:
-            inputs = {self._input: np.ascontiguousarray(batch)}
-            probabilities, embedding, *cam = self._session.run(self._outputs, inputs)
+            predictions = self._session.predict(batch)
         except Exception as error:  # no common class of errors, see above
             kind = DeviceMemoryFull if any(word in str(error).lower() for word in _MEMORY) else EngineError
             raise kind(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
-        predictions = Predictions(probabilities, cam[0] if cam else None, embedding)
         return lambda: predictions
 
     def close(self) -> None:

@@ -17,7 +17,8 @@ import openvino
 from contract.bundle import MODEL, Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
-from worker.engines.base import EngineOptions, Pending, Predictions
+from contract.predictions import Predictions
+from worker.engines.base import EngineOptions, Pending
 from worker.engines.plan_cache import PlanKey, plan_folder, read_plan, write_plan
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}

@@ -7,10 +7,11 @@ from contract.decisions import Decision, decide
 from contract.errors import EngineError
 from contract.imaging import RGBImage
 from contract.novelty import Novelty, read_novelty
+from contract.predictions import Predictions
 from contract.proof import Expected, golden_expected, read_hidden
 from contract.quality import measure
 from contract.reproduction import MOST_CHANGED, Figures, failures, figures
-from worker.engines.base import Engine, Predictions, golden_batch, infer, infer_all
+from worker.engines.base import Engine, golden_batch, infer, infer_all
 
 BATCH_ON_CORES, BATCH_ON_DEVICE = 8, 64
 """Batch sizes for the hidden captures: tuning tries these sizes anyway, and they are compiled already."""

@@ -16,8 +16,9 @@ from numpy.typing import DTypeLike
 from contract.bundle import Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
+from contract.predictions import Predictions
 from worker.engines import cuda, plan_cache, plans
-from worker.engines.base import DeviceMemoryFull, EngineOptions, Pending, Predictions
+from worker.engines.base import DeviceMemoryFull, EngineOptions, Pending
 
 log = structlog.get_logger(__name__)
 

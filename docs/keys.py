@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from contract.imaging import ImageSpec
+from docs.markdown import markdown
 from trainer.config import (
     AugmentTable,
     CaseTable,
@@ -51,11 +52,11 @@ def tables() -> str:
 
 
 def _table(heading: str, model: type[BaseModel]) -> str:
-    rows = [
-        f"| `{name}` | {kind_in_words(field)} | {_default(field)} | {_meaning(field)} |"
+    rows = (
+        (f"`{name}`", kind_in_words(field), _default(field), _meaning(field))
         for name, field in model.model_fields.items()
-    ]
-    return "\n".join([f"{heading}:", "", "| key | type | default | meaning |", "|---|---|---|---|", *rows])
+    )
+    return f"{heading}:\n\n{markdown(('key', 'type', 'default', 'meaning'), rows)}"
 
 
 def kind_in_words(field: FieldInfo) -> str:
