@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 
 LIMIT = 0.25
@@ -39,8 +39,16 @@ class Bins(BaseModel):
     def of(cls, values: NDArray[np.float64], edges: Sequence[float] | None = None) -> "Bins":
         """Bins between `edges`, by default the quantiles of `values` [N], with the share of the values in each."""
         chosen = np.unique(np.quantile(values, _QUANTILES) if edges is None else np.asarray(edges, float))
-        counts = np.bincount(np.searchsorted(chosen, values, side="left"), minlength=len(chosen) + 1)
+        counts = _counts(chosen, values)
         return cls(edges=tuple(chosen.tolist()), shares=tuple((counts / len(values)).tolist()))
+
+    def count(self, values: ArrayLike) -> list[int]:
+        """How many of these values lie in each bin, [len(edges) + 1]."""
+        return [int(count) for count in _counts(np.asarray(self.edges), values)]
+
+
+def _counts(edges: NDArray[np.float64], values: ArrayLike) -> NDArray[np.int64]:
+    return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
 
 
 def reference_bins(reference: Mapping[str, Any]) -> dict[str, Bins]:

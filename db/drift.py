@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, func, select
 
 from contract.drift import FEWEST, LIMIT, chance, reference_bins, stability_index
@@ -57,11 +56,10 @@ def drift_of(connection: Connection, run: RunRow) -> list[Drift]:
     drifts = []
     for name, reference in bins.items():
         measured = [(value, row.case_id) for row in rows if (value := _value(name, row)) is not None]
-        values = np.array([value for value, _ in measured], float)
+        values = [value for value, _ in measured]
         patients = len({case_id for _, case_id in measured})
-        counts = np.bincount(np.searchsorted(reference.edges, values, side="left"), minlength=len(reference.shares))
-        if len(values):
-            index = stability_index(reference, counts.tolist(), patients)
+        if values:
+            index = stability_index(reference, reference.count(values), patients)
             limit = max(LIMIT, chance(reference, patients))
             drifts.append(Drift(name, index, limit, len(values), patients))
     return sorted(drifts, key=lambda drift: -drift.index)
