@@ -17,7 +17,7 @@ from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, Judged
 from contract.states import CaptureState, CaseState, EventKind
 from db.audit import WORKER, note
 from db.clock import db_now
-from db.engine import slices
+from db.engine import AnyRow, slices
 from db.mix_ups import is_in_conflict, one_at_a_time, perhaps_freed
 from db.models import BundleRow, Capture, Case, Run
 from db.report_queue import queue_result
@@ -62,7 +62,7 @@ def with_policy(manifest: Manifest, policy: dict[str, Any] | None) -> Manifest:
     return manifest.model_copy(update={"case_policy": CasePolicy.model_validate(policy)})
 
 
-def _aggregate(connection: Connection, case: Any, manifest: Manifest) -> None:
+def _aggregate(connection: Connection, case: AnyRow, manifest: Manifest) -> None:
     counts = case_counts(connection, case.id, case.submitted)
     written = connection.execute(
         update(Case)
@@ -154,7 +154,7 @@ JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
 
 
 def judge_rows(
-    rows: Sequence[Any], counts: CaseCounts, manifest: Manifest, *, identity_conflict: bool = False
+    rows: Sequence[AnyRow], counts: CaseCounts, manifest: Manifest, *, identity_conflict: bool = False
 ) -> CaseResult:
     """Apply the manifest's case policy to the screened captures of one case: rows with the columns JUDGED."""
     return judge(

@@ -17,7 +17,7 @@ from db.aggregation import aggregate_finished_cases, lock_cases
 from db.audit import WORKER, note
 from db.clock import db_now
 from db.columns import Life, columns_of
-from db.engine import reading, slices, writing
+from db.engine import AnyRow, reading, slices, writing
 from db.lease import Lease, held_by
 from db.models import BundleRow, Capture, Chunk, Run
 
@@ -145,7 +145,7 @@ def give_back_of(
 
 
 def _set_apart(
-    connection: Connection, chunk: Any, suspects: Collection[int], reason: str, *, count_attempt: bool
+    connection: Connection, chunk: AnyRow, suspects: Collection[int], reason: str, *, count_attempt: bool
 ) -> list[int]:
     """Give one chunk back, and put each of its suspects into its own chunk."""
     pending = connection.execute(

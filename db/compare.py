@@ -1,7 +1,6 @@
 """Two runs of one archive side by side: which results changed, by which captures, and how far they agree."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +9,38 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.orm import aliased
 
 from contract.errors import NoSuchRun, UsageError
-from contract.states import CaptureState, CaseState
-from db.engine import reading
+from contract.states import CaptureState, CaseState, Verdict
+from db.engine import AnyRow, reading
 from db.models import Capture, Case, Patient, Run
 
 BEHIND = 3
 """Number of captures named for each case that changed: those whose P(ALL) moved most."""
 SAME = 1e-6
 """Scores and probabilities that differ by at most this are equal: databases keep 64 bits, engines compute in 32."""
+
+
+@dataclass(frozen=True)
+class ComparedResult:
+    """A patient's result in one of the two runs."""
+
+    case_id: int
+    verdict: Verdict
+    subtype: str | None
+    score: float | None
+
+
+@dataclass(frozen=True)
+class MovedCapture:
+    """A capture that has another P(ALL) in the second run, or ended in another way.
+
+    `before` and `after` are its label, or its state if it was not screened.
+    """
+
+    path: str
+    before: str
+    p_all_before: float | None
+    after: str
+    p_all_after: float | None
 
 
 @dataclass(frozen=True)
@@ -28,9 +51,9 @@ class ChangedCase:
     """
 
     patient: str
-    before: dict[str, Any]
-    after: dict[str, Any]
-    captures: list[dict[str, Any]]
+    before: ComparedResult
+    after: ComparedResult
+    captures: list[MovedCapture]
 
 
 @dataclass(frozen=True)
@@ -109,7 +132,7 @@ def _same_archive(connection: Connection, first: int, second: int) -> None:
         )
 
 
-def _results(connection: Connection, run: int) -> dict[int, Any]:
+def _results(connection: Connection, run: int) -> dict[int, AnyRow]:
     rows = connection.execute(
         select(Case.id, Case.patient_id, Patient.external_id, Case.verdict, Case.subtype, Case.score, Case.priority)
         .join(Patient, Patient.id == Case.patient_id)
@@ -118,14 +141,14 @@ def _results(connection: Connection, run: int) -> dict[int, Any]:
     return {row.patient_id: row for row in rows}
 
 
-def _shown(row: Any) -> dict[str, Any]:
-    return {"case_id": row.id, "verdict": row.verdict, "subtype": row.subtype, "score": row.score}
+def _shown(row: AnyRow) -> ComparedResult:
+    return ComparedResult(row.id, Verdict(row.verdict), row.subtype, row.score)
 
 
-def _behind(connection: Connection, first_case: int, second_case: int) -> list[dict[str, Any]]:
+def _behind(connection: Connection, first_case: int, second_case: int) -> list[MovedCapture]:
     """The captures of both cases whose P(ALL) differs most; captures that ended differently come first."""
     before, after = aliased(Capture), aliased(Capture)
-    rows: Sequence[Any] = connection.execute(
+    rows = connection.execute(
         select(
             before.path_text, before.state, before.label, before.p_all,
             after.state.label("state_after"), after.label.label("label_after"), after.p_all.label("p_all_after"),
@@ -139,11 +162,10 @@ def _behind(connection: Connection, first_case: int, second_case: int) -> list[d
         .limit(BEHIND)
     ).all()  # fmt: skip
     return [
-        {
-            "path": row.path_text,
-            "before": row.label if row.state == CaptureState.SCREENED else row.state, "p_all_before": row.p_all,
-            "after": row.label_after if row.state_after == CaptureState.SCREENED else row.state_after,
-            "p_all_after": row.p_all_after,
-        }
+        MovedCapture(
+            row.path_text,
+            row.label if row.state == CaptureState.SCREENED else row.state, row.p_all,
+            row.label_after if row.state_after == CaptureState.SCREENED else row.state_after, row.p_all_after,
+        )
         for row in rows
     ]  # fmt: skip

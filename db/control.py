@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, Select, select, update
 
 from contract.errors import NoSuchRun, UsageError
 from contract.states import CaptureState, CaseState, ChunkState, EventKind
@@ -12,7 +12,7 @@ from db.audit import note
 from db.chunks import new_chunks
 from db.clock import db_now
 from db.columns import Life, columns_of
-from db.engine import slices, writing
+from db.engine import AnyRow, slices, writing
 from db.models import Capture, Case, Chunk, Run
 from db.opinions import signed
 
@@ -106,11 +106,11 @@ def retry(
         return Retried(len(captures), len(opened), chunk_ids, [case.id for case in cases if case.id in reviewed])
 
 
-def _case_ids(run_id: int, states: Collection[CaptureState]) -> Any:
+def _case_ids(run_id: int, states: Collection[CaptureState]) -> Select[int]:
     return select(Capture.case_id).where(Capture.run_id == run_id, Capture.state.in_(states))
 
 
-def _existing(connection: Connection, run_id: int) -> Any:
+def _existing(connection: Connection, run_id: int) -> AnyRow:
     # key_share: a transaction that has locked a case and queues its result refers to the run. It must not wait for this
     # lock while this transaction waits for its case.
     statement = select(Run.id, Run.cancelled_at).where(Run.id == run_id).with_for_update(key_share=True)

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from contract.drift import FEWEST, LIMIT, chance, reference_bins, stability_index
 from contract.states import CaptureState
+from db.engine import AnyRow
 from db.models import Capture
 from db.runs import RunRow
 
@@ -76,6 +76,6 @@ def drift_warning(drifts: Sequence[Drift]) -> str | None:
     )
 
 
-def _value(name: str, row: Any) -> float | None:
+def _value(name: str, row: AnyRow) -> float | None:
     value: float | None = getattr(row, name) if name in ("novelty", "p_all") else (row.quality or {}).get(name)
     return value

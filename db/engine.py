@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, FromClause, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, FromClause, Row, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -23,6 +23,8 @@ FORBIDDEN = frozenset({"42501", "25006"})
 """PostgreSQL's insufficient_privilege and read_only_sql_transaction, which a standby answers."""
 _BEGIN = "sqlite_begin"
 _T = TypeVar("_T")
+AnyRow = Row[*tuple[Any, ...]]
+"""A row of a statement, with its columns as attributes."""
 
 
 def open_engine(url: str, *, pooled: bool = True) -> Engine:

@@ -6,7 +6,6 @@ Nothing here trusts a stored count: each is compared with the rows that it sums 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.orm import aliased
@@ -17,7 +16,7 @@ from db.aggregation import JUDGED, judge_rows, with_policy
 from db.clock import db_now
 from db.columns import columns_of
 from db.compare import same_value
-from db.engine import reading
+from db.engine import AnyRow, reading
 from db.mix_ups import CONFLICTS
 from db.models import Capture, Case, Chunk, ReportQueue, Review
 from db.opinions import CASE_REVIEW
@@ -190,7 +189,7 @@ def _identity(connection: Connection, run: RunRow) -> Finding:
 def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[Finding]:
     of_captures, of_cases = columns_of(Capture, compared=True), columns_of(Case, compared=True)
 
-    def captures_of(run_id: int) -> dict[bytes, Any]:
+    def captures_of(run_id: int) -> dict[bytes, AnyRow]:
         columns = (getattr(Capture, name) for name in of_captures)
         rows = connection.execute(select(Capture.path, *columns).where(Capture.run_id == run_id))
         return {bytes(row.path): row for row in rows}
@@ -204,7 +203,7 @@ def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[
     names = sorted(path.decode("utf-8", "backslashreplace") for path in differ)
     yield Finding(f"every capture ended as in run {other.id}", len(captures), len(differ), names[:EXAMPLES])
 
-    def results_of(run_id: int) -> dict[int, Any]:
+    def results_of(run_id: int) -> dict[int, AnyRow]:
         columns = (getattr(Case, name) for name in of_cases)
         rows = connection.execute(select(Case.patient_id, *columns).where(Case.run_id == run_id))
         return {row.patient_id: row for row in rows}
@@ -220,13 +219,13 @@ def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[
     )
 
 
-def _same_row(row: Any, expected: Any, columns: Sequence[str]) -> bool:
+def _same_row(row: AnyRow | None, expected: AnyRow | None, columns: Sequence[str]) -> bool:
     if row is None or expected is None:
         return False
     return all(same_value(getattr(row, name), getattr(expected, name)) for name in columns)
 
 
-def _finding(connection: Connection, invariant: str, checked: int, broken: Select[Any], kind: str) -> Finding:
+def _finding(connection: Connection, invariant: str, checked: int, broken: Select[int], kind: str) -> Finding:
     """`broken` selects the ids of rows that break the invariant."""
     ids = connection.execute(broken.order_by(None)).scalars().all()
     return Finding(invariant, checked, len(ids), _named(kind, ids))

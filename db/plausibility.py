@@ -3,7 +3,6 @@ engine, the microscope or the choice of the bundle, and not with that many patie
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from sqlalchemy import JSON, Connection, Engine, column, func, select, true
 
@@ -87,7 +86,7 @@ class Implausibility:
     def sentence(self) -> str:
         return f"{self.finding}; {self.next_step}"
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """The sentence and its figures, for JSON."""
         return {"sentence": self.sentence, **asdict(self)}
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, select, text, update
+from sqlalchemy import Connection, Engine, Select, delete, func, select, text, update
 
 from contract.errors import UsageError
 from contract.states import CaseState, EventKind, ReviewState
 from db.audit import note
 from db.clock import db_now
-from db.engine import reading, slices, writing
+from db.engine import AnyRow, reading, slices, writing
 from db.models import BundleRow, Case, Event, Patient, ReportQueue, Run
 from db.opinions import CASE_REVIEW
 
@@ -91,7 +91,7 @@ def tidy(engine: Engine) -> None:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _older_than(days: int) -> Any:
+def _older_than(days: int) -> Select[*tuple[Any, ...]]:
     return (
         select(Run.id, Run.root_text, Run.created_at, Run.submitted, Run.cases, Run.cancelled_at, Run.bundle_digest)
         .where(Run.created_at < db_now(-days * _DAY_S))
@@ -99,9 +99,9 @@ def _older_than(days: int) -> Any:
     )
 
 
-def _old_run(connection: Connection, row: Any, force: bool) -> OldRun:
-    def count(statement: Any) -> int:
-        return int(connection.execute(statement).scalar_one())
+def _old_run(connection: Connection, row: AnyRow, force: bool) -> OldRun:
+    def count(statement: Select[int]) -> int:
+        return connection.execute(statement).scalar_one()
 
     open_ = count(select(func.count()).where(Case.run_id == row.id, Case.state == CaseState.OPEN))
     waiting = count(select(func.count()).where(ReportQueue.run_id == row.id, ReportQueue.acknowledged_at.is_(None)))

@@ -1,12 +1,12 @@
 """Computes results again from their rows, by the bundle's case rule or another one."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select, update
 
 from contract.case_policy import CasePolicy
-from contract.states import CaseState, EventKind
+from contract.states import CaseState, EventKind, Verdict
 from db.aggregation import case_counts, result_columns
 from db.audit import note
 from db.clock import db_now
@@ -18,7 +18,18 @@ from db.opinions import signed
 from db.report_queue import queue_result
 from db.runs import named_run
 
-_SHOWN = ("verdict", "subtype", "score", "priority")
+
+@dataclass(frozen=True)
+class Result:
+    """What a change shows of a case's result."""
+
+    verdict: Verdict
+    subtype: str | None
+    score: float | None
+    priority: float
+
+
+_SHOWN = [field.name for field in fields(Result)]
 
 
 @dataclass(frozen=True)
@@ -27,13 +38,13 @@ class Change:
 
     case_id: int
     patient: str
-    before: dict[str, Any]
-    after: dict[str, Any]
+    before: Result
+    after: Result
     signed: bool
 
     @property
     def differs(self) -> bool:
-        return not all(same_value(self.before[name], self.after[name]) for name in _SHOWN)
+        return not all(same_value(getattr(self.before, name), getattr(self.after, name)) for name in _SHOWN)
 
 
 def bundle_policy(engine: Engine, run_id: int) -> CasePolicy:
@@ -69,7 +80,7 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
             queue_result(connection, run_id, change.case_id)
         detail = {
             "policy": policy.model_dump(mode="json"),
-            "results_before": {str(change.case_id): change.before for change in written},
+            "results_before": {str(change.case_id): asdict(change.before) for change in written},
         }
         note(connection, EventKind.RECOMPUTED, actor=actor, run_id=run_id, detail=detail)
         return [change for change, _ in judged if change.differs]
@@ -94,14 +105,7 @@ def _judged(
     judged = []
     for case in cases:
         columns = result_columns(connection, case.id, case_counts(connection, case.id, case.submitted), manifest)
-        before, after = {name: getattr(case, name) for name in _SHOWN}, {name: columns[name] for name in _SHOWN}
+        before = Result(Verdict(case.verdict), case.subtype, case.score, case.priority)
+        after = Result(**{name: columns[name] for name in _SHOWN})
         judged.append((Change(case.id, case.external_id, before, after, bool(case.signed)), columns))
     return judged
-
-
-def as_row(change: Change) -> dict[str, Any]:
-    """A flat row for CSV and JSON: case_id, patient, signed, and each figure before and after."""
-    row = {key: value for key, value in asdict(change).items() if key not in ("before", "after")}
-    for name in _SHOWN:
-        row[f"{name}_before"], row[f"{name}_after"] = change.before[name], change.after[name]
-    return row

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -18,7 +17,7 @@ from contract.states import PASSING, CaptureState, EventKind
 from db.aggregation import aggregate_finished_cases
 from db.audit import SUBMIT, note
 from db.columns import Life, columns_of
-from db.engine import insert_many, reading, slices, writing
+from db.engine import AnyRow, insert_many, reading, slices, writing
 from db.models import BundleRow, Capture, Case, Chunk, Patient, Run
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
@@ -174,7 +173,7 @@ def _batches(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCap
         yield batch
 
 
-_Earlier = dict[bytes, Any]
+_Earlier = dict[bytes, AnyRow]
 """For one patient: path -> the latest row of that capture."""
 
 

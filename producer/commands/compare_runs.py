@@ -1,14 +1,13 @@
 """`screen compare-runs`."""
 
 from dataclasses import asdict
-from typing import Any
 
 import click
 
 from contract.errors import ExitCode
 from contract.settings import get_settings
 from contract.states import Verdict
-from db.compare import ChangedCase, Comparison
+from db.compare import ChangedCase, ComparedResult, Comparison, MovedCapture
 from db.compare import compare_runs as compare
 from db.schema import open_database
 from producer.output import ID, csv_out, json_out, output_options, plain, stdout, table
@@ -49,10 +48,10 @@ def compare_runs(first: int, second: int, output: str) -> ExitCode:
     return ExitCode.OK
 
 
-def _row(case: ChangedCase) -> dict[str, Any]:
-    row: dict[str, Any] = {"patient": case.patient}
+def _row(case: ChangedCase) -> dict[str, object]:
+    row: dict[str, object] = {"patient": case.patient}
     for when, result in (("before", case.before), ("after", case.after)):
-        row |= {f"{name}_{when}": result[name] for name in ("verdict", "subtype", "score")}
+        row |= {f"verdict_{when}": result.verdict, f"subtype_{when}": result.subtype, f"score_{when}": result.score}
     return row
 
 
@@ -81,14 +80,14 @@ def _print(first: int, second: int, comparison: Comparison) -> None:
             stdout.print(f"{count} patients have a result in run {run} alone", style="yellow", highlight=False)
 
 
-def _result(result: dict[str, Any]) -> str:
-    score = "" if result["score"] is None else f" {result['score']:.2f}"
-    return (f"{result['verdict']}, {result['subtype']}" if result["subtype"] else str(result["verdict"])) + score
+def _result(result: ComparedResult) -> str:
+    score = "" if result.score is None else f" {result.score:.2f}"
+    return (f"{result.verdict}, {result.subtype}" if result.subtype else str(result.verdict)) + score
 
 
-def _capture(capture: dict[str, Any]) -> str:
+def _capture(capture: MovedCapture) -> str:
     before, after = (
-        capture[when] if capture[f"p_all_{when}"] is None else f"{capture[when]} {capture[f'p_all_{when}']:.2f}"
-        for when in ("before", "after")
+        ended if p_all is None else f"{ended} {p_all:.2f}"
+        for ended, p_all in ((capture.before, capture.p_all_before), (capture.after, capture.p_all_after))
     )
-    return f"{capture['path']}: {before} -> {after}"
+    return f"{capture.path}: {before} -> {after}"

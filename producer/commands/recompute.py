@@ -1,5 +1,7 @@
 """`screen recompute`."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, get_args
 
 import click
@@ -9,6 +11,7 @@ from contract.case_policy import CasePolicy, RuleName
 from contract.errors import ExitCode, UsageError
 from contract.settings import get_settings
 from db import recompute as results
+from db.recompute import Change, Result
 from db.schema import open_database
 from producer.output import ID, csv_out, json_out, login_name, output_options, plain, say, stdout, table
 
@@ -62,15 +65,15 @@ def recompute(run: int, apply_: bool, output: str, **changed: Any) -> ExitCode:
             "yellow",
         )
     changes = results.recompute(database, run, policy, apply=apply_, actor=login_name())
-    rows = [results.as_row(change) for change in changes]
     if output == "json":
+        rows = [_row(change) for change in changes]
         json_out({"run": run, "policy": policy.model_dump(mode="json"), "applied": apply_, "changes": rows})
     elif output == "csv":
-        csv_out(rows, COLUMNS)
+        csv_out([_row(change) for change in changes], COLUMNS)
     else:
-        _print(rows)
+        _print(changes)
     signed = sum(change.signed for change in changes)
-    other = sum(_is_another(row) for row in rows if not row["signed"])
+    other = sum(_is_another(change) for change in changes if not change.signed)
     would = "" if apply_ else "would "
     say(f"run {run}, {policy.rule}: {other} results {would}change verdict or subtype, "
         f"{len(changes) - signed - other} {would}keep these but change the score")  # fmt: skip
@@ -90,24 +93,33 @@ def _policy(bundle_policy: CasePolicy, changed: dict[str, Any]) -> CasePolicy:
         raise UsageError(f"{field.replace('_', '-')}: {first['msg']}") from error
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    if not rows:
+def _row(change: Change) -> dict[str, object]:
+    """Flat values: case_id, patient, signed, and each figure before and after."""
+    row: dict[str, object] = {"case_id": change.case_id, "patient": change.patient, "signed": change.signed}
+    before, after = asdict(change.before), asdict(change.after)
+    for name in before:
+        row |= {f"{name}_before": before[name], f"{name}_after": after[name]}
+    return row
+
+
+def _print(changes: Sequence[Change]) -> None:
+    if not changes:
         return
     columns = ("case", "patient", "result", "new result", "score", "new score")
     shown = table(None, columns, ("case", "score", "new score"), fold=("patient",))
-    for row in sorted(rows, key=_is_another, reverse=True):
+    for change in sorted(changes, key=_is_another, reverse=True):
+        both = (change.before, change.after)
         shown.add_row(
-            str(row["case_id"]), plain(row["patient"]), *(_verdict(row, when) for when in ("before", "after")),
-            *("" if row[f"score_{when}"] is None else f"{row[f'score_{when}']:.3f}" for when in ("before", "after")),
-            style="bold" if _is_another(row) else None,
+            str(change.case_id), plain(change.patient), *map(_verdict, both),
+            *("" if result.score is None else f"{result.score:.3f}" for result in both),
+            style="bold" if _is_another(change) else None,
         )  # fmt: skip
     stdout.print(shown)
 
 
-def _is_another(row: dict[str, Any]) -> bool:
-    return _verdict(row, "before") != _verdict(row, "after")
+def _is_another(change: Change) -> bool:
+    return _verdict(change.before) != _verdict(change.after)
 
 
-def _verdict(row: dict[str, Any], when: str) -> str:
-    verdict, subtype = row[f"verdict_{when}"], row[f"subtype_{when}"]
-    return f"{verdict}, {subtype}" if subtype else str(verdict)
+def _verdict(result: Result) -> str:
+    return f"{result.verdict}, {result.subtype}" if result.subtype else str(result.verdict)

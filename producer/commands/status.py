@@ -1,7 +1,7 @@
 """`screen status`."""
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import click
 from sqlalchemy import Engine
@@ -36,13 +36,13 @@ def status(run: int | None, output: str) -> ExitCode:
     if run is None:
         return _list(database, output)
     report = read_run(database, run)
-    row = _row(report.run, report.progress)
+    row = _listed(report.run, report.progress)
     if output == "json":
         implausible = report.implausible and report.implausible.record()
-        json_out([{"implausible": implausible, **row, "drift": [asdict(drift) for drift in report.drift]}])
+        json_out([{"implausible": implausible, **asdict(row), "drift": [asdict(drift) for drift in report.drift]}])
     elif output == "csv":
         say_alarm(report.implausible)
-        csv_out([row], COLUMNS)
+        csv_out([asdict(row)], COLUMNS)
     else:
         print_alarm(report.implausible)
         _print([row])
@@ -53,13 +53,13 @@ def status(run: int | None, output: str) -> ExitCode:
 
 def _list(database: Engine, output: str) -> ExitCode:
     rows = [
-        _row(summary, progress(database, summary.run_id) if _is_going(summary) else None)
+        _listed(summary, progress(database, summary.run_id) if _is_going(summary) else None)
         for summary in run_summaries(database)
     ]
     if output == "json":
-        json_out(rows)
+        json_out([asdict(row) for row in rows])
     elif output == "csv":
-        csv_out(rows, COLUMNS)
+        csv_out([asdict(row) for row in rows], COLUMNS)
     elif rows:
         _print(rows)
     else:
@@ -71,49 +71,56 @@ def _is_going(run: RunSummary) -> bool:
     return run.finished_at is None and run.cancelled_at is None
 
 
-def _row(run: RunSummary, now: Progress | None) -> dict[str, Any]:
-    """A run as flat values; with its rate while it is being screened."""
+@dataclass(frozen=True)
+class ListedRun(RunSummary):
+    """A run, with its rate and its trouble while it is being screened."""
+
+    captures_per_s: float | None
+    trouble: str | None
+
+
+def _listed(run: RunSummary, now: Progress | None) -> ListedRun:
     current = now if _is_going(run) else None
-    return {
+    return ListedRun(
         **asdict(run),
-        "captures_per_s": round(current.recent_per_s, 1) if current else None,
-        "trouble": current.trouble if current else None,
-    }
+        captures_per_s=round(current.recent_per_s, 1) if current else None,
+        trouble=current.trouble if current else None,
+    )
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
+def _print(rows: Sequence[ListedRun]) -> None:
     right = ("run", "captures", "bad", "patients", "ALL")
     shown = table(
         None, ("run", "submitted", "archive", "state", *right[1:], "bundle"), right, fold=("archive", "bundle")
     )
     for row in rows:
         shown.add_row(
-            str(row["run_id"]),
-            f"{row['created_at']:%Y-%m-%d %H:%M}",
-            plain(row["archive"].rstrip("/").rsplit("/", 1)[-1]),
+            str(row.run_id),
+            f"{row.created_at:%Y-%m-%d %H:%M}",
+            plain(row.archive.rstrip("/").rsplit("/", 1)[-1]),
             _state(row),
-            f"{row['submitted'] - row['pending']}/{row['submitted']}",
-            str(row["rejected"] + row["quarantined"]),
-            f"{row['cases_finished']}/{row['cases']}",
-            str(row["cases_all"]),
-            plain(row["bundle_name"]),
+            f"{row.submitted - row.pending}/{row.submitted}",
+            str(row.rejected + row.quarantined),
+            f"{row.cases_finished}/{row.cases}",
+            str(row.cases_all),
+            plain(row.bundle_name),
         )
     stdout.print(shown)
     for row in rows:
-        if row["trouble"]:
-            stdout.print(plain(f"run {row['run_id']}: {row['trouble']}"), style="yellow")
+        if row.trouble:
+            stdout.print(plain(f"run {row.run_id}: {row.trouble}"), style="yellow")
     stdout.print(
         "captures: ended/submitted; bad: rejected or quarantined; state: share done, time left; times in UTC",
         style="dim",
     )
 
 
-def _state(row: dict[str, Any]) -> str:
-    if row["cancelled_at"]:
+def _state(row: ListedRun) -> str:
+    if row.cancelled_at:
         return "cancelled"
-    if row["finished_at"]:
+    if row.finished_at:
         return "finished"
-    done = (row["submitted"] - row["pending"]) / max(row["submitted"], 1)
-    rate = row["captures_per_s"]
-    left = f", {row['pending'] / rate / 60:.0f} min" if rate else ""
+    done = (row.submitted - row.pending) / max(row.submitted, 1)
+    rate = row.captures_per_s
+    left = f", {row.pending / rate / 60:.0f} min" if rate else ""
     return f"{done:.0%}{left}"

@@ -33,11 +33,11 @@ def test_patients_that_changed_are_listed_with_the_captures_behind_it(database: 
     assert result.agreement == {
         ("benign", "benign"): 1, ("indeterminate", "all"): 1, ("all", "all"): 1, ("all", "benign"): 1,
     }  # fmt: skip
-    assert [(one.patient, one.before["verdict"], one.after["verdict"]) for one in result.changed] == [
+    assert [(one.patient, one.before.verdict, one.after.verdict) for one in result.changed] == [
         ("P1", "indeterminate", "all"), ("P3", "all", "benign"),
     ]  # fmt: skip
     moved = result.changed[0].captures[0]
-    assert (moved["path"], moved["p_all_before"], moved["p_all_after"]) == (
+    assert (moved.path, moved.p_all_before, moved.p_all_after) == (
         "P1/0.jpg", pytest.approx(0.5), pytest.approx(0.9),
     )  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_a_capture_that_ended_otherwise_is_named_first(database: Engine, bundle:
     first = screened(database, bundle, [0.9])
     second = screened(database, bundle, [0.1], rejected=1)
     (changed,) = compare_runs(database, first, second).changed
-    assert (changed.captures[0]["path"], changed.captures[0]["after"]) == ("P0/0.jpg", "rejected")
+    assert (changed.captures[0].path, changed.captures[0].after) == ("P0/0.jpg", "rejected")
 
 
 def test_where_no_capture_moved_the_case_rule_did(database: Engine, bundle: Bundle) -> None:
@@ -54,7 +54,7 @@ def test_where_no_capture_moved_the_case_rule_did(database: Engine, bundle: Bund
     policy = bundle_policy(database, second).model_copy(update={"all_at_least": 0.45})
     recompute(database, second, policy, apply=True, actor="me")
     (changed,) = compare_runs(database, first, second).changed
-    assert (changed.after["verdict"], changed.captures) == ("all", [])
+    assert (changed.after.verdict, changed.captures) == ("all", [])
 
 
 def test_patients_of_one_run_alone_are_counted(database: Engine, bundle: Bundle) -> None:

@@ -46,7 +46,7 @@ def test_by_the_bundles_own_rule_nothing_changes(database: Engine, run: int) -> 
 def test_what_would_change_is_shown_and_not_written(database: Engine, run: int) -> None:
     policy = changed(database, run, all_at_least=0.45)
     (change,) = recompute(database, run, policy, apply=False, actor="me")
-    assert (change.patient, change.before["verdict"], change.after["verdict"]) == ("P001", "indeterminate", "all")
+    assert (change.patient, change.before.verdict, change.after.verdict) == ("P001", "indeterminate", "all")
     assert verdicts(database, run) == {"P000": "benign", "P001": "indeterminate", "P002": "all"}
     with reading(database) as connection:
         assert connection.execute(select(ReportQueue.cause).distinct()).scalars().all() == ["screened"]
