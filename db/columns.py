@@ -5,7 +5,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Integer, MetaData
+from sqlalchemy import JSON, BigInteger, Enum, Integer, MetaData
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from db.clock import UTCDateTime
@@ -15,6 +15,11 @@ BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY
 
 def one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def coded(codes: type[StrEnum]) -> Enum:
+    """The type of a view's column that holds one of these codes, for rows in which it is a member of `codes`."""
+    return Enum(codes, native_enum=False, values_callable=lambda members: [code.value for code in members])
 
 
 class Life(StrEnum):

@@ -4,6 +4,7 @@ These functions find the cases; db/aggregation.py judges them again.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, Select, bindparam, column, func, select, table, text
 from sqlalchemy.orm import aliased
@@ -11,14 +12,25 @@ from sqlalchemy.orm import aliased
 from db.engine import slices
 from db.models import Capture, Case, Run
 
-CONFLICTS = table(
-    "identity_conflicts",
-    *map(
-        column,
-        ("run_id", "case_id", "patient", "capture_id", "path", "other_run_id", "other_case_id", "other_patient",
-         "other_capture_id", "other_path", "sha256"),
-    ),
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class IdentityConflict:
+    """A capture that is, byte for byte, under another patient too: a row of the view identity_conflicts."""
+
+    run_id: int
+    case_id: int
+    patient: str
+    capture_id: int
+    path: str
+    other_run_id: int
+    other_case_id: int
+    other_patient: str
+    other_capture_id: int
+    other_path: str
+    sha256: str
+
+
+CONFLICTS = table("identity_conflicts", *(column(field.name) for field in fields(IdentityConflict)))
 """The view: one row for each pair of a capture and an identical one of another patient."""
 _LOCK = 0x51DE1D
 """Key of PostgreSQL's advisory lock: see `one_at_a_time`."""

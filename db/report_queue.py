@@ -4,20 +4,56 @@ docs/data.md has the same steps as SQL, for systems that use their own SQL clien
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, column, func, insert, or_, select, table, update
 from sqlalchemy.orm import aliased
+from sqlalchemy.types import TypeEngine
 
-from contract.states import ReportCause
+from contract.states import ReportCause, Verdict
 from db.clock import UTCDateTime, db_now
+from db.columns import coded
 from db.engine import reading, slices, writing
 from db.models import ReportQueue, Run
 
 _AT_ONCE = 500
 _FREE: dict[str, Any] = {"taken_by": None, "taken_until": None}
+
+
+@dataclass(frozen=True)
+class QueuedResult:
+    """A row of the view reporting_queue, a result for other systems; docs/data.md describes the columns.
+
+    `reasons` is as the driver gives it: JSON as text on SQLite, the list on PostgreSQL.
+    """
+
+    queue_id: int
+    cause: ReportCause
+    replaces_id: int | None
+    created_at: datetime
+    taken_by: str | None
+    taken_until: datetime | None
+    acknowledged_at: datetime | None
+    superseded: int
+    run_id: int
+    case_id: int
+    patient: str
+    verdict: Verdict
+    subtype: str | None
+    signed_off: int
+    closed_at: datetime | None
+    score: float | None
+    score_low: float | None
+    score_high: float | None
+    reasons: str | list[dict[str, str]]
+    submitted: int
+    screened: int
+    excluded: int | None
+    bundle_name: str
+    bundle_digest: str
+    software_version: str
 
 
 @dataclass
@@ -60,8 +96,8 @@ def queue_result(
     connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
 
 
-def take(engine: Engine, consumer: str, *, limit: int, hold_s: float) -> list[dict[str, Any]]:
-    """Take up to `limit` rows for this consumer, the oldest first, as rows of the view reporting_queue.
+def take(engine: Engine, consumer: str, *, limit: int, hold_s: float) -> list[QueuedResult]:
+    """Take up to `limit` rows for this consumer, the oldest first.
 
     For `hold_s` seconds no other consumer gets them; then they count as forgotten. Nobody gets a correction before the
     row that it replaces is acknowledged, because two consumers could deliver them in the wrong order.
@@ -80,7 +116,7 @@ def take(engine: Engine, consumer: str, *, limit: int, hold_s: float) -> list[di
         return _rows(connection, sorted(taken.all()))
 
 
-def waiting_rows(engine: Engine, *, limit: int) -> list[dict[str, Any]]:
+def waiting_rows(engine: Engine, *, limit: int) -> list[QueuedResult]:
     """Rows that are not acknowledged, taken or not, the oldest first."""
     with reading(engine) as connection:
         ids = connection.execute(
@@ -142,11 +178,19 @@ def _is_waiting() -> ColumnElement[bool]:
     )
 
 
-def _rows(connection: Connection, ids: Sequence[int]) -> list[dict[str, Any]]:
-    times = dict.fromkeys(("created_at", "taken_until", "acknowledged_at", "closed_at"), UTCDateTime())
-    rows: list[dict[str, Any]] = []
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "cause": coded(ReportCause), "verdict": coded(Verdict),
+    **dict.fromkeys(("created_at", "taken_until", "acknowledged_at", "closed_at"), UTCDateTime()),
+}  # fmt: skip
+_REPORTING_QUEUE = table(
+    "reporting_queue", *(column(field.name, _TYPES.get(field.name)) for field in fields(QueuedResult))
+)
+
+
+def _rows(connection: Connection, ids: Sequence[int]) -> list[QueuedResult]:
+    queue_id = _REPORTING_QUEUE.c.queue_id
+    rows: list[QueuedResult] = []
     for batch in slices(ids, _AT_ONCE):
-        listed = ", ".join(map(str, batch))
-        query = text(f"SELECT * FROM reporting_queue WHERE queue_id IN ({listed}) ORDER BY queue_id")  # noqa: S608
-        rows += [dict(row) for row in connection.execute(query.columns(**times)).mappings()]
+        of_batch = select(_REPORTING_QUEUE).where(queue_id.in_(batch)).order_by(queue_id)
+        rows += [QueuedResult(**row) for row in connection.execute(of_batch).mappings()]
     return rows

@@ -19,7 +19,7 @@ from contract.states import CaseState, ReportCause, ReviewAction, ReviewState, V
 from db.clock import db_now
 from db.engine import writing
 from db.models import BundleRow, Case, ReportQueue, Review, Run
-from db.opinions import CASE_REVIEW, OPINIONS
+from db.opinions import CASE_REVIEW, OPINIONS, CaseReview
 from db.report_queue import queue_result
 
 
@@ -78,8 +78,8 @@ def act(
     *,
     opinion: Opinion | None = None,
     comment: str | None = None,
-) -> dict[str, Any]:
-    """Write one action; returns the case's row of the view case_review after it.
+) -> CaseReview:
+    """Write one action; returns where the case's review stands after it.
 
     A confirm stores the verdict and subtype that it confirms. An override must have an `opinion` and a comment. Every
     action except a comment ends the reviewer's hold; anybody may comment at any time.
@@ -95,7 +95,7 @@ def act(
         if action != ReviewAction.COMMENT:
             _refuse_if_held(locked, reviewer.name)
         before = review_of(connection, case_id)
-        if action == ReviewAction.DEFER and before["state"] == ReviewState.CLOSED:
+        if action == ReviewAction.DEFER and before.state == ReviewState.CLOSED:
             raise UsageError(
                 f"case {case_id} is closed already; `screen review second-opinion {case_id}` opens it again"
             )
@@ -123,10 +123,10 @@ def act(
 _NOT_HELD: dict[str, Any] = {"review_holder": None, "review_held_until": None}
 
 
-def review_of(connection: Connection, case_id: int) -> dict[str, Any]:
-    """The case's row of the view case_review."""
+def review_of(connection: Connection, case_id: int) -> CaseReview:
+    """Where the review of a case that has its result stands."""
     row = connection.execute(select(*CASE_REVIEW.c).where(CASE_REVIEW.c.case_id == case_id)).mappings().one()
-    return dict(row)
+    return CaseReview(**row)
 
 
 def _locked(connection: Connection, case_id: int) -> _LockedCase:
@@ -187,14 +187,14 @@ def _signed(locked: _LockedCase, action: ReviewAction, opinion: Opinion | None) 
 # What other systems get
 
 
-def _to_report(locked: _LockedCase, review: dict[str, Any]) -> _Reported | None:
+def _to_report(locked: _LockedCase, review: CaseReview) -> _Reported | None:
     """The result that other systems should have now; None if they should have none yet."""
-    if review["state"] == ReviewState.CLOSED:
-        return _Reported(review["final_verdict"], review["final_subtype"])
-    return None if locked.report_at_sign_off else _Reported(review["verdict"], review["subtype"])
+    if review.final_verdict is not None:
+        return _Reported(review.final_verdict, review.final_subtype)
+    return None if locked.report_at_sign_off else _Reported(review.verdict, review.subtype)
 
 
-def _reported(connection: Connection, locked: _LockedCase, review: dict[str, Any]) -> _Reported | None:
+def _reported(connection: Connection, locked: _LockedCase, review: CaseReview) -> _Reported | None:
     """The result that was reported last. If results wait for the sign-off, it is the opinion that closed the case: the
     last one before the row in the queue.
     """
@@ -211,7 +211,7 @@ def _reported(connection: Connection, locked: _LockedCase, review: dict[str, Any
     return None if opinion is None else _Reported(opinion.verdict, opinion.subtype)
 
 
-def _report(connection: Connection, locked: _LockedCase, reported: _Reported | None, review: dict[str, Any]) -> None:
+def _report(connection: Connection, locked: _LockedCase, reported: _Reported | None, review: CaseReview) -> None:
     """Queue a new result for other systems, in the transaction of the action, if they have an outdated one.
 
     By the run's policy they get every result as soon as it is screened, or the first one when reviewers have closed the
@@ -219,7 +219,7 @@ def _report(connection: Connection, locked: _LockedCase, reported: _Reported | N
     """
     result = _to_report(locked, review)
     if result is not None and result != reported:
-        closed = review["state"] == ReviewState.CLOSED
+        closed = review.state == ReviewState.CLOSED
         queue_result(connection, locked.run_id, locked.id, correction=ReportCause.OVERRIDE, closed=closed)
 
 

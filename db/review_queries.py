@@ -1,23 +1,107 @@
 """What `screen review list` and `show` read: where cases stand, the evidence for each, and its review history."""
 
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, TextClause, and_, case, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, and_, case, func, or_, select
 
+from contract.case_rule import Reason
 from contract.errors import NoSuchCase
-from contract.states import CaptureState, ReviewState
+from contract.outcomes import Mark
+from contract.states import CaptureState, MarkCode, RejectCode, ReviewAction, ReviewState, Verdict
 from db.clock import db_now
 from db.engine import reading
+from db.mix_ups import CONFLICTS, IdentityConflict
 from db.models import BundleRow, Capture, Case, Review, Run
-from db.opinions import CASE_REVIEW
+from db.opinions import CASE_REVIEW, CaseReview
 from db.runs import require_run
 
 CONFLICTS_SHOWN = 5
-_RESULT = (
-    "priority", "score", "score_low", "score_high", "subtype_margin", "reasons", "submitted", "screened", "rejected",
-    "quarantined", "excluded", "novel", "identity_conflict", "aggregated_at",
-)  # fmt: skip
-_OF_CAPTURE = ("id", "path_text", "state", "label", "probability", "p_all", "novelty", "marks", "excluded")
+
+
+@dataclass(frozen=True)
+class ListedCase(CaseReview):
+    """A case in the list: where its review stands, without a hold that is over, and its result."""
+
+    priority: float
+    score: float | None
+    score_low: float | None
+    score_high: float | None
+    subtype_margin: float | None
+    reasons: tuple[Reason, ...]
+    submitted: int
+    screened: int
+    rejected: int
+    quarantined: int
+    excluded: int | None
+    novel: int | None
+    identity_conflict: bool | None
+    aggregated_at: datetime
+
+
+@dataclass(frozen=True)
+class TopCapture:
+    """A screened capture with a high P(ALL); `marks` is None if its release did not look for marks."""
+
+    id: int
+    path_text: str
+    state: CaptureState
+    label: str
+    probability: float
+    p_all: float
+    novelty: float | None
+    marks: tuple[Mark, ...] | None
+    excluded: bool | None
+
+
+@dataclass(frozen=True)
+class UnscreenedCapture:
+    """A rejected or quarantined capture, and why. The columns that only a screened capture fills are empty."""
+
+    id: int
+    path_text: str
+    state: CaptureState
+    label: None
+    probability: None
+    p_all: None
+    novelty: None
+    marks: None
+    excluded: None
+    reject_code: RejectCode | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class ReviewRow:
+    """A row of the table review: what a reviewer did; docs/data.md describes the columns."""
+
+    id: int
+    case_id: int
+    action: ReviewAction
+    reviewer: str
+    verdict: Verdict | None
+    subtype: str | None
+    comment: str | None
+    bundle_digest: str
+    software_version: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class CaseDetails(ListedCase):
+    """A case as a reviewer sees it: beside its row in the list, its bundle, the evidence, and what was done so far."""
+
+    archive: str
+    bundle_name: str
+    bundle_digest: str
+    notice: str | None
+    labels: tuple[str, ...]
+    benign_label: str
+    top_captures: tuple[TopCapture, ...]
+    ended_badly: tuple[UnscreenedCapture, ...]
+    conflicts: tuple[IdentityConflict, ...]
+    history: tuple[ReviewRow, ...]
 
 
 def review_list(
@@ -27,7 +111,7 @@ def review_list(
     state: ReviewState | None = None,
     mine: str | None = None,
     limit: int | None = None,
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[ListedCase], int]:
     """Cases by urgency, deferred ones last, at most `limit` of them, and how many there are in all.
 
     Without `state`, cases that are not closed. `mine` names a reviewer: the cases that they have in hand or have acted
@@ -53,23 +137,24 @@ def review_list(
     with reading(engine) as connection:
         if run_id is not None:
             require_run(connection, run_id)
-        rows = [dict(row) for row in connection.execute(statement).mappings()]
-    total = rows[0]["total"] if rows else 0
-    for row in rows:
-        del row["total"]
-    return rows, total
+        rows = connection.execute(statement).mappings().all()
+    return [ListedCase(**_listed(row)) for row in rows], rows[0]["total"] if rows else 0
 
 
-def _cases() -> Select[Any]:
+_OF_REVIEW = [field.name for field in fields(CaseReview)]
+_OF_RESULT = [field.name for field in fields(ListedCase) if field.name not in _OF_REVIEW]
+_HOLD = ("holder", "held_until")
+
+
+def _cases() -> Select[*tuple[Any, ...]]:
     """Results with the state of their review; a hold that is over is left out."""
     is_held = Case.review_held_until > db_now()
-    hold_columns = {"holder", "held_until"}
     return (
         select(
-            *(column for column in CASE_REVIEW.c if column.name not in hold_columns),
+            *(column for column in CASE_REVIEW.c if column.name not in _HOLD),
             case((is_held, Case.review_holder)).label("holder"),
             case((is_held, Case.review_held_until)).label("held_until"),
-            *(getattr(Case, name) for name in _RESULT),
+            *(getattr(Case, name) for name in _OF_RESULT),
         )
         .select_from(Case)
         .join(Run, Run.id == Case.run_id)
@@ -77,7 +162,13 @@ def _cases() -> Select[Any]:
     )
 
 
-def case_details(engine: Engine, case_id: int, *, captures: int) -> dict[str, Any]:
+def _listed(row: RowMapping) -> dict[str, Any]:
+    """The fields of a `ListedCase`."""
+    reasons = tuple(Reason(**reason) for reason in row["reasons"] or ())
+    return {name: row[name] for name in (*_OF_REVIEW, *_OF_RESULT)} | {"reasons": reasons}
+
+
+def case_details(engine: Engine, case_id: int, *, captures: int) -> CaseDetails:
     """All that a reviewer wants to see: the result, the state of the review, the evidence, and what was done.
 
     `top_captures` are the screened ones with the highest P(ALL), at most `captures`; `ended_badly` those that could not
@@ -92,31 +183,63 @@ def case_details(engine: Engine, case_id: int, *, captures: int) -> dict[str, An
             .join(BundleRow, BundleRow.digest == Run.bundle_digest)
             .where(Run.id == row["run_id"])
         ).one()
-        of_case = select(*(getattr(Capture, name) for name in _OF_CAPTURE)).where(Capture.case_id == case_id)
-        top = of_case.where(Capture.state == CaptureState.SCREENED).order_by(Capture.p_all.desc(), Capture.id)
-        ended_badly = (
-            of_case.add_columns(Capture.reject_code, Capture.reason)
-            .where(Capture.state.in_((CaptureState.REJECTED, CaptureState.QUARANTINED)))
-            .order_by(Capture.path_text)
+        return CaseDetails(
+            **_listed(row),
+            archive=run.root_text,
+            bundle_name=run.name,
+            bundle_digest=run.bundle_digest,
+            notice=run.manifest["notice"],
+            labels=tuple(run.manifest["labels"]),
+            benign_label=run.manifest["benign_label"],
+            top_captures=_top_captures(connection, case_id, captures),
+            ended_badly=_ended_badly(connection, case_id),
+            conflicts=_conflicts(connection, case_id),
+            history=_history(connection, case_id),
         )
-        conflicts = text("SELECT * FROM identity_conflicts WHERE case_id = :case ORDER BY path LIMIT :most")
-        history = select(*Review.__table__.c).where(Review.case_id == case_id).order_by(Review.id)
-        return {
-            **row,
-            "archive": run.root_text,
-            "bundle_name": run.name,
-            "bundle_digest": run.bundle_digest,
-            "notice": run.manifest["notice"],
-            "labels": run.manifest["labels"],
-            "benign_label": run.manifest["benign_label"],
-            "top_captures": _rows(connection, top.limit(captures)),
-            "ended_badly": _rows(connection, ended_badly),
-            "conflicts": _rows(connection, conflicts, {"case": case_id, "most": CONFLICTS_SHOWN}),
-            "history": _rows(connection, history),
-        }
 
 
-def _rows(
-    connection: Connection, statement: Select[Any] | TextClause, parameters: dict[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(statement, parameters or {}).mappings()]
+def _top_captures(connection: Connection, case_id: int, limit: int) -> tuple[TopCapture, ...]:
+    rows = connection.execute(
+        select(*(getattr(Capture, field.name) for field in fields(TopCapture)))
+        .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
+        .order_by(Capture.p_all.desc(), Capture.id)
+        .limit(limit)
+    ).mappings()
+    return tuple(
+        TopCapture(**{**row, "state": CaptureState(row["state"]), "marks": _marks(row["marks"])}) for row in rows
+    )
+
+
+def _marks(stored: list[dict[str, str]] | None) -> tuple[Mark, ...] | None:
+    return None if stored is None else tuple(Mark(MarkCode(mark["code"]), mark["sentence"]) for mark in stored)
+
+
+def _ended_badly(connection: Connection, case_id: int) -> tuple[UnscreenedCapture, ...]:
+    rows = connection.execute(
+        select(*(getattr(Capture, field.name) for field in fields(UnscreenedCapture)))
+        .where(Capture.case_id == case_id, Capture.state.in_((CaptureState.REJECTED, CaptureState.QUARANTINED)))
+        .order_by(Capture.path_text)
+    ).mappings()
+    captures = []
+    for row in rows:
+        state, code = CaptureState(row["state"]), row["reject_code"]
+        captures.append(UnscreenedCapture(**{**row, "state": state, "reject_code": code and RejectCode(code)}))
+    return tuple(captures)
+
+
+def _conflicts(connection: Connection, case_id: int) -> tuple[IdentityConflict, ...]:
+    of_case = select(CONFLICTS).where(CONFLICTS.c.case_id == case_id).order_by(CONFLICTS.c.path).limit(CONFLICTS_SHOWN)
+    return tuple(IdentityConflict(**row) for row in connection.execute(of_case).mappings())
+
+
+def _history(connection: Connection, case_id: int) -> tuple[ReviewRow, ...]:
+    rows = connection.execute(
+        select(*(getattr(Review, field.name) for field in fields(ReviewRow)))
+        .where(Review.case_id == case_id)
+        .order_by(Review.id)
+    ).mappings()
+    history = []
+    for row in rows:
+        action, verdict = ReviewAction(row["action"]), row["verdict"]
+        history.append(ReviewRow(**{**row, "action": action, "verdict": verdict and Verdict(verdict)}))
+    return tuple(history)

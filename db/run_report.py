@@ -17,7 +17,7 @@ from contract.outcomes import Mark
 from contract.states import CaptureState, CaseState, EventKind, MarkCode, RejectCode, ReviewState, Verdict
 from db.drift import Drift, drift_of
 from db.engine import reading
-from db.mix_ups import CONFLICTS
+from db.mix_ups import CONFLICTS, IdentityConflict
 from db.models import Capture, Case, Event, Patient
 from db.opinions import CASE_REVIEW
 from db.plausibility import Implausibility, implausibility_of
@@ -113,23 +113,6 @@ class BadCapture:
 
 
 @dataclass(frozen=True)
-class IdentityConflict:
-    """A capture that is, byte for byte, under another patient too: a row of the view identity_conflicts."""
-
-    run_id: int
-    case_id: int
-    patient: str
-    capture_id: int
-    path: str
-    other_run_id: int
-    other_case_id: int
-    other_patient: str
-    other_capture_id: int
-    other_path: str
-    sha256: str
-
-
-@dataclass(frozen=True)
 class EvidenceLimits:
     """For how many cases, the most urgent first, evidence is read, and how much for each."""
 
@@ -206,16 +189,13 @@ def _cases(connection: Connection, run_id: int, policy: CasePolicy) -> tuple[Cas
 
 def _case(row: RowMapping, policy: CasePolicy) -> CaseRow:
     review = {name: row[f"review_{name}"] for name in _OF_REVIEW}
-    verdict, final_verdict = row["verdict"], review["final_verdict"]
+    verdict = row["verdict"]
     return CaseRow(
         case_id=row["case_id"],
         patient=row["patient"],
         reasons=tuple(Reason(**reason) for reason in row["reasons"] or ()),
         policy=policy if row["case_policy"] is None else CasePolicy.model_validate(row["case_policy"]),
-        review=None if review["state"] is None else Review(
-            **review
-            | {"state": ReviewState(review["state"]), "final_verdict": final_verdict and Verdict(final_verdict)}
-        ),
+        review=None if review["state"] is None else Review(**review),
         **{name: row[name] for name in _OF_CASE}
         | {"state": CaseState(row["state"]), "verdict": verdict and Verdict(verdict)},
     )  # fmt: skip

@@ -1,12 +1,14 @@
 """Cases for review in a terminal: the list, and one case with its evidence on one screen."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from contract.states import ReviewAction, ReviewState
 from contract.words import FOR_REVIEW
+from db.opinions import CaseReview
+from db.review_queries import CaseDetails, ListedCase, ReviewRow, TopCapture, UnscreenedCapture
 from producer.output import plain, shown_verdict, stdout, table
 
 _STATE = {
@@ -33,26 +35,26 @@ def result(verdict: str, subtype: str | None) -> Text:
     return shown.append(f", {subtype}") if subtype else shown
 
 
-def agreement(case: dict[str, Any]) -> str:
+def agreement(case: CaseReview) -> str:
     """How many reviewers have the latest opinion, and how many must agree."""
-    needed = case["wanted"]
+    needed = case.wanted
     reviewers = f"{needed} reviewer{'s' if needed > 1 else ''}"
-    if not case["opinions"]:
+    if not case.opinions:
         return f"{reviewers} must sign"
-    return f"{case['agreeing']} of {reviewers} agree"
+    return f"{case.agreeing} of {reviewers} agree"
 
 
-def print_list(rows: list[dict[str, Any]], total: int) -> None:
+def print_list(rows: Sequence[ListedCase], total: int) -> None:
     """Print cases as a table on stdout, and how many more there are."""
     columns = ("case", "run", "patient", "proposal", "score", "review", "agree", "in hand")
     shown = table("For review, the most urgent first", columns, right=("case", "run", "score"), fold=("patient",))
     for row in rows:
-        state = _STATE[ReviewState(row["state"])].copy()
-        if row["final_verdict"]:
-            state.append(": ").append_text(result(row["final_verdict"], row["final_subtype"]))
+        state = _STATE[row.state].copy()
+        if row.final_verdict:
+            state.append(": ").append_text(result(row.final_verdict, row.final_subtype))
         shown.add_row(
-            str(row["case_id"]), str(row["run_id"]), plain(row["patient"]), result(row["verdict"], row["subtype"]),
-            "" if row["score"] is None else f"{row['score']:.2f}", state, f"{row['agreeing']} of {row['wanted']}",
+            str(row.case_id), str(row.run_id), plain(row.patient), result(row.verdict, row.subtype),
+            "" if row.score is None else f"{row.score:.2f}", state, f"{row.agreeing} of {row.wanted}",
             plain(_in_hand(row)),
         )  # fmt: skip
     stdout.print(shown)
@@ -60,101 +62,104 @@ def print_list(rows: list[dict[str, Any]], total: int) -> None:
     stdout.print(f"{total} cases{more}; times in UTC", style="dim", highlight=False)
 
 
-def _in_hand(row: dict[str, Any]) -> str:
-    return f"{row['holder']} to {row['held_until']:%H:%M}" if row["holder"] else ""
+def _in_hand(row: ListedCase) -> str:
+    return f"{row.holder} to {row.held_until:%H:%M}" if row.holder else ""
 
 
-def print_case(case: dict[str, Any]) -> None:
+def print_case(case: CaseDetails) -> None:
     """Print one case on stdout: the proposal and its reasons, the captures with the highest P(ALL), and the history."""
-    if case["notice"]:
-        stdout.print(plain(case["notice"]), style="bold yellow")
-    stdout.print(Text(f"Case {case['case_id']} of run {case['run_id']}, for review", "bold"))
+    if case.notice:
+        stdout.print(plain(case.notice), style="bold yellow")
+    stdout.print(Text(f"Case {case.case_id} of run {case.run_id}, for review", "bold"))
     stdout.print(_head(case))
-    if case["conflicts"]:
+    if case.conflicts:
         stdout.print(_conflicts(case))
     stdout.print()
     stdout.print("Captures with the highest P(ALL)", style="italic")
     stdout.print(_captures(case))
-    if case["ended_badly"]:
-        stdout.print(_ended_badly(case["ended_badly"]))
-    if case["history"]:
-        stdout.print(_history(case["history"]))
+    if case.ended_badly:
+        stdout.print(_ended_badly(case.ended_badly))
+    if case.history:
+        stdout.print(_history(case.history))
     stdout.print(FOR_REVIEW)
 
 
-def _head(case: dict[str, Any]) -> Table:
+def _head(case: CaseDetails) -> Table:
     head = Table.grid(padding=(0, 2, 0, 0))
     head.add_column(style="dim", no_wrap=True)
     head.add_column(overflow="fold")
-    head.add_row("patient", plain(case["patient"]))
-    head.add_row("archive", plain(case["archive"]))
-    head.add_row("proposal", result(case["verdict"], case["subtype"]))
-    if case["score"] is not None:
-        head.add_row("score", f"{case['score']:.2f}, 95 % {case['score_low']:.2f}-{case['score_high']:.2f}")
+    head.add_row("patient", plain(case.patient))
+    head.add_row("archive", plain(case.archive))
+    head.add_row("proposal", result(case.verdict, case.subtype))
+    if case.score is not None:
+        head.add_row("score", f"{case.score:.2f}, 95 % {case.score_low:.2f}-{case.score_high:.2f}")
     head.add_row("captures", _counts(case))
-    for number, reason in enumerate(case["reasons"]):
-        head.add_row("" if number else "why", plain(reason["sentence"]))
-    review = _STATE[ReviewState(case["state"])].copy()
-    if case["final_verdict"]:
-        review.append(" as ").append_text(result(case["final_verdict"], case["final_subtype"]))
+    for number, reason in enumerate(case.reasons):
+        head.add_row("" if number else "why", plain(reason.sentence))
+    review = _STATE[case.state].copy()
+    if case.final_verdict:
+        review.append(" as ").append_text(result(case.final_verdict, case.final_subtype))
     review.append(f"; {agreement(case)}")
     head.add_row("review", review)
-    if case["holder"]:
-        head.add_row("in hand", plain(f"{case['holder']}, to {case['held_until']:%H:%M} UTC"))
+    if case.holder:
+        head.add_row("in hand", plain(f"{case.holder}, to {case.held_until:%H:%M} UTC"))
     return head
 
 
-def _counts(case: dict[str, Any]) -> str:
-    others = [f"{case[name]} {name}" for name in ("rejected", "quarantined", "excluded", "novel") if case[name]]
-    return ", ".join([f"{case['screened']} of {case['submitted']} screened", *others])
+def _counts(case: CaseDetails) -> str:
+    counts = {
+        "rejected": case.rejected, "quarantined": case.quarantined, "excluded": case.excluded, "novel": case.novel,
+    }  # fmt: skip
+    others = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([f"{case.screened} of {case.submitted} screened", *others])
 
 
-def _captures(case: dict[str, Any]) -> Table:
-    captures = case["top_captures"]
-    marked = any(capture["marks"] or capture["excluded"] for capture in captures)
+def _captures(case: CaseDetails) -> Table:
+    captures = case.top_captures
+    marked = any(capture.marks or capture.excluded for capture in captures)
     columns = ["capture", "label", "P(ALL)", *(["novelty", "marks"] if marked else [])]
     shown = table(None, columns, right=("P(ALL)", "novelty"), fold=("capture", "marks"))
     for capture in captures:
-        cells: list[Text | str] = [plain(capture["path_text"]), plain(capture["label"]), f"{capture['p_all']:.3f}"]
+        cells: list[Text | str] = [plain(capture.path_text), plain(capture.label), f"{capture.p_all:.3f}"]
         if marked:
-            novelty = "" if capture["novelty"] is None else f"{capture['novelty']:.1f}"
+            novelty = "" if capture.novelty is None else f"{capture.novelty:.1f}"
             cells += [novelty, plain(_marks(capture))]
         shown.add_row(*cells)
     return shown
 
 
-def _marks(capture: dict[str, Any]) -> str:
+def _marks(capture: TopCapture) -> str:
     """The codes of a capture's marks, and whether they exclude it from the result."""
-    codes = [mark["code"] if isinstance(mark, dict) else str(mark) for mark in capture["marks"] or ()]
-    return ", ".join(codes + (["does not count"] if capture["excluded"] else []))
+    codes = [str(mark.code) for mark in capture.marks or ()]
+    return ", ".join(codes + (["does not count"] if capture.excluded else []))
 
 
-def _ended_badly(captures: list[dict[str, Any]]) -> Table:
+def _ended_badly(captures: Sequence[UnscreenedCapture]) -> Table:
     shown = table(f"Could not be screened: {len(captures)}", ("capture", "why"), fold=("capture", "why"))
     for capture in captures[:_BAD_SHOWN]:
-        shown.add_row(plain(capture["path_text"]), plain(capture["reason"] or capture["reject_code"]))
+        shown.add_row(plain(capture.path_text), plain(capture.reason or capture.reject_code))
     if len(captures) > _BAD_SHOWN:
         shown.add_row(f"and {len(captures) - _BAD_SHOWN} more", "`screen report` names all")
     return shown
 
 
-def _conflicts(case: dict[str, Any]) -> Table:
+def _conflicts(case: CaseDetails) -> Table:
     shown = table(
         "The same capture under another patient: they may have been mixed up",
         ("capture", "is also", "of patient"), fold=("capture", "is also", "of patient"),
     )  # fmt: skip
     shown.title_style = "bold red"
-    for conflict in case["conflicts"]:
-        shown.add_row(*(plain(conflict[name]) for name in ("path", "other_path", "other_patient")))
+    for conflict in case.conflicts:
+        shown.add_row(*(plain(value) for value in (conflict.path, conflict.other_path, conflict.other_patient)))
     return shown
 
 
-def _history(history: list[dict[str, Any]]) -> Table:
+def _history(history: Sequence[ReviewRow]) -> Table:
     shown = table("What was done", ("when, UTC", "who", "what", "comment"), fold=("who", "comment"))
     for event in history:
-        action = Text(_ACTION[ReviewAction(event["action"])])
-        if event["verdict"]:
-            action.append(" ").append_text(result(event["verdict"], event["subtype"]))
-        when = f"{event['created_at']:%Y-%m-%d %H:%M}"
-        shown.add_row(when, plain(event["reviewer"]), action, plain(event["comment"]))
+        action = Text(_ACTION[event.action])
+        if event.verdict:
+            action.append(" ").append_text(result(event.verdict, event.subtype))
+        when = f"{event.created_at:%Y-%m-%d %H:%M}"
+        shown.add_row(when, plain(event.reviewer), action, plain(event.comment))
     return shown

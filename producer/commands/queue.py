@@ -1,7 +1,8 @@
 """`screen queue`: other systems take results, acknowledge them when delivered, or release them."""
 
 import socket
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 from sqlalchemy import Engine
@@ -87,11 +88,11 @@ def release(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
     return _print_answer(results.release(_database(), consumer, ids), "released", as_json)
 
 
-def _show(rows: list[dict[str, Any]], output: str, nothing: str) -> ExitCode:
+def _show(rows: Sequence[results.QueuedResult], output: str, nothing: str) -> ExitCode:
     if output == "json":
-        json_out(rows)
+        json_out([asdict(row) for row in rows])
     elif output == "csv":
-        csv_out(rows, COLUMNS)
+        csv_out([asdict(row) for row in rows], COLUMNS)
     elif not rows:
         say(nothing)
     else:
@@ -101,9 +102,9 @@ def _show(rows: list[dict[str, Any]], output: str, nothing: str) -> ExitCode:
         )  # fmt: skip
         for row in rows:
             shown.add_row(
-                str(row["queue_id"]), plain(row["patient"]), row["verdict"], plain(row["subtype"]),
-                "yes" if row["signed_off"] else "no", row["cause"], str(row["replaces_id"] or ""),
-                plain(row["taken_by"]),
+                str(row.queue_id), plain(row.patient), row.verdict, plain(row.subtype),
+                "yes" if row.signed_off else "no", row.cause, str(row.replaces_id or ""),
+                plain(row.taken_by),
             )  # fmt: skip
         stdout.print(shown)
         say("Proposals for review, unless signed.")

@@ -5,10 +5,11 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import click
 from sqlalchemy import Engine
@@ -19,10 +20,11 @@ from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import get_settings
 from contract.states import ReviewAction, ReviewState, Verdict
 from db import review as actions
+from db.opinions import CaseReview
 from db.plausibility import implausibility
 from db.review import Opinion, Reviewer
 from db.review_queries import case_details, review_list
-from db.reviewed_labels import labelled_cases, reviewed_captures
+from db.reviewed_labels import ReviewedCapture, labelled_cases, reviewed_captures
 from db.schema import open_database
 from producer.alarm import say_alarm
 from producer.output import ID, csv_out, json_out, login_name, output_options, say
@@ -91,11 +93,11 @@ def list_(
         database, run_id=run, state=ReviewState(state) if state else None, mine=reviewer.name if mine else None,
         limit=limit or (SHOWN if output == "table" else None),
     )  # fmt: skip
-    _say_alarms(database, (row["run_id"] for row in rows))
+    _say_alarms(database, (row.run_id for row in rows))
     if output == "json":
-        json_out(rows)
+        json_out([asdict(row) for row in rows])
     elif output == "csv":
-        csv_out(rows, COLUMNS)
+        csv_out([asdict(row) for row in rows], COLUMNS)
     elif rows:
         print_list(rows, total)
     else:
@@ -126,9 +128,9 @@ def next_(run: int | None, hold: int | None, captures: int, as_json: bool, revie
         say("nothing is left for you to review; `screen review list` shows what others have in hand")
         return ExitCode.OK
     case = case_details(database, case_id, captures=captures)
-    _say_alarms(database, (case["run_id"],))
+    _say_alarms(database, (case.run_id,))
     if as_json:
-        json_out(case)
+        json_out(asdict(case))
     else:
         print_case(case)
     say(
@@ -146,9 +148,9 @@ def show(case: int, captures: int, as_json: bool) -> ExitCode:
     """Show CASE: the proposal and why, the captures that support it most, and what reviewers did."""
     database = _database()
     details = case_details(database, case, captures=captures)
-    _say_alarms(database, (details["run_id"],))
+    _say_alarms(database, (details.run_id,))
     if as_json:
-        json_out(details)
+        json_out(asdict(details))
     else:
         print_case(details)
     return ExitCode.OK
@@ -225,11 +227,19 @@ def release(case: int, reviewer: Reviewer) -> ExitCode:
     return ExitCode.OK
 
 
-def _act(case: int, action: ReviewAction, reviewer: Reviewer, as_json: bool, **details: Any) -> ExitCode:
-    after = actions.act(_database(), case, action, reviewer, **details)
+def _act(
+    case: int,
+    action: ReviewAction,
+    reviewer: Reviewer,
+    as_json: bool,
+    *,
+    opinion: Opinion | None = None,
+    comment: str | None = None,
+) -> ExitCode:
+    after = actions.act(_database(), case, action, reviewer, opinion=opinion, comment=comment)
     if as_json:
-        json_out(after)
-    proposal = result(after["verdict"], after["subtype"])
+        json_out(asdict(after))
+    proposal = result(after.verdict, after.subtype)
     done = f"case {case}, proposed as {proposal}, for review: {reviewer.name} "
     say(done + _DONE[action] + "; " + _standing(after))
     return ExitCode.OK
@@ -244,10 +254,10 @@ _DONE = {
 }
 
 
-def _standing(after: dict[str, Any]) -> str:
-    if after["state"] == ReviewState.CLOSED:
-        return f"closed as {result(after['final_verdict'], after['final_subtype'])}"
-    return f"{after['state'].replace('_', ' ')}, {agreement(after)}"
+def _standing(after: CaseReview) -> str:
+    if after.final_verdict is not None:
+        return f"closed as {result(after.final_verdict, after.final_subtype)}"
+    return f"{after.state.replace('_', ' ')}, {agreement(after)}"
 
 
 @review.command()
@@ -294,7 +304,7 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
     return ExitCode.OK
 
 
-def _write_labels(stream: Any, captures: Any, folder: Path) -> tuple[int, Counter[str]]:
+def _write_labels(stream: TextIO, captures: Iterable[ReviewedCapture], folder: Path) -> tuple[int, Counter[str]]:
     """Returns the number of rows, and how many captures were left out for each reason. Paths below `folder` are
     relative to it, others absolute; they are the real ones, also for pseudonyms. Raises PseudonymKeyMissing.
     """

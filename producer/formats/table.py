@@ -7,7 +7,8 @@ from rich.text import Text
 
 from contract.words import FOR_REVIEW
 from db.drift import drift_warning
-from db.run_report import BadCapture, CaseRow, IdentityConflict, RunReport
+from db.mix_ups import IdentityConflict
+from db.run_report import BadCapture, CaseRow, RunReport
 from producer.alarm import print_alarm
 from producer.formats import ExportFormat, Truth
 from producer.output import plain, shown_verdict, stdout, table

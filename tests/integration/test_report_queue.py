@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from db.engine import open_engine, reading, writing
 from db.fsck import fsck
 from db.models import Case, Patient, ReportQueue
 from db.recompute import bundle_policy, recompute
-from db.report_queue import acknowledge, queue_result, release, take, waiting_rows
+from db.report_queue import QueuedResult, acknowledge, queue_result, release, take, waiting_rows
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act
 from db.submission import submit
@@ -40,8 +40,8 @@ def screened(database: Engine, bundle: Bundle, patients: int, *, sign_off: bool 
     return run.run_id
 
 
-def ids(rows: list[dict[str, Any]]) -> list[int]:
-    return [row["queue_id"] for row in rows]
+def ids(rows: Sequence[QueuedResult]) -> list[int]:
+    return [row.queue_id for row in rows]
 
 
 def holds(database: Engine, run: int) -> bool:
@@ -52,10 +52,8 @@ def test_the_oldest_results_are_taken_first_and_by_one_consumer_only(database: E
     screened(database, bundle, 5)
     first = take(database, "lis", limit=3, hold_s=60)
     assert ids(first) == [1, 2, 3]
-    assert {(row["verdict"], row["subtype"], row["cause"], row["signed_off"]) for row in first} == {
-        ("all", "Pro", "screened", 0)
-    }
-    assert first[0]["patient"] == "P000"
+    assert {(row.verdict, row.subtype, row.cause, row.signed_off) for row in first} == {("all", "Pro", "screened", 0)}
+    assert first[0].patient == "P000"
     assert ids(take(database, "other", limit=9, hold_s=60)) == [4, 5]
     assert take(database, "lis", limit=9, hold_s=60) == [], "what it has in hand is not given out twice"
     assert acknowledge(database, "lis", [1, 2]).done == [1, 2]
@@ -105,10 +103,10 @@ def test_a_correction_is_given_out_when_what_it_replaces_is_acknowledged(databas
     assert take(database, "other", limit=9, hold_s=60) == []
     acknowledge(database, "lis", [1])
     (second,) = take(database, "other", limit=9, hold_s=60)
-    assert (second["queue_id"], second["replaces_id"], second["cause"], second["superseded"]) == (3, 1, "recomputed", 1)
+    assert (second.queue_id, second.replaces_id, second.cause, second.superseded) == (3, 1, "recomputed", 1)
     acknowledge(database, "other", [3])
     (third,) = take(database, "lis", limit=9, hold_s=60)
-    assert (third["queue_id"], third["replaces_id"], third["superseded"]) == (4, 3, 0)
+    assert (third.queue_id, third.replaces_id, third.superseded) == (4, 3, 0)
 
 
 def test_an_override_is_delivered_as_the_reviewers_verdict(database: Engine, bundle: Bundle) -> None:
@@ -116,9 +114,9 @@ def test_an_override_is_delivered_as_the_reviewers_verdict(database: Engine, bun
     acknowledge(database, "lis", ids(take(database, "lis", limit=1, hold_s=60)))
     act(database, 1, ReviewAction.OVERRIDE, ANNA, opinion=Opinion("benign"), comment="reactive lymphocytes")
     (row,) = take(database, "lis", limit=1, hold_s=60)
-    assert (row["verdict"], row["subtype"], row["cause"], row["replaces_id"]) == ("benign", None, "override", 1)
-    assert row["signed_off"] == 1
-    assert row["closed_at"].tzinfo is not None
+    assert (row.verdict, row.subtype, row.cause, row.replaces_id) == ("benign", None, "override", 1)
+    assert row.signed_off == 1
+    assert row.closed_at.tzinfo is not None
     assert holds(database, run)
 
 
@@ -131,7 +129,7 @@ def test_by_the_policy_of_sign_off_nothing_is_reported_before(database: Engine, 
     assert waiting_rows(database, limit=9) == [], "a recomputed proposal is not signed either"
     act(database, 1, ReviewAction.CONFIRM, ANNA)
     (row,) = waiting_rows(database, limit=9)
-    assert (row["cause"], row["replaces_id"], row["signed_off"], row["verdict"]) == (
+    assert (row.cause, row.replaces_id, row.signed_off, row.verdict) == (
         "signed_off", None, 1, "indeterminate",
     )  # fmt: skip
     assert holds(database, run)

@@ -12,12 +12,13 @@ from sqlalchemy.exc import IntegrityError
 
 from contract.bundle import Bundle
 from contract.errors import CaseHeld, NoSuchCase, NoSuchRun, UsageError
-from contract.states import ReviewAction, ReviewState, Verdict
+from contract.states import CaptureState, RejectCode, ReviewAction, ReviewState, Verdict
 from db import schema
 from db.control import cancel
 from db.engine import reading, writing
 from db.fsck import fsck
 from db.models import BundleRow, Case, ReportQueue, Review, Run
+from db.opinions import CaseReview
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act, next_case, release
 from db.review_queries import case_details, review_list
@@ -61,8 +62,8 @@ def take(database: Engine, who: Reviewer, *, run_id: int | None = None, hold_s: 
     return next_case(database, who, hold_s=hold_s, run_id=run_id)
 
 
-def final(row: dict[str, Any]) -> tuple[str, str | None, str | None]:
-    return row["state"], row["final_verdict"], row["final_subtype"]
+def final(row: CaseReview) -> tuple[str, str | None, str | None]:
+    return row.state, row.final_verdict, row.final_subtype
 
 
 def reported(database: Engine) -> list[tuple[str, int | None]]:
@@ -89,44 +90,44 @@ def test_a_confirm_closes_the_case_and_keeps_what_was_confirmed_by_whom(
 def test_as_many_reviewers_as_the_run_was_submitted_with_must_agree(database: Engine, case_of_two: int) -> None:
     for _ in range(2):  # the same reviewer twice is one
         after = act(database, case_of_two, CONFIRM, ANNA)
-        assert (after["state"], after["opinions"], after["wanted"]) == ("partly_signed", 1, 2)
-        assert after["final_verdict"] is after["closed_at"] is None
+        assert (after.state, after.opinions, after.wanted) == ("partly_signed", 1, 2)
+        assert after.final_verdict is after.closed_at is None
     after = act(database, case_of_two, OVERRIDE, BEN, opinion=Opinion(Verdict.ALL, "Pro"), comment="I say so, too")
     assert final(after) == ("closed", "all", "Pro")
-    assert after["closed_at"] == after["last_action_at"]
+    assert after.closed_at == after.last_action_at
 
 
 def test_where_reviewers_differ_a_third_one_settles_it(database: Engine, case_of_two: int) -> None:
     act(database, case_of_two, CONFIRM, ANNA)
     after = act(database, case_of_two, OVERRIDE, BEN, opinion=PRE, comment="nucleoli")
-    assert (after["state"], after["opinions"], after["agreeing"]) == ("disagreement", 2, 1)
+    assert (after.state, after.opinions, after.agreeing) == ("disagreement", 2, 1)
     assert final(act(database, case_of_two, OVERRIDE, CARLA, opinion=PRE, comment="yes")) == ("closed", "all", "Pre")
 
 
 def test_who_changes_her_mind_acts_again(database: Engine, case_of_two: int) -> None:
     act(database, case_of_two, OVERRIDE, ANNA, opinion=BENIGN, comment="no blasts")
-    assert act(database, case_of_two, CONFIRM, BEN)["state"] == "disagreement"
+    assert act(database, case_of_two, CONFIRM, BEN).state == "disagreement"
     assert final(act(database, case_of_two, CONFIRM, ANNA)) == ("closed", "all", "Pro")
 
 
 def test_a_second_opinion_opens_a_closed_case_until_two_agree(database: Engine, case: int) -> None:
     act(database, case, CONFIRM, ANNA)
     after = act(database, case, SECOND_OPINION, BEN, comment="look at the nucleoli")
-    assert (after["state"], after["wanted"], after["final_verdict"]) == ("second_opinion", 2, None)
+    assert (after.state, after.wanted, after.final_verdict) == ("second_opinion", 2, None)
     assert final(act(database, case, CONFIRM, BEN)) == ("closed", "all", "Pro")
 
 
 def test_a_deferred_case_waits_behind_all_others(database: Engine, bundle: Bundle) -> None:
     first, second, third = screened(database, bundle, [0.9, 0.8, 0.7])
-    assert act(database, first, DEFER, ANNA, comment="flow cytometry is not back")["state"] == "deferred"
+    assert act(database, first, DEFER, ANNA, comment="flow cytometry is not back").state == "deferred"
     act(database, second, DEFER, ANNA)
-    assert [row["case_id"] for row in review_list(database)[0]] == [third, first, second]
+    assert [row.case_id for row in review_list(database)[0]] == [third, first, second]
     assert take(database, ANNA) == third
     act(database, third, CONFIRM, ANNA)
     assert take(database, ANNA) == first, "the one that was deferred first"
     act(database, first, DEFER, ANNA)
     assert take(database, ANNA) == second, "and not the same again"
-    assert act(database, first, COMMENT, ANNA, comment="it is back")["state"] == "waiting"
+    assert act(database, first, COMMENT, ANNA, comment="it is back").state == "waiting"
 
 
 def test_a_closed_case_cannot_be_deferred(database: Engine, case: int) -> None:
@@ -142,7 +143,7 @@ def test_a_confirm_no_longer_counts_when_the_result_has_changed(database: Engine
     with writing(database) as connection:
         connection.execute(update(Case).values(subtype="Pre"))
     (row,) = review_list(database)[0]
-    assert (row["case_id"], row["state"], row["opinions"]) == (confirmed, "waiting", 0)
+    assert (row.case_id, row.state, row.opinions) == (confirmed, "waiting", 0)
     assert take(database, ANNA) == confirmed, "she has not seen what there is now"
 
 
@@ -152,13 +153,13 @@ def test_a_confirm_no_longer_counts_when_patients_were_mixed_up(database: Engine
     first, second = (claimed(database, one) for one in submit(database, request(bundle, files, chunk_size=2)).chunk_ids)
     finish_chunk(database, first, outcome(first))
     case = take(database, ANNA) or 0
-    assert act(database, case, CONFIRM, ANNA)["state"] == "closed"
+    assert act(database, case, CONFIRM, ANNA).state == "closed"
     ended = outcome(second)
     ended.screened[-1] = replace(ended.screened[-1], sha256=digest(first.captures[-1].path))
     finish_chunk(database, second, ended)
-    assert [row["state"] for row in review_list(database)[0]] == ["waiting", "waiting"]
-    assert len(case_details(database, case, captures=5)["conflicts"]) == 1
-    assert act(database, case, CONFIRM, ANNA)["state"] == "closed", "now she knows"
+    assert [row.state for row in review_list(database)[0]] == ["waiting", "waiting"]
+    assert len(case_details(database, case, captures=5).conflicts) == 1
+    assert act(database, case, CONFIRM, ANNA).state == "closed", "now she knows"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_an_override_says_what_and_why(
 ) -> None:
     with pytest.raises(UsageError, match=problem):
         act(database, case, OVERRIDE, ANNA, opinion=opinion, comment=comment)
-    assert case_details(database, case, captures=0)["history"] == []
+    assert case_details(database, case, captures=0).history == ()
 
 
 def test_a_subtype_that_is_not_known_is_not_made_up_but_the_only_one_is_taken(database: Engine, case: int) -> None:
@@ -219,7 +220,7 @@ def test_the_database_refuses_to_change_what_was_done(database: Engine, case: in
     act(database, case, CONFIRM, ANNA)
     with pytest.raises(IntegrityError, match="append-only"), writing(database) as connection:
         connection.execute(change)
-    assert len(case_details(database, case, captures=0)["history"]) == 1
+    assert len(case_details(database, case, captures=0).history) == 1
 
 
 def test_a_run_can_be_purged_with_its_reviews(database: Engine, case: int) -> None:
@@ -294,9 +295,9 @@ def test_the_most_urgent_case_comes_first_and_stays_in_hand(database: Engine, bu
     with pytest.raises(CaseHeld):
         release(database, urgent, BEN)
     act(database, urgent, COMMENT, BEN, comment="the sample was relabelled")
-    assert review_list(database)[0][0]["holder"] == "anna", "a comment takes nothing out of her hand"
-    assert act(database, urgent, DEFER, ANNA)["holder"] is None
-    assert act(database, urgent, CONFIRM, BEN)["state"] == "closed"
+    assert review_list(database)[0][0].holder == "anna", "a comment takes nothing out of her hand"
+    assert act(database, urgent, DEFER, ANNA).holder is None
+    assert act(database, urgent, CONFIRM, BEN).state == "closed"
     assert [release(database, unsettled, BEN), release(database, unsettled, BEN)] == [True, False]
     assert take(database, ANNA) == unsettled
 
@@ -312,12 +313,11 @@ def test_nobody_is_handed_what_she_has_an_opinion_on_or_has_passed_on(database: 
 
 
 def test_only_the_run_that_was_asked_for_and_none_that_was_cancelled(database: Engine, bundle: Bundle) -> None:
-    (urgent,), (other,) = screened(database, bundle, [0.9]), screened(database, bundle, [0.8])
+    _, (other,) = screened(database, bundle, [0.9]), screened(database, bundle, [0.8])
     assert [take(database, ANNA, run_id=2), take(database, BEN, run_id=2)] == [other, None]
     cancel(database, 1, actor="test")
     assert take(database, BEN) is None
-    assert [row["case_id"] for row in review_list(database)[0]] == [other]
-    assert urgent not in review_list(database)[0]
+    assert [row.case_id for row in review_list(database)[0]] == [other]
 
 
 def test_a_hold_that_is_over_is_handed_out_again(database: Engine, case: int) -> None:
@@ -325,7 +325,7 @@ def test_a_hold_that_is_over_is_handed_out_again(database: Engine, case: int) ->
     assert wait_until(lambda: take(database, BEN), 10) == case
     with pytest.raises(CaseHeld, match="ben"):
         act(database, case, CONFIRM, ANNA)
-    assert case_details(database, case, captures=0)["holder"] == "ben"
+    assert case_details(database, case, captures=0).holder == "ben"
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
@@ -417,10 +417,10 @@ def test_the_list_by_state_and_by_reviewer(database: Engine, bundle: Bundle) -> 
     closed, held, other = screened(database, bundle, [0.9, 0.8, 0.1])
     act(database, closed, CONFIRM, ANNA)
     assert take(database, ANNA) == held
-    assert [row["case_id"] for row in review_list(database, mine="anna")[0]] == [closed, held]
-    assert [row["case_id"] for row in review_list(database, state=ReviewState.CLOSED)[0]] == [closed]
+    assert [row.case_id for row in review_list(database, mine="anna")[0]] == [closed, held]
+    assert [row.case_id for row in review_list(database, state=ReviewState.CLOSED)[0]] == [closed]
     rows, total = review_list(database, limit=1)
-    assert ([row["case_id"] for row in rows], total) == ([held], 2)
+    assert ([row.case_id for row in rows], total) == ([held], 2)
     with reading(database) as connection:
         queue = connection.execute(text("SELECT case_id, review_state FROM review_queue ORDER BY priority DESC")).all()
     assert [tuple(row) for row in queue] == [(held, "waiting"), (other, "waiting")]
@@ -437,7 +437,11 @@ def test_a_case_is_shown_with_its_evidence_and_what_was_done(database: Engine, b
     finish_chunk(database, lease, ended)
     act(database, 1, COMMENT, ANNA, comment="smudge cells")
     shown = case_details(database, 1, captures=2)
-    assert (shown["patient"], shown["verdict"], shown["archive"], shown["wanted"]) == ("P1", "all", "/a", 1)
-    assert [one["path_text"] for one in shown["top_captures"]] == ["P1/1.jpg", "P1/2.jpg"]
-    assert [one["path_text"] for one in shown["ended_badly"]] == ["P1/0.jpg"]
-    assert [(one["reviewer"], one["comment"]) for one in shown["history"]] == [("anna", "smudge cells")]
+    assert (shown.patient, shown.archive, shown.wanted) == ("P1", "/a", 1)
+    assert shown.verdict is Verdict.ALL
+    assert shown.state is ReviewState.WAITING
+    assert [one.path_text for one in shown.top_captures] == ["P1/1.jpg", "P1/2.jpg"]
+    assert {one.state for one in shown.top_captures} == {CaptureState.SCREENED}
+    assert [(one.path_text, one.reject_code) for one in shown.ended_badly] == [("P1/0.jpg", RejectCode.TRUNCATED)]
+    assert [(one.reviewer, one.action, one.comment) for one in shown.history] == [("anna", COMMENT, "smudge cells")]
+    assert all(isinstance(one.action, ReviewAction) for one in shown.history)
