@@ -93,9 +93,7 @@ def main() -> None:
     fake_worker.FakeEngine.milliseconds = FakeEngine.milliseconds
     from worker.app import app
 
-    app.worker_main(
-        ["worker", "--without-gossip", "--without-mingle", "--hostname", f"{name}@%h", "--loglevel", "info"]
-    )
+    app.worker_main(["worker", "--hostname", f"{name}@%h", "--loglevel", "info"])
 
 
 if __name__ == "__main__":

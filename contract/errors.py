@@ -7,6 +7,8 @@
     │   ├── BundleError           the bundle is damaged, incomplete or of another version
     │   ├── DatabaseVersionError  the database's schema is not the one this release works with
     │   ├── DatabaseForbids       the database's role may not do this
+    │   ├── DatabaseUnsuitable    the database cannot hold our rows: its encoding
+    │   ├── BrokerForbids         Redis' user lacks a right, or this Redis cannot carry chunk ids
     │   ├── NoSuchRun             no run of that number
     │   ├── NoSuchCase            no case of that number
     │   ├── CaseHeld              another reviewer has the case in hand; their hold ends by itself
@@ -14,6 +16,7 @@
     ├── Unavailable               a service is out of reach; trying again later helps: exit 3
     │   ├── BrokerUnavailable     Redis
     │   ├── DatabaseUnavailable   the SQL database
+    │   │   └── DatabaseReadOnly  it takes no writes now: a standby, or set to read-only for a while
     │   ├── PseudonymKeyMissing   the key of the patients' pseudonyms is not here, or is a different one
     │   ├── ArchiveUnavailable    the archive's storage is out of reach (unmounted, I/O error): never "corrupt"
     │   │   └── StorageFault      one file cannot be read while the archive can: a bad sector, perhaps
@@ -88,6 +91,14 @@ class DatabaseForbids(UsageError):
     pass
 
 
+class DatabaseUnsuitable(UsageError):
+    pass
+
+
+class BrokerForbids(UsageError):
+    pass
+
+
 class NoSuchRun(UsageError):
     def __init__(self, run_id: int) -> None:
         super().__init__(f"there is no run {run_id}; `screen status` lists the runs")
@@ -115,6 +126,10 @@ class BrokerUnavailable(Unavailable):
 
 
 class DatabaseUnavailable(Unavailable):
+    pass
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
     pass
 
 

@@ -3,12 +3,14 @@
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.errors import SettingsError
+from contract.redis_url import checked_redis_url
 from contract.states import EngineName, Precision
 
 PREFIX = "SCREEN_"
@@ -25,8 +27,10 @@ class Settings(BaseSettings):
         "sqlite:///screening.db",
         description="the database: `sqlite:///FILE`, or `postgresql://...` as soon as there is more than one machine",
     )
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="the Redis that carries chunk ids; `rediss://` for TLS"
+    redis_url: Annotated[str, AfterValidator(checked_redis_url)] = Field(
+        "redis://127.0.0.1:6379/0",
+        description="the Redis that carries chunk ids: `redis://...`, `rediss://...` for TLS, or "
+        "`redis+socket:///PATH` ([more](#redis))",
     )
     bundle: Path | None = Field(None, description="the bundle that `submit` and `run` use when the command names none")
     bundle_dir: Path | None = Field(
@@ -108,11 +112,17 @@ def read_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        faults += [f"{PREFIX}{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]
+        faults += [_sentence(fault) for fault in error.errors()]
         raise SettingsError("; ".join(faults)) from None
     if faults:
         raise SettingsError("; ".join(faults))
     return settings
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    """Which setting is wrong and why: in our own words where a check of ours refused it, else in pydantic's."""
+    words = fault["ctx"]["error"] if fault["type"] == "value_error" else fault["msg"]
+    return f"{PREFIX}{'.'.join(map(str, fault['loc'])).upper()}: {words}"
 
 
 @cache

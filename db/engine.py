@@ -1,5 +1,9 @@
 """Opens the database, and gives transactions that turn the driver's failures into the system's own errors.
 
+Whatever the server, the database or the role has as defaults: each transaction sets what it needs, for itself alone.
+A pooler between (PgBouncer in transaction mode) may give the connection to another client after each transaction, and
+a setting that outlived it would be that client's too.
+
 `writing` has the right to write from its beginning. On SQLite a plain BEGIN that reads first and writes later fails
 with "database is locked" under load, whatever the timeout is; BEGIN IMMEDIATE waits for its turn.
 """
@@ -9,19 +13,35 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, FromClause, Row, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy import Connection, Engine, FromClause, Row, create_engine, event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from contract.errors import DatabaseForbids, DatabaseUnavailable, SettingsError, StorageFull
+from contract.errors import DatabaseForbids, DatabaseReadOnly, DatabaseUnavailable, DatabaseUnsuitable, StorageFull
+from db.url import read_url
 
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
 FROZEN_S = 20
 """How long a transaction may wait for its own process; normally statements follow one another in milliseconds."""
-FORBIDDEN = frozenset({"42501", "25006"})
-"""PostgreSQL's insufficient_privilege and read_only_sql_transaction, which a standby answers."""
+FORBIDDEN = frozenset({"42501", "3F000"})
+"""PostgreSQL's insufficient_privilege, and invalid_schema_name: its search_path leads to no schema."""
+READ_ONLY = "25006"
+"""PostgreSQL's read_only_sql_transaction: a standby, or default_transaction_read_only."""
+NEEDED = {
+    "DateStyle": "ISO, YMD",  # the driver reads times in no other style
+    "TimeZone": "UTC",
+    "IntervalStyle": "postgres",
+    "standard_conforming_strings": "on",
+    "extra_float_digits": "1",  # else a probability is read with fewer digits than were written
+    "statement_timeout": "0",  # the submit of a million captures takes as long as it takes
+    "lock_timeout": "0",
+}
+"""PostgreSQL's settings that every transaction of ours needs, whatever the defaults are."""
+_DURABLE = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END"
+"""A commit that was answered survives a power cut. Stricter values than `on` stay as they are."""
 _BEGIN = "sqlite_begin"
+_READS = "reads"
 _T = TypeVar("_T")
 AnyRow = Row[*tuple[Any, ...]]
 """A row of a statement, with its columns as attributes."""
@@ -32,45 +52,62 @@ def open_engine(url: str, *, pooled: bool = True) -> Engine:
 
     `pooled=False` opens a connection per transaction, for a process that forks.
 
-    Raises SettingsError for a URL of another kind.
+    Raises SettingsError for a URL of another kind, or with a mistake. A transaction raises DatabaseUnsuitable where the
+    encoding of the PostgreSQL database is not UTF-8.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise SettingsError("SCREEN_DATABASE_URL is not a database URL; sqlite:///FILE or postgresql://...") from None
-    backend = parsed.get_backend_name()
-    if backend == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-        options: dict[str, Any] = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}, "pool_pre_ping": pooled}
-    elif backend == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
-            raise SettingsError("SCREEN_DATABASE_URL: workers share the database, so SQLite needs a file")
-        options = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "isolation_level": None}}
+    parsed = read_url(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite:
+        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "isolation_level": None}}
     else:
-        raise SettingsError(f"SCREEN_DATABASE_URL: {backend} is not supported; sqlite:///FILE or postgresql://...")
+        options = {
+            "connect_args": {
+                "connect_timeout": parsed.query.get("connect_timeout", CONNECT_TIMEOUT_S),
+                "client_encoding": "UTF8",  # else the driver takes the server's, and may not know it
+                "prepare_threshold": None,  # a pooler gives another connection, where the statement is not prepared
+            },
+            "pool_pre_ping": pooled,
+            # `writing` relies on it: a transaction that has waited for a lock must see what the one before it wrote.
+            "isolation_level": "READ COMMITTED",
+        }
     if not pooled:
         options |= {"poolclass": NullPool, "pool_pre_ping": False}
-    try:
-        engine = create_engine(parsed, **options)
-    except (NoSuchModuleError, ArgumentError) as error:
-        raise SettingsError(f"SCREEN_DATABASE_URL: {error}") from None
-    if backend == "sqlite":
+    engine = create_engine(parsed, **options)
+    if is_sqlite:
         _make_sqlite_serious(engine)
     else:
-        _let_go_of_the_frozen(engine)
+        _make_postgresql_ours(engine)
     return engine
 
 
-def _let_go_of_the_frozen(engine: Engine) -> None:
-    """End transactions that wait too long for their process: one that is stopped or cut off would keep its locks.
+def _make_postgresql_ours(engine: Engine) -> None:
+    """Refuse other encodings than UTF-8, and let each transaction begin with the settings that it needs.
 
-    All other processes would wait for the rows of its cases, and for their turn to finish cases.
+    One of these ends transactions that wait too long for their own process. One that is stopped or cut off would keep
+    its locks: all others would wait for the rows of its cases, and for their turn to finish cases.
     """
+    settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in NEEDED.items())
 
     @event.listens_for(engine, "connect")
-    def _limit(dbapi_connection: Any, _record: Any) -> None:
-        dbapi_connection.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN_S}s'")
-        dbapi_connection.commit()
+    def _check_encoding(dbapi_connection: Any, _record: Any) -> None:
+        encoding = dbapi_connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise DatabaseUnsuitable(
+                f"the database's encoding is {encoding}, which cannot hold every patient's name; make another one, "
+                "`createdb --encoding=UTF8 --template=template0 screening`, and name it in SCREEN_DATABASE_URL"
+            )
+
+    @event.listens_for(engine, "begin")
+    def _set(connection: Connection) -> None:
+        is_reading = connection.get_execution_options().get(_READS, False)
+        driver: Any = connection.connection.driver_connection
+        # None, not False: default_transaction_read_only is an administrator's lock, and holds for us too. SQLAlchemy's
+        # own option would leave False behind, which lifts it.
+        driver.read_only = is_reading or None
+        idle = 0 if is_reading else FROZEN_S  # who reads blocks nobody, and may take their time
+        connection.exec_driver_sql(
+            f"SELECT {settings}, set_config('idle_in_transaction_session_timeout', '{idle}s', true), {_DURABLE}"
+        )
 
 
 def _make_sqlite_serious(engine: Engine) -> None:
@@ -129,10 +166,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """
     with _translated(), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
-            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", **{_READS: True})
         with connection.begin():
-            if engine.dialect.name == "postgresql":  # it blocks nobody, and may take its time
-                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             yield connection
 
 
@@ -146,7 +181,14 @@ def _translated() -> Iterator[None]:
             raise StorageFull(
                 f"no room left under the database ({reason}); make room, work goes on by itself"
             ) from error
-        if getattr(error.orig, "sqlstate", None) in FORBIDDEN:
+        sqlstate = getattr(error.orig, "sqlstate", None)
+        if sqlstate == READ_ONLY:
+            raise DatabaseReadOnly(
+                f"the database takes no writes now ({reason}); it is a standby, or its administrator has made it "
+                "read-only (default_transaction_read_only). Wait, or name the database that takes writes in "
+                "SCREEN_DATABASE_URL"
+            ) from error
+        if sqlstate in FORBIDDEN:
             raise DatabaseForbids(
                 f"the database refuses this ({reason}); ask its administrator for the right, or name a role that has "
                 "it in SCREEN_DATABASE_URL"

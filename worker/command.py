@@ -4,9 +4,14 @@ import os
 import sys
 
 import click
+import structlog
 
+from contract.errors import BrokerUnavailable
+from contract.queue_check import check_queue
 from contract.settings import get_settings
 from db.schema import open_database
+
+log = structlog.get_logger(__name__)
 
 
 @click.command()
@@ -19,8 +24,20 @@ def worker(name: str | None) -> None:
     """
     settings = get_settings()
     open_database(settings.database_url, pooled=False)
+    _check_redis()
     name = name or f"screen-{os.getpid()}"
-    arguments = ["-A", "worker.app", "worker", "--without-gossip", "--without-mingle", "--hostname", f"{name}@%h"]
+    arguments = ["-A", "worker.app", "worker", "--hostname", f"{name}@%h"]
     os.execv(  # noqa: S606 - our own interpreter, no shell wanted
         sys.executable, [sys.executable, "-m", "celery", *arguments, "--loglevel", settings.log_level]
     )
+
+
+def _check_redis() -> None:
+    """Raise BrokerForbids for a Redis that cannot serve a worker. One that does not answer is waited for, later."""
+    from worker.app import app
+
+    try:
+        for warning in check_queue(app.connection_for_write(), receives=True):
+            log.warning(warning)
+    except BrokerUnavailable as error:
+        log.warning(str(error))

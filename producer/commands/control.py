@@ -11,7 +11,7 @@ from contract.states import CaptureState
 from db import control
 from db.schema import open_database
 from producer.output import ID, login_name, say
-from producer.publish import publish_chunks
+from producer.publish import check_redis, publish_chunks
 
 
 @click.command()
@@ -30,6 +30,7 @@ def cancel(run: int) -> ExitCode:
 def resume(run: int) -> ExitCode:
     """Continue RUN after `screen cancel`, or send its pending chunks once more."""
     settings, database = _opened()
+    check_redis(settings.redis_url)
     chunk_ids = control.resume(database, run, actor=login_name())
     _publish(settings, database, run, chunk_ids)
     say(f"run {run} goes on: {len(chunk_ids)} chunks are pending")
@@ -51,6 +52,7 @@ def retry(run: int, rejected: bool, quarantined: bool, case_id: int | None) -> E
     rejected: submit the folder again.
     """
     settings, database = _opened()
+    check_redis(settings.redis_url)
     states = [
         state
         for state, is_chosen in ((CaptureState.REJECTED, rejected), (CaptureState.QUARANTINED, quarantined))

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode
-from contract.settings import get_settings
+from contract.settings import Settings, get_settings
 from db import schema
 from db.engine import open_engine
 from db.progress import progress
@@ -21,7 +21,7 @@ from producer.commands.report import FORMATS, TABLE, exit_code, show
 from producer.commands.submit import name_skipped, required_bundle, submit_request
 from producer.output import say
 from producer.pseudonymous import pseudonymize_option
-from producer.publish import publish_chunks
+from producer.publish import check_redis, publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
 from producer.truth import read_truth, truth_option
 from producer.watching import follow_run
@@ -68,6 +68,8 @@ def run(
     walked = walk_archive(archive)
     name_skipped(walked)
     database = open_engine(settings.database_url)
+    if _names_redis(settings):
+        check_redis(settings.redis_url, must_answer=True)
     schema.upgrade(database)
     submission = write_run(
         database, submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
@@ -86,11 +88,16 @@ def run(
     return _report(database, run_id, html, read_truth(truth) if truth else None)
 
 
+def _names_redis(settings: Settings) -> bool:
+    """Whether SCREEN_REDIS_URL is set; otherwise a bundled Redis is used."""
+    return "redis_url" in settings.model_fields_set
+
+
 @contextlib.contextmanager
 def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     with contextlib.ExitStack() as stack:
         settings = get_settings()
-        uses_bundled_redis = "redis_url" not in settings.model_fields_set
+        uses_bundled_redis = not _names_redis(settings)
         redis_url = stack.enter_context(bundled_redis()) if uses_bundled_redis else settings.redis_url
         environment = {"SCREEN_REDIS_URL": redis_url}
         if uses_bundled_redis:  # a fresh Redis holds no message of an interrupted run: send its chunks again at once

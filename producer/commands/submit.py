@@ -15,7 +15,7 @@ from db.submission import Submission, SubmitPlan, SubmitRequest, plan_submit
 from db.submission import submit as write_run
 from producer.output import json_out, say
 from producer.pseudonymous import Pseudonymous, pseudonymize_option, pseudonymous_names
-from producer.publish import publish_chunks
+from producer.publish import check_redis, publish_chunks
 from producer.watching import watch_run
 
 _SHOWN = 10
@@ -64,6 +64,7 @@ def submit(
         if as_json:
             json_out(_as_json(walked, plan, None))
         return ExitCode.OK
+    check_redis(settings.redis_url)
     submission = write_run(database, request)
     _print_plan(walked, submission.plan, submission)
     if as_json:

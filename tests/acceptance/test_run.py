@@ -36,7 +36,7 @@ def alone(tmp_path: Path) -> Environment:
 def run(alone: Environment, *arguments: object) -> "subprocess.CompletedProcess[str]":
     variables = alone.variables
     for name in ("SCREEN_DATABASE_URL", "SCREEN_REDIS_URL"):
-        del variables[name]
+        variables.pop(name, None)
     return subprocess.run(
         [alone.python, "-m", "producer.cli", "run", *map(str, arguments)],
         cwd=alone.folder, env=variables, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,

