@@ -54,7 +54,11 @@ class ExitCode(IntEnum):
         "done, but captures were rejected or quarantined, most captures of most patients do not count "
         "([below](#a-run-that-cannot-be-believed)), or a check failed",
     )
-    USAGE = 2, "a mistake that you can correct: an argument, a setting, a folder, a bundle, the database's version"
+    USAGE = (
+        2,
+        "a mistake that you can correct: an argument, a setting, a folder, a bundle, the database's version or "
+        "encoding, a right that is missing in Redis or in the database",
+    )
     UNAVAILABLE = 3, "Redis, database, archive or disk space is out of reach; try again later"
     BROKEN = 70, "this program failed; `screen --debug ...` shows where. What was written before stays"
     INTERRUPTED = 130, "Ctrl-C"

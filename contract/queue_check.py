@@ -75,6 +75,11 @@ def _translated(error: BaseException) -> BrokerForbids | BrokerUnavailable:
     code = getattr(error, "status_code", None)
     if code in ("NOAUTH", "WRONGPASS") or "AUTH" in reason.upper().split():
         return BrokerForbids(f"Redis refuses the user or the password of SCREEN_REDIS_URL ({reason})")
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return BrokerForbids(
+            f"the certificate of Redis does not fit ({reason}); name the authority that signed it in SCREEN_REDIS_URL, "
+            "?ssl_ca_certs=FILE"
+        )
     if code == "NOPERM":
         return BrokerForbids(f"the user of SCREEN_REDIS_URL lacks rights ({reason}); {RIGHTS}")
     if isinstance(error, OSError) or code in _PASSING or _is_out_of_reach(error):

@@ -9,6 +9,7 @@ port, for example.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 FORMS = (
@@ -26,7 +27,7 @@ TLS_OPTIONS: Mapping[str, frozenset[str]] = {
     "ssl_keyfile": frozenset(),
     "ssl_check_hostname": frozenset({"true", "false"}),
 }
-"""Options of `rediss://` -> the values that are taken, or none: any value. The names are those of redis-py."""
+"""Options of `rediss://` -> the values that are taken, or none: a file. The names are those of redis-py."""
 _HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+(%\w+)?", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,4}")
 
@@ -87,8 +88,10 @@ def _check_tls(options: list[tuple[str, str]]) -> None:
         )
     for name, value in options:
         values = TLS_OPTIONS[name]
-        if not value or (values and value not in values):
-            raise ValueError(f"{name} must be {' or '.join(sorted(values)) or 'the path of a file'}")
+        if values and value not in values:
+            raise ValueError(f"{name} must be {' or '.join(sorted(values))}")
+        if not values and not Path(value).is_file():
+            raise ValueError(f"{name} names no file of this machine")
 
 
 def _socket(parts: SplitResult, options: list[tuple[str, str]]) -> str:

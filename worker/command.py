@@ -9,6 +9,7 @@ import structlog
 from contract.errors import BrokerUnavailable
 from contract.queue_check import check_queue
 from contract.settings import get_settings
+from contract.shared_locks import check_shared_locks
 from db.schema import open_database
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,7 @@ def worker(name: str | None) -> None:
     same as `celery -A worker.app worker`.
     """
     settings = get_settings()
+    check_shared_locks()
     open_database(settings.database_url, pooled=False)
     _check_redis()
     name = name or f"screen-{os.getpid()}"

@@ -11,6 +11,7 @@ from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode
 from contract.settings import Settings, get_settings
+from contract.shared_locks import check_shared_locks
 from db import schema
 from db.engine import open_engine
 from db.progress import progress
@@ -64,6 +65,7 @@ def run(
     to do, at the beginning and at the end of the report.
     """
     settings = get_settings()
+    check_shared_locks()
     opened = Bundle.open(required_bundle(bundle))
     walked = walk_archive(archive)
     name_skipped(walked)

@@ -3,9 +3,11 @@
 import re
 import shlex
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from celery import Celery
@@ -14,6 +16,7 @@ from contract.bundle import Bundle
 from contract.errors import BrokerForbids, BrokerUnavailable, ExitCode
 from contract.messages import QUEUE, celery_config
 from contract.queue_check import acl_rules, check_queue
+from contract.redis_url import checked_redis_url
 from tests.acceptance.test_worker import PATIENTS, QUICK, check_invariants, is_finished
 from tests.support.archives import write_archive
 from tests.support.commands import REPOSITORY, Environment
@@ -132,6 +135,17 @@ def test_commands_of_a_user_without_rights_say_so_at_their_start_and_write_nothi
     assert len(alone.screen("status", "--json").json) == 1
 
 
+def test_run_does_not_begin_where_the_redis_that_it_should_use_is_away(
+    alone: Environment, bundle: Bundle, tmp_path: Path
+) -> None:
+    archive = write_archive(tmp_path / "archive", {"P1": "Pro"}, captures=2)
+    for _ in range(2):  # the second would find "nothing new", and wait without end
+        done = alone.screen("run", archive, "--bundle", bundle.path, SCREEN_REDIS_URL="redis://127.0.0.1:1/0")
+        assert done.code == ExitCode.UNAVAILABLE, done.err
+        assert "Redis is out of reach" in done.err
+    assert alone.screen("status", "--json").json == []
+
+
 @pytest.mark.parametrize("password", ["", ":wrong@", "screen:wrong@"])
 def test_a_wrong_password_is_a_mistake_that_one_can_correct(redis_server: RedisServer, password: str) -> None:
     redis_server.client.config_set("requirepass", "right")
@@ -161,6 +175,18 @@ def test_a_replica_and_a_node_of_a_cluster_are_refused(redis_server: RedisServer
             checked(replica.url)
     with another(tmp_path / "node", "--cluster-enabled", "yes") as node, pytest.raises(BrokerForbids, match="cluster"):
         checked(node.url)
+
+
+def test_a_unix_socket_leads_to_its_redis_in_either_form() -> None:
+    with tempfile.TemporaryDirectory(prefix="50% #1 ") as place:  # a socket's path must be short
+        folder = Path(place) / "redis"
+        with another(folder, "--unixsocket", str(folder / "sock")) as server:
+            server.client.config_set("requirepass", "right")
+            path = quote(str(folder / "sock"))
+            for url in (f"unix://:right@{path}?db=2", f"redis+socket://:right@{path}?virtual_host=2"):
+                assert checked(checked_redis_url(url)) == []
+            with pytest.raises(BrokerForbids, match="password"):
+                checked(checked_redis_url(f"unix://:wrong@{path}"))
 
 
 def test_a_redis_that_does_not_answer_is_no_mistake() -> None:

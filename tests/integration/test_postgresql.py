@@ -189,6 +189,10 @@ def test_a_database_that_is_set_to_read_only_is_read_and_named_where_it_must_be_
     assert "default_transaction_read_only" in done.err
     with pytest.raises(DatabaseReadOnly), writing(open_engine(url)) as connection:
         connection.execute(text("DELETE FROM run"))
+    lifted = environment.screen(
+        "cancel", 1, SCREEN_DATABASE_URL=f"{url}&options=-c%20default_transaction_read_only%3Doff"
+    )
+    assert lifted.code == ExitCode.OK, lifted.err
 
 
 def test_a_search_path_that_leads_nowhere_is_a_sentence(make_database: Make, tmp_path: Path) -> None:

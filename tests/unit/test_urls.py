@@ -135,7 +135,8 @@ def test_a_redis_url_reaches_the_client_as_it_is_meant(url: str, wanted: dict[st
 
 
 @pytest.mark.parametrize(
-    ("options", "verified"), [("", True), ("?ssl_ca_certs=/etc/ca.pem", True), ("?ssl_cert_reqs=none", False)]
+    ("options", "verified"),
+    [("", True), (f"?ssl_ca_certs={__file__}", True), ("?ssl_cert_reqs=none", False)],
 )
 def test_tls_takes_only_the_right_certificate_unless_the_url_says_otherwise(options: str, verified: bool) -> None:
     given = broker(f"rediss://queue.lab/0{options}")
@@ -168,6 +169,7 @@ def test_tls_takes_only_the_right_certificate_unless_the_url_says_otherwise(opti
         (f"redis://:{SECRET}@h/0?db=3", "an option after ? is unknown"),
         (f"redis://:{SECRET}@h/0?transport=amqp", "an option after ? is unknown"),
         (f"rediss://:{SECRET}@h/0?ssl_cert_reqs=CERT_NONE_", "ssl_cert_reqs must be none or optional or required"),
+        (f"rediss://:{SECRET}@h/0?ssl_ca_certs=/nowhere/{SECRET}", "ssl_ca_certs names no file"),
         (f"redis://:{SECRET}@a,b/0", "several addresses"),
         (f"redis://:{SECRET}@a/0;redis://:{SECRET}@b/0", "several addresses"),
         (f"redis+socket://{SECRET}/redis.sock", "three slashes"),

@@ -14,6 +14,7 @@ import cv2
 
 from contract.errors import UsageError
 from contract.files import write_whole
+from contract.shared_locks import check_shared_locks
 from trainer.synth import GENERATOR_VERSION
 from trainer.synth.field import draw_capture
 from trainer.synth.stain import label_of
@@ -85,6 +86,7 @@ def _drawn(chunks: list[tuple[Path, int, int, list[int]]], processes: int) -> It
     if processes <= 1:
         yield from (draw_chunk(*chunk) for chunk in chunks)
         return
+    check_shared_locks()
     with _single_threaded(), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(draw_chunk, *chunk) for chunk in chunks]
         try:
