@@ -176,7 +176,7 @@ LABELS = ["Benign", "Early", "Pre", "Pro"]
     ("changes", "said"),
     [
         ({"path": "p09/000.jpg"}, "line 2: p09/000.jpg is not in the archive"),
-        ({"path": "p00/001.jpg"}, "line 3: p00/001.jpg is listed twice"),
+        ({"path": "p00/001.jpg", "label": "Pre"}, "lines 2 and 3: both list p00/001.jpg and say different things"),
         ({"label": "Late"}, "line 2: unknown label 'Late'; the bundle's labels are Benign, Early, Pre, Pro"),
         ({"why": "I liked it"}, "line 2: why is 'I liked it'"),
     ],
