@@ -25,6 +25,7 @@ from contract.names import display_name, printable, the_one_meant
 from contract.tables import Row, Table, read_table
 from trainer.listed_files import plain
 from trainer.metrics import interval
+from trainer.progress import say
 
 COLUMNS = ("path", "patient", "why", "label")
 RANDOM, BORDER = "random", "border"
@@ -111,6 +112,8 @@ def read_labels(file: Path, archive: Sequence[FoundCapture], labels: Sequence[st
     FEWEST captures drawn at random are labelled.
     """
     table = read_table(file, needed=COLUMNS)
+    for warning in table.warnings:
+        say(f"warning: {warning}")
     by_path = _by_path(archive)
     filled: dict[FoundCapture, tuple[Row, str, bool]] = {}
     for row in table.rows:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from contract.archive import walk
@@ -27,9 +27,9 @@ def read_class_folders(root: Path, labels: Sequence[str] = ()) -> Found:
     """The captures in the folders of DATA, or of DATA/Original; each folder's name is a label. What is junk in an
     archive is junk here too. Raises DataError for another layout: a table of another name, or a split by folders.
     """
-    names = sorted(entry.name for entry in root.iterdir())
-    _refuse_other_table(root, names)
-    base = next((root / name for name in names if name.casefold() == WITH_CAPTURES and (root / name).is_dir()), root)
+    _refuse_other_table(root, root)
+    base = next((folder for folder in sorted(root.iterdir()) if _is_original(folder)), root)
+    _refuse_other_table(root, base)
     below, walked = base.relative_to(root), walk(base, follow_links=True)
     captures = []
     for capture in walked.captures:
@@ -44,14 +44,18 @@ def read_class_folders(root: Path, labels: Sequence[str] = ()) -> Found:
     return Found(tuple(captures), False, tuple(_not_read(base, walked.skipped)))
 
 
-def _refuse_other_table(root: Path, names: Iterable[str]) -> None:
-    """A table that is called Labels.csv or labels.xlsx is not what we read, and surely meant to be read."""
-    tables = [name for name in names if _TABLE_FILE.fullmatch(name.casefold()) and (root / name).is_file()]
-    if tables:
-        raise DataError(
-            f"{root}: holds {printable(tables[0])}, and only {LABELS_FILE} is read; save it under that name as CSV in "
-            "UTF-8, or move it away if the folders' names are the labels"
-        )
+def _is_original(folder: Path) -> bool:
+    return folder.name.casefold() == WITH_CAPTURES and folder.is_dir()
+
+
+def _refuse_other_table(root: Path, folder: Path) -> None:
+    """A table that is called Labels.csv or labels.xlsx, or lies in Original/, is not read, and surely meant to be."""
+    for file in sorted(folder.iterdir()):
+        if _TABLE_FILE.fullmatch(file.name.casefold()) and file.is_file():
+            raise DataError(
+                f"{folder}: holds {printable(file.name)}, and only {root / LABELS_FILE} is read; save it there as CSV in "
+                "UTF-8, or move it away if the folders' names are the labels"
+            )
 
 
 def _refuse_splits(root: Path, base: Path, paths: Sequence[Sequence[str]], labels: Sequence[str]) -> None:
