@@ -53,8 +53,8 @@ def _refuse_other_table(root: Path, folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         if _TABLE_FILE.fullmatch(file.name.casefold()) and file.is_file():
             raise DataError(
-                f"{folder}: holds {printable(file.name)}, and only {root / LABELS_FILE} is read; save it there as CSV in "
-                "UTF-8, or move it away if the folders' names are the labels"
+                f"{folder}: holds {printable(file.name)}, and only {root / LABELS_FILE} is read; save it there as CSV "
+                "in UTF-8, or move it away if the folders' names are the labels"
             )
 
 

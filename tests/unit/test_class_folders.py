@@ -74,7 +74,16 @@ def test_a_class_may_be_called_like_a_part_of_a_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Labels.csv", "LABELS.CSV", "labels.csv.txt", "labels (1).csv", "labels.xlsx", "label.csv", "labels_new.csv", "Original/labels.csv"],
+    [
+        "Labels.csv",
+        "LABELS.CSV",
+        "labels.csv.txt",
+        "labels (1).csv",
+        "labels.xlsx",
+        "label.csv",
+        "labels_new.csv",
+        "Original/labels.csv",
+    ],
 )
 def test_a_table_of_another_name_is_not_passed_over(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"holds .*, and only .*/labels\.csv is read; save it there as CSV"):
