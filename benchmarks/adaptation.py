@@ -23,11 +23,12 @@ from contract.errors import DataError, UsageError
 from contract.novelty import Novelty, read_novelty
 from contract.predictions import Predictions
 from contract.quality import MEASURES
+from contract.tables import read_table
 from trainer import adapt_reference
 from trainer.adapt_archive import Looked, measured, pixels_of
 from trainer.adapt_majority import majority
-from trainer.data import LABELS_FILE, read_csv
 from trainer.graph import GraphRunner
+from trainer.labelled import LABELS_FILE
 
 CONTAMINATION = 0.2
 """Share of photographs, or of captures of another kind, in the archive for the adaptation."""
@@ -119,16 +120,16 @@ def _of_archive(folder: Path, parent: Bundle, runner: GraphRunner) -> Captures:
     patients = np.asarray([capture.patient.decode() for capture in captures])
     targets = np.full(len(captures), -1)
     if (folder / LABELS_FILE).exists():
-        listed, _ = read_csv(folder / LABELS_FILE, needed=("path", "label"))
-        labels = {row["path"]: parent.manifest.labels.index(row["label"]) for row in listed}
+        listed = read_table(folder / LABELS_FILE, needed=("path", "label"))
+        labels = {row["path"]: parent.manifest.labels.index(row["label"]) for row in listed.rows}
         targets = np.asarray([labels[capture.path.decode()] for capture in captures])
     return Captures.seen(runner, pixels, patients, targets)
 
 
 def _of_split(data: Path, split: Path, parent: Bundle, runner: GraphRunner) -> Captures:
     """The test captures of a split by looks; each BLOCK captures of a look replace a patient."""
-    listed, _ = read_csv(split, needed=("path", "label", "split", "group"))
-    rows = sorted((row for row in listed if row["split"] == "test"), key=lambda row: (row["group"], row["path"]))
+    listed = read_table(split, needed=("path", "label", "split", "group"))
+    rows = sorted((row for row in listed.rows if row["split"] == "test"), key=lambda row: (row["group"], row["path"]))
     places: dict[str, int] = {}
     patients = []
     for row in rows:

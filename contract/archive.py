@@ -137,7 +137,7 @@ class _Walker:
     def is_folder(self, entry: os.DirEntry[bytes], path: bytes) -> bool:
         """Whether the entry is a folder that the walk should enter."""
         try:
-            if _is_junk(entry.name) or not entry.is_dir(follow_symlinks=self.follow_links):
+            if is_junk(entry.name) or not entry.is_dir(follow_symlinks=self.follow_links):
                 return False
             if not self.follow_links:
                 return True
@@ -177,14 +177,15 @@ class _Walker:
         return path, status.st_size, status.st_mtime_ns
 
 
-def _is_junk(name: bytes) -> bool:
+def is_junk(name: bytes) -> bool:
+    """Whether a file or folder of this name lies beside captures by accident, and is no capture of its own."""
     return name.startswith(b".") or name.lower() in JUNK_NAMES | JUNK_FOLDERS
 
 
 def _why_skipped(path: bytes, entry: os.DirEntry[bytes], *, follow_links: bool) -> SkipReason | None:
     if entry.is_symlink() and not follow_links:
         return SkipReason.LINK
-    if _is_junk(entry.name):
+    if is_junk(entry.name):
         return SkipReason.JUNK
     if not entry.is_file(follow_symlinks=follow_links):
         return SkipReason.NOT_A_FILE

@@ -12,7 +12,7 @@
     │   ├── NoSuchRun             no run of that number
     │   ├── NoSuchCase            no case of that number
     │   ├── CaseHeld              another reviewer has the case in hand; their hold ends by itself
-    │   └── DataError             training data that cannot be trained on
+    │   └── DataError             a table that people made, or training data, that cannot be used
     ├── Unavailable               a service is out of reach; trying again later helps: exit 3
     │   ├── BrokerUnavailable     Redis
     │   ├── DatabaseUnavailable   the SQL database

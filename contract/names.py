@@ -1,6 +1,16 @@
-"""File names as text. On disk a name is bytes and need not be UTF-8; tables, terminals and JSON need text."""
+"""Names as text: of files, and as people type them into tables.
+
+On disk a name is bytes and need not be UTF-8; tables, terminals and JSON need text.
+"""
 
 import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+_SAME_SHAPE = str.maketrans("авекмнорстухіјѕαβεηικμνορτυχ‐–—−’‘ʼ`", "abekmhopctyxijsabehikmnoptyx----''''")
+"""Casefolded Cyrillic and Greek letters whose capitals look like Latin ones, dashes, and apostrophes: what another
+keyboard, or a program that corrects typing, puts in place of the usual character."""
 
 
 def display_name(name: bytes) -> str:
@@ -14,7 +24,11 @@ def display_name(name: bytes) -> str:
     >>> display_name(b"M\xfcller")
     'M\\xfcller'
     """
-    text = name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return printable(name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace"))
+
+
+def printable(text: str) -> str:
+    r"""The text with characters that control a terminal as \xNN or \uNNNN."""
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
 
 
@@ -27,3 +41,43 @@ def _escaped(character: str) -> str:
 def path_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a path, as the file system stores them."""
     return os.fsencode(path)
+
+
+def cleaned(text: str) -> str:
+    """Text from a cell of a table: in Unicode's form NFC, without blanks around it, and with one space for any blanks
+    within it.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def alike(name: str) -> str:
+    r"""A key that is equal for names that people would take for one another.
+
+    They differ in case, in blanks, in invisible characters, in the Unicode form or width of a letter, in letters of
+    another alphabet that look the same, or, where the whole name is a number, in zeros that a spreadsheet drops.
+
+    >>> {alike(name) for name in ("P1", " p 1", "\N{CYRILLIC SMALL LETTER ER}1")}
+    {'p1'}
+    >>> alike("007") == alike("7") == alike("7.0")
+    True
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    text = "".join(letter for letter in text if not letter.isspace() and unicodedata.category(letter) != "Cf")
+    number = re.fullmatch(r"0*(\d+)(?:[.,]0)?", text)
+    return number[1] if number else text.translate(_SAME_SHAPE)
+
+
+def lookalikes(names: Iterable[str]) -> list[list[str]]:
+    """Groups of two or more different names with the same `alike`, in the order in which they first appear."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        groups.setdefault(alike(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def the_one_meant(name: str, names: Sequence[str]) -> str | None:
+    """Which of `names` a person means who writes `name`: the same, else the only one alike; None if there is none."""
+    if name in names:
+        return name
+    meant = [one for one in names if alike(one) == alike(name)]
+    return meant[0] if len(meant) == 1 else None

@@ -7,6 +7,7 @@ patients and stays with the archive; nothing of it goes into the bundle.
 
 import csv
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from sklearn.cluster import KMeans
 from contract.archive import FoundCapture
 from contract.bundle import Manifest
 from contract.errors import DataError
-from contract.names import display_name
-from trainer.data import read_csv
+from contract.names import display_name, printable, the_one_meant
+from contract.tables import Row, Table, read_table
+from trainer.listed_files import plain
 from trainer.metrics import interval
+from trainer.progress import say
 
 COLUMNS = ("path", "patient", "why", "label")
 RANDOM, BORDER = "random", "border"
@@ -108,32 +111,58 @@ def read_labels(file: Path, archive: Sequence[FoundCapture], labels: Sequence[st
     """The filled lines of a file that `to_csv` wrote. Raises DataError naming the line at fault, or if fewer than
     FEWEST captures drawn at random are labelled.
     """
-    rows, _ = read_csv(file, needed=COLUMNS)
-    by_path = {display_name(capture.path): capture for capture in archive}
-    filled = [(number, row) for number, row in enumerate(rows, start=2) if row["label"].strip()]
-    seen: set[str] = set()
-    for number, row in filled:
-        where = f"{file}, line {number}"
-        if row["path"] not in by_path:
-            raise DataError(f"{where}: {row['path']} is not in the archive; label only captures of this archive")
-        if row["path"] in seen:
-            raise DataError(f"{where}: {row['path']} is listed twice; keep one of the lines")
-        if row["label"].strip() not in labels:
-            raise DataError(f"{where}: unknown label {row['label']!r}; the bundle's labels are {', '.join(labels)}")
-        if row["why"] not in (RANDOM, BORDER):
-            raise DataError(f"{where}: why is {row['why']!r}, not {RANDOM} or {BORDER}; do not change that column")
-        seen.add(row["path"])
-    at_random = sum(row["why"] == RANDOM for _, row in filled)
+    table = read_table(file, needed=COLUMNS)
+    for warning in table.warnings:
+        say(f"warning: {warning}")
+    by_path = _by_path(archive)
+    filled: dict[FoundCapture, tuple[Row, str, bool]] = {}
+    for row in table.rows:
+        if not row["label"]:
+            continue
+        capture, label, is_random = _checked(table, row, by_path, labels)
+        earlier, *said = filled.setdefault(capture, (row, label, is_random))
+        if said != [label, is_random]:
+            raise DataError(
+                f"{table.at(earlier.line, row.line)}: both list {printable(row['path'])} and say different things; "
+                "correct one and take the other out"
+            )
+    at_random = sum(is_random for _, _, is_random in filled.values())
     if at_random < FEWEST:
         raise DataError(
             f"{file}: {at_random} of the captures drawn at random are labelled; no figure is given for fewer than "
             f"{FEWEST}. Label more of them, or draw more with --draw"
         )
     return Labels(
-        captures=[by_path[row["path"]] for _, row in filled],
-        targets=np.asarray([labels.index(row["label"].strip()) for _, row in filled], np.int64),
-        random=np.asarray([row["why"] == RANDOM for _, row in filled]),
+        captures=list(filled),
+        targets=np.asarray([labels.index(label) for _, label, _ in filled.values()], np.int64),
+        random=np.asarray([is_random for _, _, is_random in filled.values()]),
     )
+
+
+def _by_path(archive: Sequence[FoundCapture]) -> dict[str, FoundCapture]:
+    """The captures by their paths as `to_csv` writes them, and in Unicode's form NFC where only one has that path."""
+    by_path = {display_name(capture.path): capture for capture in archive}
+    forms = Counter(unicodedata.normalize("NFC", path) for path in by_path)
+    composed = {unicodedata.normalize("NFC", path): capture for path, capture in by_path.items()}
+    return {path: capture for path, capture in composed.items() if forms[path] == 1} | by_path
+
+
+def _checked(
+    table: Table, row: Row, by_path: dict[str, FoundCapture], labels: Sequence[str]
+) -> tuple[FoundCapture, str, bool]:
+    """The capture of a filled line, its label, and whether it was drawn at random. Raises DataError."""
+    where, written = table.at(row.line), row["path"]
+    spellings = (written, plain(written), plain(written.replace("\\", "/")))
+    composed = (unicodedata.normalize("NFC", path) for path in spellings)
+    capture = next((by_path[path] for path in (*spellings, *composed) if path in by_path), None)
+    if capture is None:
+        raise DataError(f"{where}: {printable(written)} is not in the archive; label only captures of this archive")
+    label, why = the_one_meant(row["label"], labels), row["why"].casefold()
+    if label is None:
+        raise DataError(f"{where}: unknown label {row['label']!r}; the bundle's labels are {', '.join(labels)}")
+    if why not in (RANDOM, BORDER):
+        raise DataError(f"{where}: why is {row['why']!r}, not {RANDOM} or {BORDER}; do not change that column")
+    return capture, label, why == RANDOM
 
 
 def figures(

@@ -11,8 +11,8 @@ from contract.errors import DataError
 from contract.imaging import ImageSpec
 from trainer import pictures, shortcuts
 from trainer.cache import decoded
-from trainer.data import LabelledData, data_digests, find_captures, refuse_missing
-from trainer.progress import bar
+from trainer.data import LabelledData, data_digests, find_captures
+from trainer.progress import bar, say
 from trainer.traits import Traits, clusters, near_duplicates, traits_of
 
 SPEC = ImageSpec(size=256, resampling="bilinear", min_side=1)
@@ -26,13 +26,13 @@ def audit(root: Path, cache: Path, bits: int = 4) -> tuple[dict[str, Any], dict[
 
     Raises DataError if there are no labelled captures under `root`.
     """
-    captures, patients_known = find_captures(root)
-    if not captures:
-        raise DataError(f"{root}: holds no capture; name the folder that holds labels.csv or one folder per class")
-    refuse_missing(root, captures)
+    found = find_captures(root)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    captures, patients_known = found.captures, found.patients_known
     labels = sorted({capture.label for capture in captures})
     sha256, digest = data_digests(root, captures)
-    data = LabelledData(root, tuple(labels), tuple(captures), patients_known, sha256, digest)
+    data = LabelledData(root, tuple(labels), captures, patients_known, sha256, digest)
     with bar("decoding", len(captures)) as progress:
         cached = decoded(data, SPEC, cache, progress.advance, refuse_many=False)
     readable = np.setdiff1d(np.arange(len(captures)), list(cached.unreadable))

@@ -3,11 +3,10 @@
 Raises DataError, whose message names the thing at fault and the next step.
 """
 
-import csv
 import hashlib
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,25 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.archive import walk
 from contract.errors import DataError
+from contract.names import printable, the_one_meant
+from trainer.class_folders import read_class_folders
 from trainer.config import DataTable
+from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture, with_one_spelling
+from trainer.labels_file import read_labels_file
 
-LABELS_FILE = "labels.csv"
-SPLITS = ("train", "validation", "test")
 MAX_UNREADABLE = 0.01
 """With a larger share of unreadable images, training is refused: the whole copy is at fault, not single files."""
-
-
-@dataclass(frozen=True)
-class LabelledCapture:
-    """One file: `path` relative to the data's root, posix; `patient` is the path if patients are unknown."""
-
-    path: str
-    label: str
-    patient: str
-    split: str | None = None
-    site: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,126 +50,64 @@ def read_data(root: Path, table: DataTable, *, for_training: bool = True) -> Lab
 
     Data that is not for training may hold few captures of a label, or none.
     """
-    captures, patients_known = find_captures(root)
-    _check_labels(root, captures, table.labels)
-    refuse_missing(root, captures)
-    _check_patients(captures)
+    found = find_captures(root, table.labels)
+    _check_labels(root, found.captures, table.labels)
+    _check_patients(root, found.captures)
+    warnings = list(found.warnings)
     if for_training:
-        check_counts(captures, table, patients_known)
-    warnings = () if patients_known else (
-        "patients are unknown: captures of one person may lie on both sides of a split, and figures may come out too "
-        "high; name patients in a labels.csv, or hold out whole looks with --split-rule appearance",
-    )  # fmt: skip
-    sha256, digest = data_digests(root, captures)
-    return LabelledData(root, tuple(table.labels), tuple(captures), patients_known, sha256, digest, warnings)
+        check_counts(found.captures, table, found.patients_known)
+        if not found.patients_known:
+            warnings.append(
+                "patients are unknown: captures of one person may lie on both sides of a split, and figures may come "
+                "out too high; name patients in a labels.csv, or hold out whole looks with --split-rule appearance"
+            )
+    sha256, digest = data_digests(root, found.captures)
+    return LabelledData(
+        root, tuple(table.labels), found.captures, found.patients_known, sha256, digest, tuple(warnings)
+    )
 
 
-def find_captures(root: Path) -> tuple[list[LabelledCapture], bool]:
-    """The captures under `root`, whatever their labels, sorted by path; and whether patients are known.
+def find_captures(root: Path, labels: Sequence[str] = ()) -> Found:
+    """The captures under `root`, sorted by path, with every label in one spelling: that of `labels` if they are given.
 
-    Raises DataError if there is neither a labels.csv nor a folder per class.
+    Raises DataError if there is neither a labels.csv nor a folder per class, and for any fault in it.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; name the folder that holds {LABELS_FILE} or one folder per class")
-    if (root / LABELS_FILE).is_file():
-        captures, patients_known = _from_csv(root)
-    else:
-        captures, patients_known = _from_folders(root), False
-    captures.sort(key=lambda capture: capture.path)
-    return captures, patients_known
-
-
-def _from_folders(root: Path) -> list[LabelledCapture]:
-    """Read one folder per class, below Original/ if there is one.
-
-    The Kaggle set has Segmented/ beside it. It holds the same captures and is not read: the graph segments them itself.
-    """
-    base = root / "Original" if (root / "Original").is_dir() else root
-    below = base.relative_to(root)
-    captures = [
-        ((below / os.fsdecode(capture.path)).as_posix(), os.fsdecode(capture.patient))
-        for capture in walk(base, follow_links=True).captures
-    ]
-    if not captures:
-        raise DataError(
-            f"{base}: neither {LABELS_FILE} nor a folder per class with captures; name the folder above them"
-        )
-    return [LabelledCapture(path, label, patient=path) for path, label in captures]
-
-
-def _from_csv(root: Path) -> tuple[list[LabelledCapture], bool]:
-    table = root / LABELS_FILE
-    rows, columns = read_csv(table, needed=("path", "label"))
-    patients_known = "patient" in columns
-    captures = []
-    for number, row in enumerate(rows, start=2):
-        if not row["path"] or not row["label"]:
-            raise DataError(f"{table}, line {number}: path or label is empty; fill it or take the line out")
-        if patients_known and not row["patient"]:
-            raise DataError(f"{table}, line {number}: no patient; fill the column in every line or drop it")
-        split = row.get("split") or None
-        if split is not None and split not in SPLITS:
-            raise DataError(f"{table}, line {number}: unknown split {split!r}; use {', '.join(SPLITS)}")
-        patient = row["patient"] if patients_known else row["path"]
-        captures.append(LabelledCapture(row["path"], row["label"], patient, split, row.get("site") or None))
-    split_count = sum(capture.split is not None for capture in captures)
-    if 0 < split_count < len(captures):
-        raise DataError(f"{table}: only {split_count} of {len(captures)} lines name a split; name it in all or in none")
-    return captures, patients_known
-
-
-def read_csv(file: Path, needed: Sequence[str]) -> tuple[list[dict[str, str]], set[str]]:
-    """The rows of a CSV file, missing values as "", and its columns. Raises DataError naming a missing column."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, restval="")
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 CSV ({error}); save it again") from None
-    if missing := sorted(set(needed) - columns):
-        raise DataError(f"{file}: column {' and '.join(missing)} is missing; it needs {' and '.join(needed)}")
-    return rows, columns
+    has_table = os.path.lexists(root / LABELS_FILE)
+    found = read_labels_file(root) if has_table else read_class_folders(root, labels)
+    return with_one_spelling(found, labels)
 
 
 def _check_labels(root: Path, captures: Sequence[LabelledCapture], labels: Sequence[str]) -> None:
     for capture in captures:
         if capture.label not in labels:
+            where = root if capture.line is None else f"{root / LABELS_FILE}, line {capture.line}"
             raise DataError(
-                f"{root}: {capture.path} has the label {capture.label!r}, which is not in the set; the labels are "
-                f"{', '.join(labels)} (data.labels, or --labels)"
+                f"{where}: {printable(capture.path)} has the label {capture.label!r}, which is not in the set; the "
+                f"labels are {', '.join(labels)} (data.labels, or --labels){_one_level_down(root, capture, labels)}"
             )
-    if not captures:
-        raise DataError(f"{root}: holds no capture; name the folder that holds {LABELS_FILE} or one folder per class")
 
 
-def refuse_missing(root: Path, captures: Sequence[LabelledCapture]) -> None:
-    """Raise DataError unless every file is listed once and exists."""
-    for path, count in Counter(capture.path for capture in captures).items():
-        if count > 1:
-            raise DataError(f"{root / LABELS_FILE}: {path} is listed {count} times; list each file once")
-    missing = [capture.path for capture in captures if not (root / capture.path).is_file()]
-    if missing:
-        raise DataError(
-            f"{root}: {len(missing)} listed file{'s are' if len(missing) > 1 else ' is'} missing, the first is "
-            f"{missing[0]}; copy the captures again or take the lines out of {LABELS_FILE}"
-        )
+def _one_level_down(root: Path, capture: LabelledCapture, labels: Sequence[str]) -> str:
+    """The end of a sentence that names the folder whose folders are the classes, if the capture lies in one."""
+    folders = capture.path.split("/")[:-1] if capture.line is None else []
+    depth = next((depth for depth, folder in enumerate(folders) if the_one_meant(folder, labels)), 0)
+    return f". Is {printable(str(root.joinpath(*folders[:depth])))} the folder to name?" if depth else ""
 
 
-def _check_patients(captures: Sequence[LabelledCapture]) -> None:
-    for kind, values in (("labels", _by_patient(captures, "label")), ("splits", _by_patient(captures, "split"))):
-        for patient, seen in values.items():
-            if len(seen) > 1:
-                raise DataError(
-                    f"patient {patient} has two {kind}: {' and '.join(sorted(map(str, seen)))}; correct {LABELS_FILE}"
-                )
-
-
-def _by_patient(captures: Iterable[LabelledCapture], attribute: str) -> dict[str, set[str]]:
-    seen: dict[str, set[str]] = defaultdict(set)
+def _check_patients(root: Path, captures: Sequence[LabelledCapture]) -> None:
+    first: dict[str, LabelledCapture] = {}
     for capture in captures:
-        seen[capture.patient].add(getattr(capture, attribute))
-    return seen
+        earlier = first.setdefault(capture.patient, capture)
+        for kind in ("label", "split"):
+            values = sorted({str(getattr(one, kind)) for one in (earlier, capture)})
+            if len(values) > 1:
+                lines = " and ".join(map(str, sorted([earlier.line or 0, capture.line or 0])))
+                raise DataError(
+                    f"{root / LABELS_FILE}, lines {lines}: patient {printable(capture.patient)} has two {kind}s: "
+                    f"{' and '.join(values)}; correct one of them"
+                )
 
 
 def check_counts(captures: Sequence[LabelledCapture], table: DataTable, patients_known: bool) -> None:

@@ -38,11 +38,12 @@ from contract.imaging import decode
 from trainer import assess, figures, metrics, pictures, reference, report, shortcuts, splits
 from trainer.cache import DecodedCaptures
 from trainer.config import Config, to_toml
-from trainer.data import SPLITS, LabelledData
+from trainer.data import LabelledData
 from trainer.devices import device_name
 from trainer.fit import Fitted
 from trainer.fold import folded
 from trainer.graph import GraphRunner, export_graph, graph_outputs, set_temperature
+from trainer.labelled import SPLITS
 from trainer.model import Exportable, HalfBackbone, multiply_adds, parameter_count, round_to_half
 from trainer.progress import bar
 from trainer.proof import HIDDEN_CAPTURES, half_failures, spread, write_expectations

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from contract.bundle import MODEL, Bundle
 from contract.errors import DataError
+from contract.tables import read_table
 from trainer import assess, report, shortcuts
 from trainer.config import DataTable
-from trainer.data import LabelledData, read_csv, read_data
+from trainer.data import LabelledData
 from trainer.export import SPLIT_FILE
 from trainer.graph import GraphRunner
-from trainer.run import decode_all
+from trainer.run import decode_all, read_labelled
 from trainer.splits import given_names
 from trainer.traits import clusters, near_duplicates, traits_of
 
@@ -31,11 +32,12 @@ def evaluate(
     """
     manifest = bundle.manifest
     table = DataTable(labels=manifest.labels, benign_label=manifest.benign_label)
-    data = read_data(root, table, for_training=False)
+    data = read_labelled(root, table, for_training=False)
+    given = None if split is None else np.asarray(given_names(split, data))  # its faults are told before any work
     decoded = decode_all(data, manifest.image, cache)
     rows = np.setdiff1d(np.arange(len(data.captures)), list(decoded.unreadable))
-    if split is not None:
-        rows = np.intersect1d(rows, np.flatnonzero(np.asarray(given_names(split, data)) == only))
+    if given is not None:
+        rows = np.intersect1d(rows, np.flatnonzero(given == only))
         if not len(rows):
             raise DataError(f"{split}: no readable capture has the split {only!r}; name another with --only")
     traits = traits_of(decoded.pixels)
@@ -75,10 +77,10 @@ def trained_on(bundle: Bundle, data: LabelledData, rows: NDArray[np.int64]) -> i
     """How many captures, by their bytes, the bundle was trained or tuned on; None if the bundle does not say."""
     if SPLIT_FILE not in bundle.manifest.files:
         return None
-    split_rows, columns = read_csv(bundle.path / SPLIT_FILE, needed=("split",))
-    if "sha256" not in columns:
+    listed = read_table(bundle.path / SPLIT_FILE, needed=("split",), beside=("sha256",))
+    if "sha256" not in listed.columns:
         return None
-    seen = {row["sha256"] for row in split_rows if row["split"] in ("train", "validation")}
+    seen = {row["sha256"] for row in listed.rows if row["split"] in ("train", "validation")}
     return sum(data.sha256[i] in seen for i in rows)
 
 

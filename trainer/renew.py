@@ -13,12 +13,12 @@ from contract.errors import DataError, UsageError
 from contract.files import whole_folder
 from trainer import assess, reference
 from trainer.config import DataTable
-from trainer.data import LabelledData, read_data
+from trainer.data import LabelledData
 from trainer.export import SPLIT_FILE
 from trainer.graph import GraphRunner
 from trainer.progress import bar
 from trainer.proof import HIDDEN_CAPTURES, spread, write_expectations
-from trainer.run import decode_all
+from trainer.run import decode_all, read_labelled
 from trainer.splits import given_names
 
 
@@ -37,7 +37,8 @@ def renew(
     if out.exists():
         raise UsageError(f"{out} is there already; name a folder that does not exist")
     manifest = bundle.manifest
-    data = read_data(root, DataTable(labels=manifest.labels, benign_label=manifest.benign_label), for_training=False)
+    table = DataTable(labels=manifest.labels, benign_label=manifest.benign_label)
+    data = read_labelled(root, table, for_training=False)
     names = np.asarray(given_names(split or bundle.path / SPLIT_FILE, data))
     decoded = decode_all(data, manifest.image, cache)
     names[list(decoded.unreadable)] = "unreadable"

@@ -20,11 +20,12 @@ from trainer import cache as captures_cache
 from trainer import estimate, splits, traits, weights
 from trainer.batches import TrainingSet
 from trainer.cache import DecodedCaptures
-from trainer.config import Config
-from trainer.data import SPLITS, LabelledData, read_data
+from trainer.config import Config, DataTable
+from trainer.data import LabelledData, read_data
 from trainer.devices import Devices
 from trainer.export import Trained, export_bundle
 from trainer.fit import fit
+from trainer.labelled import SPLITS
 from trainer.model import build_network
 from trainer.progress import bar, say
 from trainer.splits import Fold, Split
@@ -50,18 +51,29 @@ class Prepared:
     traits: Traits
 
 
-def prepare(root: Path, config: Config, cache: Path) -> Prepared:
-    """Check that the network can be built, then read and decode DATA. Raises SettingsError, Unavailable, DataError."""
+def prepare(root: Path, config: Config, cache: Path, *, given_split: Path | None = None) -> Prepared:
+    """Read DATA, check that it has the given split and that the network can be built, and decode.
+
+    Raises DataError, SettingsError, Unavailable.
+    """
+    data = read_labelled(root, config.data)
+    if given_split is not None:
+        splits.given_names(given_split, data)
     if config.model.initial_weights == "imagenet":
         say(f"looking for ImageNet weights of {config.model.architecture}")
     build_network(config.model, len(config.data.labels))
-    data = read_data(root, config.data)
-    for warning in data.warnings:
-        say(f"warning: {warning}")
     decoded = decode_all(data, config.image, cache)
     for_traits = decoded if config.image == traits.SPEC else decode_all(data, traits.SPEC, cache)
     with bar("looking for near-duplicates", len(data.captures)) as progress:
         return Prepared(data, decoded, traits_of(for_traits.pixels, advance=progress.advance))
+
+
+def read_labelled(root: Path, table: DataTable, *, for_training: bool = True) -> LabelledData:
+    """Read DATA as `read_data` does, and print its warnings on stderr. Raises DataError."""
+    data = read_data(root, table, for_training=for_training)
+    for warning in data.warnings:
+        say(f"warning: {warning}")
+    return data
 
 
 def decode_all(data: LabelledData, image: ImageSpec, cache: Path) -> DecodedCaptures:

@@ -19,8 +19,11 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.model_selection import StratifiedGroupKFold
 
 from contract.errors import DataError
+from contract.tables import read_table
 from trainer.config import DataTable
-from trainer.data import SPLITS, LabelledData, read_csv
+from trainer.data import LabelledData
+from trainer.labelled import SPLITS
+from trainer.listed_files import plain
 from trainer.traits import Traits, clusters, near_duplicates
 
 ATTEMPTS = 20
@@ -224,19 +227,24 @@ def _missing(names: Names, labels: Names, needed: Sequence[str]) -> str | None:
 
 def given_names(file: Path, data: LabelledData) -> list[str]:
     """The split of each capture, read from a file with the columns split and path, or split and sha256."""
-    rows, columns = read_csv(file, needed=("split",))
-    key = next((name for name in ("path", "sha256") if name in columns), None)
+    table = read_table(file, needed=("split",), optional=("path", "sha256"), beside=("label", "group", "patient"))
+    key = next((name for name in ("path", "sha256") if name in table.columns), None)
     if key is None:
         raise DataError(f"{file}: needs the column path or sha256 beside split, as in the split.csv of a bundle")
     listed: dict[str, list[str]] = defaultdict(list)
-    for number, row in enumerate(rows, start=2):
-        if row["split"] not in (*SPLITS, LEFT_OUT, UNREADABLE):
-            raise DataError(f"{file}, line {number}: unknown split {row['split']!r}; use {', '.join(SPLITS)}")
-        listed[row[key]].append(row["split"])
+    for row in table.rows:
+        split = row["split"].casefold()
+        if split not in (*SPLITS, LEFT_OUT, UNREADABLE):
+            raise DataError(f"{table.at(row.line)}: unknown split {row['split']!r}; use {', '.join(SPLITS)}")
+        listed[plain(row["path"]) if key == "path" else row["sha256"].casefold()].append(split)
     keys = [capture.path for capture in data.captures] if key == "path" else data.sha256
     missing = [capture.path for capture, name in zip(data.captures, keys, strict=True) if name not in listed]
-    if missing or len(rows) != len(keys):
-        fault = f"does not list {missing[0]}" if missing else f"lists {len(rows)} captures, the data holds {len(keys)}"
+    if missing or len(table.rows) != len(keys):
+        fault = (
+            f"does not list {missing[0]}"
+            if missing
+            else f"lists {len(table.rows)} captures, the data holds {len(keys)}"
+        )
         raise DataError(f"{file}: {fault}; it was made of other data")
     try:
         return [

@@ -13,7 +13,7 @@ from db.schema import open_database
 from producer.alarm import say_alarm
 from producer.formats import ExportFormat, Truth, load_formats
 from producer.output import ID, say, stdout
-from producer.truth import read_truth, truth_option
+from producer.truth import TrueLabels, read_truth, truth_option
 
 FORMATS = load_formats()
 TABLE = "table"
@@ -40,7 +40,7 @@ def report(run: int, truth: Path | None, **chosen: Path | bool | None) -> ExitCo
     Several formats in one call show the same moment. Exits 1 if captures were rejected or quarantined, or most captures
     of most patients do not count; the report then begins with what to do.
     """
-    labels = read_truth(truth) if truth else None
+    true_labels = read_truth(truth) if truth else None
     files = {FORMATS[name]: value for name, value in chosen.items() if isinstance(value, Path)}
     printed = [FORMATS[name] for name, value in chosen.items() if value is True]
     if len(printed) > 1:
@@ -48,10 +48,11 @@ def report(run: int, truth: Path | None, **chosen: Path | bool | None) -> ExitCo
         raise UsageError(f"{options} both print on stdout; choose one")
     shown = printed[0] if printed else None if files else FORMATS[TABLE]
     for file_format in (*files, *printed):
-        file_format.check(labels)
+        file_format.check(truth)
     database = open_database(get_settings().database_url)
     evidence = next((file_format.evidence for file_format in files if file_format.evidence), None)
     read = read_run(database, run, evidence)
+    labels = beside(true_labels, read)
     if shown is None or not shown.says_warnings:
         say_alarm(read.implausible)
         if read.manifest.notice:
@@ -62,6 +63,11 @@ def report(run: int, truth: Path | None, **chosen: Path | bool | None) -> ExitCo
     if shown is not None:
         show(read, shown, labels)
     return exit_code(read)
+
+
+def beside(truth: TrueLabels | None, read: RunReport) -> Truth | None:
+    """The true labels of the run's patients, if a table gives some. Raises UsageError if the bundle knows none."""
+    return None if truth is None else truth.of((case.patient for case in read.cases), read.manifest.labels)
 
 
 def show(read: RunReport, file_format: ExportFormat, truth: Truth | None) -> None:

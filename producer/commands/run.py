@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode
+from contract.names import display_name
 from contract.settings import Settings, get_settings
 from contract.shared_locks import check_shared_locks
 from db import schema
@@ -18,13 +19,13 @@ from db.progress import progress
 from db.run_report import read_run
 from db.submission import submit as write_run
 from producer.alarm import say_alarm
-from producer.commands.report import FORMATS, TABLE, exit_code, show
+from producer.commands.report import FORMATS, TABLE, beside, exit_code, show
 from producer.commands.submit import name_skipped, required_bundle, submit_request
 from producer.output import say
 from producer.pseudonymous import pseudonymize_option
 from producer.publish import check_redis, publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
-from producer.truth import read_truth, truth_option
+from producer.truth import TrueLabels, read_truth, truth_option
 from producer.watching import follow_run
 
 
@@ -66,16 +67,19 @@ def run(
     """
     settings = get_settings()
     check_shared_locks()
+    true_labels = read_truth(truth) if truth else None
     opened = Bundle.open(required_bundle(bundle))
     walked = walk_archive(archive)
     name_skipped(walked)
+    request = submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
+    if true_labels is not None:
+        true_labels.check_labels(opened.manifest.labels)
+        true_labels.check_patients(display_name(capture.patient) for capture in request.captures)
     database = open_engine(settings.database_url)
     if _names_redis(settings):
         check_redis(settings.redis_url, must_answer=True)
     schema.upgrade(database)
-    submission = write_run(
-        database, submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
-    )
+    submission = write_run(database, request)
     run_id = submission.run_id
     assert run_id is not None
     say(f"run {run_id}" if submission.created else f"nothing new since run {run_id}")
@@ -87,7 +91,7 @@ def run(
             except KeyboardInterrupt:
                 say("stopping: the worker finishes its current chunk first; the same command continues from there")
                 raise
-    return _report(database, run_id, html, read_truth(truth) if truth else None)
+    return _report(database, run_id, html, true_labels)
 
 
 def _names_redis(settings: Settings) -> bool:
@@ -108,12 +112,13 @@ def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
         yield redis_url, lambda: check_alive(worker, worker_log)
 
 
-def _report(database: Engine, run_id: int, html: Path | None, truth: dict[str, str] | None) -> ExitCode:
+def _report(database: Engine, run_id: int, html: Path | None, truth: TrueLabels | None) -> ExitCode:
     file_format = FORMATS["html"]
     read = read_run(database, run_id, file_format.evidence if html else None)
-    show(read, FORMATS[TABLE], truth)
+    labels = beside(truth, read)
+    show(read, FORMATS[TABLE], labels)
     if html is not None:
-        file_format.write(read, html, truth)
+        file_format.write(read, html, labels)
         say(f"report: {html}")
     say_alarm(read.implausible)  # the table may have pushed it off the screen
     return exit_code(read)

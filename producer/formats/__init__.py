@@ -32,7 +32,7 @@ class ExportFormat:
     says_warnings: bool = False
     takes_truth: bool = True
 
-    def check(self, truth: Truth | None) -> None:
+    def check(self, truth: object | None) -> None:
         """Raise UsageError for true labels where the format cannot contain them."""
         if truth is not None and not self.takes_truth:
             raise UsageError(

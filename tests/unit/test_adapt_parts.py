@@ -176,7 +176,7 @@ LABELS = ["Benign", "Early", "Pre", "Pro"]
     ("changes", "said"),
     [
         ({"path": "p09/000.jpg"}, "line 2: p09/000.jpg is not in the archive"),
-        ({"path": "p00/001.jpg"}, "line 3: p00/001.jpg is listed twice"),
+        ({"path": "p00/001.jpg", "label": "Pre"}, "lines 2 and 3: both list p00/001.jpg and say different things"),
         ({"label": "Late"}, "line 2: unknown label 'Late'; the bundle's labels are Benign, Early, Pre, Pro"),
         ({"why": "I liked it"}, "line 2: why is 'I liked it'"),
     ],
@@ -184,6 +184,27 @@ LABELS = ["Benign", "Early", "Pre", "Pro"]
 def test_labels_that_cannot_be_meant_are_refused(tmp_path: Path, changes: dict[str, str], said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_labels(filled(tmp_path, **changes), ARCHIVE, LABELS)
+
+
+def test_labels_are_read_as_a_spreadsheet_saves_them(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    plain = read_labels(file, ARCHIVE, LABELS)
+    rows = file.read_text().replace(",", ";").replace("p00/003", ".\\p00\\003").replace("Pro", " pro ").splitlines()
+    file.write_bytes("\r\n".join(["sep=;", *rows, ";;;", rows[1]]).replace("random", "Random").encode("utf-16"))
+    read = read_labels(file, ARCHIVE, LABELS)
+    assert read.captures == plain.captures
+    assert read.targets.tolist() == plain.targets.tolist()
+    assert read.random.tolist() == plain.random.tolist()
+
+
+def test_a_path_may_be_in_another_unicode_form_than_the_archive(tmp_path: Path) -> None:
+    forms = ("u\u0308/1.jpg", "\u00fc/2.jpg", "e\u0301/3.jpg", "\u00e9/3.jpg")
+    archive = [*ARCHIVE, *(FoundCapture(path.encode(), b"p", 1, 1) for path in forms)]
+    file = filled(tmp_path)
+    head = file.read_text()
+    for written, on_disk in (("\u00fc/1.jpg", 0), ("u\u0308/2.jpg", 1), ("e\u0301/3.jpg", 2), ("\u00e9/3.jpg", 3)):
+        file.write_text(f"{head}{written},p,random,Pro\n", encoding="utf-8")
+        assert read_labels(file, archive, LABELS).captures[-1] == archive[len(ARCHIVE) + on_disk]
 
 
 def test_too_few_labels_give_no_figure(tmp_path: Path) -> None:

@@ -148,6 +148,18 @@ def test_a_split_is_given_back_even_with_exact_duplicates(tmp_path, named):
     assert again.leaks == split.leaks
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_split_is_given_back_by_a_spreadsheet(tmp_path, named):
+    data, traits = some_data(5, 8, 4, 0, True)
+    split = assign(data, traits, [], table("random"), 3)
+    text = splits.to_csv(data, split, named=named).replace(",", ";").replace(";train;", ";Train;").replace("\n", "\r\n")
+    if named:
+        text = text.replace(data.captures[0].path, f"./{data.captures[0].path}")
+    file = tmp_path / "split.csv"
+    file.write_bytes(f"sep=;\r\n{text};;;\r\n".encode("utf-16"))
+    assert np.array_equal(assign(data, traits, [], table("grouped"), 99, given=file).names, split.names)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

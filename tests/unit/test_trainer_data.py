@@ -83,22 +83,29 @@ def _without(column):
 @pytest.mark.parametrize(
     ("change", "columns", "message"),
     [
-        (lambda rows: [*rows, ("gone.png", "Pro-0", "Pro")], None, r"1 listed file is missing, the first is gone\.png"),
+        (
+            lambda rows: [*rows, ("gone.png", "Pro-0", "Pro")],
+            None,
+            r"line 38: 1 listed file is missing, the first is gone\.png",
+        ),
         (
             lambda rows: [*rows[:-1], (*rows[-1][:2], "Late")],
             None,
-            r"Pro-2/2\.png has the label 'Late', which is not in the set",
+            r"labels\.csv, line 37: Pro-2/2\.png has the label 'Late', which is not in the set",
         ),
-        (lambda rows: [*rows[:-1], (*rows[-1][:2], "Pre")], None, r"patient Pro-2 has two labels: Pre and Pro"),
+        (
+            lambda rows: [*rows[:-1], (*rows[-1][:2], "Pre")],
+            None,
+            r"lines 35 and 37: patient Pro-2 has two labels: Pre and Pro",
+        ),
         (lambda rows: rows[:-9], None, r"class Pro has 0 images, at least 3"),
         (lambda rows: rows[:-3], None, r"class Pro has 2 patients; at least 3"),
-        (lambda rows: [*rows, rows[0]], None, r"Benign-0/0\.png is listed 2 times"),
         (lambda rows: [(*rows[0][:1], "", rows[0][2]), *rows[1:]], None, r"line 2: no patient"),
         (_without(2), ("path", "patient"), r"column label is missing"),
         (
             lambda rows: [(*row, "test" if i % 2 else "train") for i, row in enumerate(rows)],
             ("path", "patient", "label", "split"),
-            r"patient Benign-0 has two splits: test and train",
+            r"lines 2 and 3: patient Benign-0 has two splits: test and train",
         ),
         (
             lambda rows: [(*row, "holdout") for row in rows],
@@ -108,7 +115,7 @@ def _without(column):
         (
             lambda rows: [(*row, "" if i else "train") for i, row in enumerate(rows)],
             ("path", "patient", "label", "split"),
-            r"only 1 of 36 lines name a split",
+            r"only 1 of 36 lines name a split, line 3 does not",
         ),
     ],
 )
@@ -134,7 +141,7 @@ def test_what_is_junk_in_an_archive_is_junk_in_a_folder_of_a_label(tmp_path, jun
     for label in TABLE.labels:
         write(tmp_path / label / "series" / "0.png", 0)
     write(tmp_path / TABLE.labels[0] / junk, 0)
-    found, _ = find_captures(tmp_path)
+    found = find_captures(tmp_path).captures
     assert [one.path for one in found] == sorted(f"{label}/series/0.png" for label in TABLE.labels)
 
 
@@ -145,7 +152,7 @@ def test_links_to_captures_and_folders_are_followed_once(tmp_path):
     (data / "Pre" / "1.png").symlink_to(tmp_path / "elsewhere" / "0.png")
     (data / "Pro").symlink_to(tmp_path / "elsewhere")
     (data / "Pre" / "circle").symlink_to(data / "Pre")
-    found, _ = find_captures(data)
+    found = find_captures(data).captures
     assert [(one.path, one.label) for one in found] == [("Pre/1.png", "Pre"), ("Pro/0.png", "Pro")]
 
 

@@ -95,7 +95,7 @@ def train(
             click.echo(out)
         return
     run.refuse_taken(out, work)
-    prepared = run.prepare(data, config, cache)
+    prepared = run.prepare(data, config, cache, given_split=given_split)
     split = run.split_of(prepared, config, given=given_split)
     folder = checkpoint or out.with_name(f"{out.name}.checkpoint")
     planned = run.plan(prepared, split, folder, config, minutes=minutes, work=work)
