@@ -15,7 +15,7 @@ _DATE = re.compile(
 
 
 def is_date(name: bytes) -> bool:
-    """Whether a folder's name is a date: `2026-11-23`, `20261123 evening`, `23.11.2026`, `2026-11`, `2026`, `Nov 2026`."""
+    """Whether a folder's name is a date: `2026-11-23`, `20261123 evening`, `23.11.2026`, `2026-11`, `Nov 2026`."""
     return _DATE.fullmatch(name.decode("utf-8", "replace").strip()) is not None
 
 
