@@ -211,8 +211,10 @@ class _Walker:
                 self.without_captures(path, NoCaptures.NOT_READABLE, trouble.as_reason(path))
         if folder and not has_folders:
             captures = sum(count for (reason, _), count in passed.items() if reason is SkipReason.NO_PATIENT)
-            holds = f"holds {captures} captures, but no patient's folder" if captures else "holds no patient's folder"
-            self.without_captures(folder, NoCaptures.NOT_AT_DEPTH, f"it is above the patients' folders and {holds}")
+            holds = f"captures ({captures}), but no patient's folder" if captures else "no patient's folder"
+            self.without_captures(
+                folder, NoCaptures.NOT_AT_DEPTH, f"it is above the patients' folders and holds {holds}"
+            )
 
     def listed(self, folder: bytes) -> list[os.DirEntry[bytes]]:
         try:
