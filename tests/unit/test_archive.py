@@ -5,6 +5,7 @@ import os
 import random
 import re
 import socket
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -431,7 +432,7 @@ def test_an_archive_that_goes_away_while_it_is_walked_is_unavailable_simulated(
     real, listed = os.scandir, list[str]()
 
     def scandir(path: bytes) -> object:
-        listed.append(os.fsdecode(os.path.relpath(path, root)))
+        listed.append(os.path.relpath(os.fsdecode(path), root))
         if "P2" in listed:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
         return real(path)
@@ -646,7 +647,7 @@ def test_patients_may_lie_deeper(root: Path) -> None:
         (
             name,
             NoCaptures.NOT_AT_DEPTH,
-            "it is above the patients' folders and holds 1 captures, but no patient's folder",
+            "it is above the patients' folders and holds captures (1), but no patient's folder",
         )
         for name in (b"P1", b"P2")
     ]
@@ -705,9 +706,8 @@ def test_a_time_out_of_the_databases_range_costs_no_capture(
 ) -> None:
     """Not every file system keeps such a time, so the entry's status is made up."""
     seconds = (year - 1970) * 31_556_952
-    status = os.stat_result(
-        (0o100644, 1, 1, 1, 0, 0, 7, seconds, seconds, seconds, *[float(seconds)] * 3, *[seconds * 10**9] * 3)
-    )
+    times = [seconds] * 3 + [float(seconds)] * 3 + [seconds * 10**9] * 3
+    status = os.stat_result((0o100644, 1, 1, 1, 0, 0, 7, *times))
     put(root, "P2/02.jpg")
     replacing(monkeypatch, b"02.jpg", stat=lambda **_: status)
     found = {one.path: one for one in walk_archive(root).captures}
@@ -717,28 +717,42 @@ def test_a_time_out_of_the_databases_range_costs_no_capture(
     assert (stored - seconds * 10**9) % 2**64 == 0
 
 
-def deep(root: Path, patient: str, levels: int, length: int) -> bytes:
-    """Make a capture below `levels` folders with names of this length, whose path may be too long to name."""
-    name = b"d" * length
-    handle = os.open(root / patient, os.O_RDONLY)
-    for _ in range(levels):
-        os.mkdir(name, dir_fd=handle)
-        below = os.open(name, os.O_RDONLY, dir_fd=handle)
+Deep = Callable[[str, int, int], bytes]
+
+
+@pytest.fixture
+def deep(root: Path) -> Iterator[Deep]:
+    """Makes a capture of a patient below so many folders with names of this length, and returns its path, which may be
+    too long to use. Afterwards the folders are removed, which Python would do too recursively.
+    """
+
+    def make(patient: str, levels: int, length: int) -> bytes:
+        name = b"d" * length
+        (root / patient).mkdir(exist_ok=True)
+        handle = os.open(root / patient, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir(name, dir_fd=handle)
+            below = os.open(name, os.O_RDONLY, dir_fd=handle)
+            os.close(handle)
+            handle = below
+        os.close(os.open("x.jpg", os.O_CREAT, dir_fd=handle))
         os.close(handle)
-        handle = below
-    os.close(os.open("x.jpg", os.O_CREAT, dir_fd=handle))
-    os.close(handle)
-    return os.path.join(os.fsencode(patient), *[name] * levels, b"x.jpg")  # noqa: PTH118 - bytes
+        return os.path.join(os.fsencode(patient), *[name] * levels, b"x.jpg")  # noqa: PTH118 - bytes
+
+    yield make
+    subprocess.run(["rm", "-rf", str(root)], check=True)
 
 
-def test_folders_hundreds_deep_are_walked(root: Path) -> None:
-    path = deep(root, "P2", 700, 2)
+def test_folders_hundreds_deep_are_walked(root: Path, deep: Deep) -> None:
+    path = deep("P2", 700, 2)
     assert paths(walk_archive(root)) == [b"P1/01.jpg", b"P2/01.jpg", path]
 
 
 @pytest.mark.parametrize(("levels", "length"), [(10, 248), (10, 250), (20, 250), (1500, 2)])
-def test_a_path_too_long_for_an_index_costs_that_capture_alone(root: Path, levels: int, length: int) -> None:
-    path = deep(root, "P2", levels, length)
+def test_a_path_too_long_for_an_index_costs_that_capture_alone(
+    root: Path, deep: Deep, levels: int, length: int
+) -> None:
+    path = deep("P2", levels, length)
     archive = walk_archive(root)
     if len(path) <= MAX_PATH_BYTES:
         assert paths(archive)[2:] == [path]
@@ -761,9 +775,8 @@ def test_a_path_too_long_for_the_system_costs_that_capture_alone(root: Path, mon
     assert archive.skipped == {SkipReason.PATH_TOO_LONG: ["P2/slide/02.jpg"]}
 
 
-def test_a_patient_with_nothing_but_paths_that_are_too_long_is_not_readable(root: Path) -> None:
-    (root / "P9").mkdir()
-    deep(root, "P9", 20, 250)
+def test_a_patient_with_nothing_but_paths_that_are_too_long_is_not_readable(root: Path, deep: Deep) -> None:
+    deep("P9", 20, 250)
     assert absent(walk_archive(root)) == [
         (b"P9", NoCaptures.NOT_READABLE, "its folder holds no capture that can be read: 1 path that is too long")
     ]
