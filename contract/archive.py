@@ -119,6 +119,8 @@ def walk_archive(folder: Path, patient_depth: int = 1) -> Archive:
     Raises ArchiveError (no such folder, empty, no captures) and ArchiveUnavailable (its storage does not answer).
     """
     archive = walk(folder, patient_depth=patient_depth)
+    if len(archive.root) > MAX_PATH_BYTES:
+        raise ArchiveError(f"the archive's path has more than {MAX_PATH_BYTES} bytes; mount it at a shorter one")
     if not archive.captures:
         _refuse_empty(display_name(os.fsencode(folder)), archive)
     return archive
@@ -186,6 +188,10 @@ class _Walker:
     follow_links: bool
     entered: set[tuple[int, int]] = field(default_factory=set)
     """Device and inode of each folder if links are followed: so circular links end, and nothing is found twice."""
+
+    def __post_init__(self) -> None:
+        self.longest = min(MAX_PATH_BYTES, _SYSTEMS_PATH_BYTES - len(self.root) - 2)
+        """Longest path below the root that the database and the system take: a slash and a zero byte are added."""
 
     def enter(self, folder: bytes, levels: int) -> None:
         """Find the captures of the patients whose folders lie `levels` levels below `folder`."""
@@ -272,7 +278,7 @@ class _Walker:
             for entry in self.listed(folder):
                 path = os.path.join(folder, entry.name)  # noqa: PTH118 - bytes
                 if self.is_folder(entry, path):
-                    if self.can_be_opened(path):
+                    if len(path) <= self.longest:
                         folders.append(path)
                     else:
                         self.skip(SkipReason.PATH_TOO_LONG, path, passed)
@@ -280,16 +286,12 @@ class _Walker:
                     captures.append(capture)
         return captures
 
-    def can_be_opened(self, path: bytes) -> bool:
-        """Whether the path is short enough, for the database and for the system."""
-        return len(path) <= MAX_PATH_BYTES and len(self.root) + 1 + len(path) < _SYSTEMS_PATH_BYTES
-
     def sort_in(
         self, path: bytes, entry: os.DirEntry[bytes], passed: Passed, *, in_patient: bool = True
     ) -> _FileEntry | None:
         """The entry if it is a capture; otherwise None, and the entry is listed with the reason why it was skipped."""
         try:
-            reason = why_skipped(entry, follow_links=self.follow_links, openable=self.can_be_opened(path))
+            reason = why_skipped(entry, follow_links=self.follow_links, openable=len(path) <= self.longest)
             if reason is None and not in_patient:
                 reason = SkipReason.NO_PATIENT
             if reason is not None:

@@ -22,6 +22,7 @@ JUNK_FOLDERS = frozenset(
     }
 )  # fmt: skip
 """In lower case. Those of other systems begin with a dot: `.Trash-1000`, `.snapshot`, `.zfs`, `.AppleDouble`, ..."""
+_JUNK = JUNK_NAMES | JUNK_FOLDERS
 _SUFFIXES = frozenset(suffix.encode() for suffix in SUFFIXES)
 
 Passed = Counter[tuple[SkipReason, str]]
@@ -30,7 +31,7 @@ Passed = Counter[tuple[SkipReason, str]]
 
 def is_junk(name: bytes) -> bool:
     """Whether an entry of this name lies in an archive by accident, and nothing in it is a patient's."""
-    return name.startswith(b".") or name.lower() in JUNK_NAMES | JUNK_FOLDERS
+    return name.startswith(b".") or name.lower() in _JUNK
 
 
 def why_skipped(entry: os.DirEntry[bytes], *, follow_links: bool, openable: bool) -> SkipReason | None:
