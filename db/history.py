@@ -1,8 +1,8 @@
 """What earlier runs of an archive hold, for the submit that follows them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
@@ -86,8 +86,15 @@ def last_run(connection: Connection, root: bytes, bundle_digest: str, pseudonym_
     ).scalar()
 
 
-def cases_with_captures(connection: Connection, root: bytes, pseudonym_key: str | None) -> Mapping[str, int]:
-    """The latest case of each patient of this archive, whatever its bundle, if that case has captures."""
+class LatestCase(NamedTuple):
+    """A patient's latest case, and the number of its captures."""
+
+    id: int
+    captures: int
+
+
+def latest_cases(connection: Connection, root: bytes, pseudonym_key: str | None) -> dict[str, LatestCase]:
+    """The latest case of each patient of this archive, whatever its bundle."""
     latest = (
         select(func.max(Case.id).label("case_id"))
         .join(Run, Run.id == Case.run_id)
@@ -96,12 +103,11 @@ def cases_with_captures(connection: Connection, root: bytes, pseudonym_key: str 
         .subquery()
     )
     rows = connection.execute(
-        select(Patient.external_id, Case.id)
+        select(Patient.external_id, Case.id, Case.submitted)
         .join(latest, latest.c.case_id == Case.id)
         .join(Patient, Patient.id == Case.patient_id)
-        .where(Case.submitted > 0)
     )
-    return dict(rows.all())
+    return {row.external_id: LatestCase(row.id, row.submitted) for row in rows}
 
 
 def refuse_other_depth(connection: Connection, root: bytes, patient_depth: int) -> None:

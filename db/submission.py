@@ -19,7 +19,7 @@ from db.aggregation import aggregate_finished_cases
 from db.audit import SUBMIT, note
 from db.columns import Life, columns_of
 from db.engine import insert_many, reading, slices, writing
-from db.history import History, cases_with_captures, history_of, last_run, refuse_other_depth
+from db.history import History, LatestCase, history_of, last_run, latest_cases, refuse_other_depth
 from db.models import BundleRow, Capture, Case, Chunk, Patient, Run
 
 AT_A_TIME = 5000
@@ -57,8 +57,9 @@ class SubmitPlan:
     """What a submit does, in numbers: `cases` with a new, changed or removed capture; their captures to screen
     (`pending`) and those copied from an earlier run (`reused`); captures of all other patients (`unchanged`).
 
-    `with_captures` names the patients with captures, `patients_unchanged` counts those of them without a case. `absent`
-    are those without captures; `absent_is_news` says whether the last run did not know this of one of them.
+    `latest` has the patients' latest cases before this submit, with whatever bundle. `with_captures` names the patients
+    with captures, `patients_unchanged` counts those of them without a case. `absent` are those without captures;
+    `absent_is_news` says whether the last run did not know this of one of them.
     """
 
     cases: int = 0
@@ -66,6 +67,7 @@ class SubmitPlan:
     reused: int = 0
     unchanged: int = 0
     last_run: int | None = None
+    latest: dict[str, LatestCase] = field(default_factory=dict)
     with_captures: set[str] = field(default_factory=set)
     patients_unchanged: int = 0
     absent: list[Absent] = field(default_factory=list)
@@ -162,16 +164,18 @@ def _lock_archive(connection: Connection, request: SubmitRequest) -> None:
 
 def _new_plan(connection: Connection, request: SubmitRequest) -> SubmitPlan:
     refuse_other_depth(connection, request.root, request.patient_depth)
-    if request.everything:  # as if there were no earlier run
-        return SubmitPlan()
-    return SubmitPlan(last_run=last_run(connection, request.root, request.bundle.digest, request.pseudonym_key))
+    plan = SubmitPlan(latest=latest_cases(connection, request.root, request.pseudonym_key))
+    if not request.everything:
+        plan.last_run = last_run(connection, request.root, request.bundle.digest, request.pseudonym_key)
+    return plan
 
 
 def _planned(connection: Connection, request: SubmitRequest, plan: SubmitPlan) -> Iterator[list[_PlannedCase]]:
     """The cases to write, a few thousand captures at a time; `plan` counts them and all other patients with captures.
 
-    A patient gets a new case if a capture is new, changed or removed since the last case with this bundle. Unchanged
-    captures are copied from there, because a result must depend on all captures of the patient, and on no others.
+    A patient gets a new case if a capture is new, changed or removed since the last case with this bundle, or if the
+    latest case has withdrawn the result. Unchanged captures are copied, because a result must depend on all captures of
+    the patient, and on no others.
     """
     by_patient = (list(captures) for _, captures in groupby(request.captures, key=lambda capture: capture.patient))
     for batch in _batches(by_patient):
@@ -180,7 +184,7 @@ def _planned(connection: Connection, request: SubmitRequest, plan: SubmitPlan) -
         if plan.last_run is not None:
             histories = history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, names)
         cases = [
-            _planned_case(name, captures, histories.get(name, History()))
+            _planned_case(name, captures, histories.get(name, History()), plan.latest.get(name))
             for name, captures in zip(names, batch, strict=True)
         ]
         for case in cases:
@@ -194,7 +198,7 @@ def _plan_absent(connection: Connection, request: SubmitRequest, plan: SubmitPla
     plan.absent = absent_patients(
         request.without_captures,
         plan.with_captures,
-        cases_with_captures(connection, request.root, request.pseudonym_key),
+        {name: case.id for name, case in plan.latest.items() if case.captures},
         complete=request.patients_complete,
     )
     codes = {patient.patient: patient.code.value for patient in plan.absent}
@@ -213,13 +217,16 @@ def _batches(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCap
         yield batch
 
 
-def _planned_case(patient: str, captures: list[FoundCapture], history: History) -> _PlannedCase:
+def _planned_case(
+    patient: str, captures: list[FoundCapture], history: History, latest: LatestCase | None
+) -> _PlannedCase:
+    is_withdrawn = latest is not None and not latest.captures
     rows = [history.reusable(capture) for capture in captures]
     return _PlannedCase(
         patient=patient,
         pending=[capture for capture, row in zip(captures, rows, strict=True) if row is None],
         reused=[row for row in rows if row is not None],
-        is_touched=not history.is_up_to_date(captures),
+        is_touched=is_withdrawn or not history.is_up_to_date(captures),
     )
 
 

@@ -182,6 +182,8 @@ def test_with_another_bundle_no_result_outlives_its_captures_either(
     other = colour_bundle(tmp_path / "other.bundle", name="other")
     second = screened(database, request(other, P2))
     assert cases_of(database, second)["P1"].verdict is Verdict.INSUFFICIENT
+    back = screened(database, request(bundle, FILES))
+    assert (back.plan.cases, back.plan.pending, cases_of(database, back)["P1"].verdict) == (1, 0, Verdict.ALL)
 
 
 def test_what_cannot_be_read_keeps_its_result_and_says_so(database: Engine, bundle: Bundle) -> None:
