@@ -1,9 +1,11 @@
-"""Walks an archive: one folder per patient right below the root, captures anywhere below that.
+"""Walks an archive: one folder per patient, right below the root or deeper, and captures anywhere below that.
 
-Every entry is either a capture or is listed with the reason why it was skipped. Names are bytes throughout, because
-they need not be UTF-8. An error while listing a folder stops the walk: an unreadable folder must not look empty.
+Every entry is either a capture or is listed with the reason why it was skipped, and every patient has captures or is
+named with the reason why not. Names are bytes throughout, because they need not be UTF-8. A folder that cannot be
+listed must not look empty: its patient is named, and the others are found all the same. Only the root must be listable.
 """
 
+import contextlib
 import errno
 import marshal
 import os
@@ -12,28 +14,43 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract.entries import Passed, called, is_junk, why_none, why_skipped
 from contract.errors import ArchiveError, ArchiveUnavailable
 from contract.imaging import SUFFIXES
+from contract.layout import Layout
+from contract.modified import stored_time
 from contract.names import display_name
-from contract.states import SkipReason
+from contract.states import UNSCREENED, NoCaptures, SkipReason
 
-JUNK_NAMES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b".ds_store", b"$recycle.bin", b".directory"})
-"""In lower case. Files and folders whose names begin with a dot are junk as well (`._*`: macOS resource forks)."""
-JUNK_FOLDERS = frozenset({b"__macosx", b"@eadir", b"$recycle.bin", b"system volume information"})
 IN_MEMORY_BYTES = 32 * 2**20
+MAX_PATH_BYTES = 2500
+"""PostgreSQL's index rows hold 2,704 bytes; a pseudonym may make a path 22 bytes longer."""
+_SYSTEMS_PATH_BYTES = 4096
+"""PATH_MAX of Linux, the final zero byte included: neither this program nor a worker can open a longer path."""
+MAX_PATIENT_DEPTH = 8
 _FileEntry = tuple[bytes, int, int]
-"""Path relative to the root, size in bytes, modification time in nanoseconds."""
-_SUFFIXES = frozenset(suffix.encode() for suffix in SUFFIXES)
+"""Path relative to the root, size in bytes, modification time as `stored_time` gives it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundCapture:
-    """A file of the archive: `path` is relative to its root, `patient` is the folder right below the root."""
+    """A file of the archive: `path` is relative to its root, and begins with `patient`, the path of the patient's
+    folder. `modified_ns` is as the database stores it (contract/modified.py).
+    """
 
     path: bytes
     patient: bytes
     size_bytes: int
     modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PatientWithoutCaptures:
+    """A folder for a patient with nothing to screen. `reason` is the end of the sentence that begins with its name."""
+
+    patient: bytes
+    code: NoCaptures
+    reason: str
 
 
 class FoundCaptures:
@@ -67,48 +84,66 @@ class FoundCaptures:
 
 @dataclass
 class Archive:
-    """The result of a walk. The same folder always gives the same captures in the same order, so the same chunks."""
+    """The result of a walk. The same folder always gives the same captures in the same order, so the same chunks.
+
+    `complete` is False if a folder above the patients' depth could not be listed: there may be patients in it.
+    `failed` is True if storage did not answer somewhere, for another reason than a missing permission.
+    """
 
     root: bytes
+    patient_depth: int = 1
     captures: FoundCaptures = field(default_factory=FoundCaptures)
+    without_captures: list[PatientWithoutCaptures] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
+    complete: bool = True
+    failed: bool = False
 
     @property
     def patients(self) -> int:
+        """Number of patients with captures."""
         return self.captures.patients
+
+    @property
+    def unscreened(self) -> bool:
+        """Whether captures may be left out of their patients' cases."""
+        return not UNSCREENED.isdisjoint(self.skipped)
 
     def skip(self, reason: SkipReason, path: bytes) -> None:
         self.skipped.setdefault(reason, []).append(display_name(path))
 
 
-def walk_archive(folder: Path) -> Archive:
-    """Find the captures below `folder`.
+def walk_archive(folder: Path, patient_depth: int = 1) -> Archive:
+    """Find the captures below `folder`, whose patients' folders are `patient_depth` levels below it.
 
-    Raises ArchiveError (no such folder, empty, no patients) and ArchiveUnavailable (its storage does not answer).
+    Raises ArchiveError (no such folder, empty, no captures) and ArchiveUnavailable (its storage does not answer).
     """
-    archive = walk(folder)
+    archive = walk(folder, patient_depth=patient_depth)
+    if len(archive.root) > MAX_PATH_BYTES:
+        raise ArchiveError(f"the archive's path has more than {MAX_PATH_BYTES} bytes; mount it at a shorter one")
     if not archive.captures:
         _refuse_empty(display_name(os.fsencode(folder)), archive)
     return archive
 
 
-def walk(folder: Path, *, follow_links: bool = False) -> Archive:
-    """Find the captures in any tree of folders. Each folder right below `folder` has the name of a patient or a label.
+def walk(folder: Path, *, follow_links: bool = False, patient_depth: int = 1) -> Archive:
+    """Find the captures in any tree of folders. Each folder `patient_depth` levels below `folder` has the name of a
+    patient or a label.
 
     Links in an archive are not followed, because they could lead to other patients. `follow_links` is for a tree that
-    somebody prepared for training. Raises ArchiveError (no such folder) and ArchiveUnavailable.
+    somebody prepared for training; what cannot be read there is an error. Raises ArchiveError (no such folder, its root
+    may not be read) and ArchiveUnavailable.
     """
     root = os.path.realpath(os.fsencode(folder))
     _check_root(display_name(os.fsencode(folder)), root)
-    archive = Archive(root)
+    archive = Archive(root, patient_depth)
     walker = _Walker(root, archive, follow_links)
-    for entry in walker.listed(b""):
-        if walker.is_folder(entry, entry.name):
-            captures = walker.captures_below(entry.name)
-            if captures:
-                archive.captures.add(entry.name, captures)
-        else:
-            walker.sort_in(entry.name, entry)
+    try:
+        walker.enter(b"", patient_depth)
+        if archive.failed and not walker.listed(b""):  # not one folder, but all of them
+            raise ArchiveUnavailable("the archive's root has become empty; mount it again; nothing was submitted")
+    except _CannotRead as trouble:
+        raise trouble.as_stop() from None
     return archive
 
 
@@ -119,6 +154,33 @@ def _check_root(folder: str, root: bytes) -> None:
         raise ArchiveError(f"{folder} is a file; name the folder that holds one folder per patient")
 
 
+class _CannotRead(Exception):
+    """A folder cannot be listed, or an entry not looked at."""
+
+    def __init__(self, path: bytes, error: OSError) -> None:
+        super().__init__()
+        self.path = path
+        self.errno = error.errno
+        self.strerror = error.strerror
+
+    @property
+    def may_not(self) -> bool:
+        return self.errno in (errno.EACCES, errno.EPERM)
+
+    def as_stop(self) -> Exception:
+        """The error that ends the walk."""
+        shown = display_name(self.path) or "the archive's root"
+        if self.may_not:
+            return ArchiveError(f"{shown}: may not be read by this user; change its permissions, then submit again")
+        return ArchiveUnavailable(f"{shown}: cannot be listed ({self.strerror}); nothing was submitted")
+
+    def as_reason(self, patient: bytes) -> str:
+        """Why the patient with this folder has no captures."""
+        inner = display_name(self.path[len(patient) + 1 :])
+        how = "may not be read by this user" if self.may_not else f"cannot be read ({self.strerror})"
+        return f"{inner + ' in its folder' if inner else 'its folder'} {how}, so none of its captures was submitted"
+
+
 @dataclass
 class _Walker:
     root: bytes
@@ -127,12 +189,45 @@ class _Walker:
     entered: set[tuple[int, int]] = field(default_factory=set)
     """Device and inode of each folder if links are followed: so circular links end, and nothing is found twice."""
 
+    def __post_init__(self) -> None:
+        self.longest = min(MAX_PATH_BYTES, _SYSTEMS_PATH_BYTES - len(self.root) - 2)
+        """Longest path below the root that the database and the system take: a slash and a zero byte are added."""
+
+    def enter(self, folder: bytes, levels: int) -> None:
+        """Find the captures of the patients whose folders lie `levels` levels below `folder`."""
+        passed, has_folders = Passed(), False
+        for entry in self.listed(folder):
+            path = os.path.join(folder, entry.name)  # noqa: PTH118 - bytes
+            try:
+                if not self.is_folder(entry, path):
+                    self.sort_in(path, entry, passed, in_patient=False)
+                    self.name_link(path, entry)
+                    continue
+                has_folders = True
+                if levels == 1:
+                    self.add_patient(path)
+                else:
+                    self.enter(path, levels - 1)
+            except _CannotRead as trouble:
+                if self.follow_links:
+                    raise
+                has_folders = True
+                self.archive.failed |= not trouble.may_not
+                self.archive.complete &= levels == 1
+                self.without_captures(path, NoCaptures.NOT_READABLE, trouble.as_reason(path))
+        if folder and not has_folders:
+            captures = sum(count for (reason, _), count in passed.items() if reason is SkipReason.NO_PATIENT)
+            holds = f"captures ({captures}), but no patient's folder" if captures else "no patient's folder"
+            self.without_captures(
+                folder, NoCaptures.NOT_AT_DEPTH, f"it is above the patients' folders and holds {holds}"
+            )
+
     def listed(self, folder: bytes) -> list[os.DirEntry[bytes]]:
         try:
             with os.scandir(os.path.join(self.root, folder)) as listing:  # noqa: PTH118 - bytes
                 return sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            raise _cannot_list(folder, error) from None
+            raise _CannotRead(folder, error) from None
 
     def is_folder(self, entry: os.DirEntry[bytes], path: bytes) -> bool:
         """Whether the entry is a folder that the walk should enter."""
@@ -143,13 +238,39 @@ class _Walker:
                 return True
             status = entry.stat()
         except OSError as error:
-            raise _cannot_list(path, error) from None
+            raise _CannotRead(path, error) from None
         identity = (status.st_dev, status.st_ino)
         is_new = identity not in self.entered
         self.entered.add(identity)
         return is_new
 
-    def captures_below(self, folder: bytes) -> list[_FileEntry]:
+    def add_patient(self, patient: bytes) -> None:
+        passed = Passed()
+        captures = self.captures_below(patient, passed)
+        if not captures:
+            self.without_captures(patient, *why_none(passed))
+        elif self.fits(patient):
+            self.archive.captures.add(patient, captures)
+            self.archive.layout.add(patient, (path for path, _, _ in captures))
+
+    def without_captures(self, patient: bytes, code: NoCaptures, reason: str) -> None:
+        if self.fits(patient):
+            self.archive.without_captures.append(PatientWithoutCaptures(patient, code, reason))
+
+    def fits(self, patient: bytes) -> bool:
+        """Whether the database takes the patient's name as text, which may be four times as long as the bytes."""
+        is_short = len(display_name(patient).encode()) <= MAX_PATH_BYTES
+        if not is_short:
+            self.archive.skip(SkipReason.PATH_TOO_LONG, patient)
+        return is_short
+
+    def name_link(self, path: bytes, entry: os.DirEntry[bytes]) -> None:
+        """A link that leads to a folder looks like a patient's folder to people."""
+        with contextlib.suppress(OSError):
+            if entry.is_symlink() and not self.follow_links and entry.is_dir() and not is_junk(entry.name):
+                self.without_captures(path, NoCaptures.ONLY_LINKS, "its folder is a link, which is not followed")
+
+    def captures_below(self, folder: bytes, passed: Passed) -> list[_FileEntry]:
         """Every capture below `root/folder`; all other entries are listed with the reason why they were skipped."""
         captures, folders = [], [folder]
         while folders:
@@ -157,50 +278,35 @@ class _Walker:
             for entry in self.listed(folder):
                 path = os.path.join(folder, entry.name)  # noqa: PTH118 - bytes
                 if self.is_folder(entry, path):
-                    folders.append(path)
-                elif (capture := self.sort_in(path, entry)) is not None:
+                    if len(path) <= self.longest:
+                        folders.append(path)
+                    else:
+                        self.skip(SkipReason.PATH_TOO_LONG, path, passed)
+                elif (capture := self.sort_in(path, entry, passed)) is not None:
                     captures.append(capture)
         return captures
 
-    def sort_in(self, path: bytes, entry: os.DirEntry[bytes]) -> _FileEntry | None:
+    def sort_in(
+        self, path: bytes, entry: os.DirEntry[bytes], passed: Passed, *, in_patient: bool = True
+    ) -> _FileEntry | None:
         """The entry if it is a capture; otherwise None, and the entry is listed with the reason why it was skipped."""
         try:
-            reason = _why_skipped(path, entry, follow_links=self.follow_links)
+            reason = why_skipped(entry, follow_links=self.follow_links, openable=len(path) <= self.longest)
+            if reason is None and not in_patient:
+                reason = SkipReason.NO_PATIENT
             if reason is not None:
-                self.archive.skip(reason, path)
+                self.skip(reason, path, passed)
                 return None
             status = entry.stat(follow_symlinks=self.follow_links)
         except FileNotFoundError:  # removed while we were walking: it is not in the archive
             return None
         except OSError as error:
-            raise _cannot_list(path, error) from None
-        return path, status.st_size, status.st_mtime_ns
+            raise _CannotRead(path, error) from None
+        return path, status.st_size, stored_time(status.st_mtime_ns)
 
-
-def is_junk(name: bytes) -> bool:
-    """Whether a file or folder of this name lies beside captures by accident, and is no capture of its own."""
-    return name.startswith(b".") or name.lower() in JUNK_NAMES | JUNK_FOLDERS
-
-
-def _why_skipped(path: bytes, entry: os.DirEntry[bytes], *, follow_links: bool) -> SkipReason | None:
-    if entry.is_symlink() and not follow_links:
-        return SkipReason.LINK
-    if is_junk(entry.name):
-        return SkipReason.JUNK
-    if not entry.is_file(follow_symlinks=follow_links):
-        return SkipReason.NOT_A_FILE
-    if os.path.splitext(entry.name.lower())[1] not in _SUFFIXES:  # noqa: PTH122 - bytes
-        return SkipReason.NOT_A_CAPTURE
-    if b"/" not in path:
-        return SkipReason.NO_PATIENT
-    return None
-
-
-def _cannot_list(path: bytes, error: OSError) -> Exception:
-    shown = display_name(path) or "the archive's root"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return ArchiveError(f"{shown}: may not be read by this user; change its permissions, then submit again")
-    return ArchiveUnavailable(f"{shown}: cannot be listed ({error.strerror}); nothing was submitted")
+    def skip(self, reason: SkipReason, path: bytes, passed: Passed) -> None:
+        self.archive.skip(reason, path)
+        passed[reason, called(reason, path)] += 1
 
 
 def _refuse_empty(folder: str, archive: Archive) -> None:
@@ -210,6 +316,13 @@ def _refuse_empty(folder: str, archive: Archive) -> None:
             f"{folder} holds {captures} captures but no folder of a patient; each patient needs a folder of its own. "
             "Is this one patient's folder? Then name the folder above it"
         )
+    unreadable = [patient for patient in archive.without_captures if patient.code is NoCaptures.NOT_READABLE]
+    if unreadable:
+        first = f"{display_name(unreadable[0].patient)}: {unreadable[0].reason}"
+        problem = f"{folder} has no captures that can be read: {first}"
+        if archive.failed:
+            raise ArchiveUnavailable(f"{problem}; nothing was submitted")
+        raise ArchiveError(f"{problem}; change the permissions, then submit again")
     files = sum(map(len, archive.skipped.values()))
     suffixes = ", ".join(sorted(SUFFIXES))
     problem = f"none of its {files} files is a capture ({suffixes})" if files else "it is empty"

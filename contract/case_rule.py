@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from contract.case_policy import CasePolicy, Scores
 from contract.states import MarkCode, Verdict
+from contract.words import VERDICT_WORDS
 
 BOOTSTRAP_DRAWS = 1000
 BOOTSTRAP_SEED = 20221
@@ -63,6 +64,22 @@ IDENTITY_CONFLICT = Reason(
     "identity_conflict",
     "the same capture, byte for byte, lies under another patient too: patients may have been mixed up",
 )
+
+
+@dataclass(frozen=True)
+class Emptied:
+    """Why a case has no captures, and the result of its patient that it withdraws, which rested on some.
+
+    `verdict` is None if that case was still open; `signed` if reviewers had closed it, with this verdict. `run_id` is
+    None if the run has been purged.
+    """
+
+    why: str
+    run_id: int | None = None
+    verdict: Verdict | None = None
+    subtype: str | None = None
+    score: float | None = None
+    signed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +149,22 @@ def judge(
         excluded=len(selection.excluded),
         novel=selection.novel,
     )
+
+
+def judge_emptied(emptied: Emptied) -> CaseResult:
+    """The result of a case without captures: insufficient, and not less urgent than a result that nobody has signed."""
+    reasons = [Reason("no_captures", f"no captures are left: {emptied.why}")]
+    priority = priority_of(Verdict.INSUFFICIENT, None, missing=True, identity_conflict=False)
+    if emptied.run_id is not None:
+        words = "still open"
+        if emptied.verdict is not None:
+            words = VERDICT_WORDS[emptied.verdict] + (f", {emptied.subtype}" if emptied.subtype else "")
+            words += " by the reviewers" if emptied.signed else ", reviewed by nobody"
+            if not emptied.signed:
+                before = priority_of(emptied.verdict, emptied.score, missing=False, identity_conflict=False)
+                priority = max(priority, before)
+        reasons.append(Reason("result_before", f"the result before, in run {emptied.run_id}, was {words}"))
+    return CaseResult(verdict=Verdict.INSUFFICIENT, priority=priority, reasons=reasons)
 
 
 # Which captures count

@@ -48,10 +48,11 @@ class ExitCode(IntEnum):
         member.meaning = meaning
         return member
 
-    OK = 0, "done; all captures were screened"
+    OK = 0, "done; all captures were screened, and all patients have some"
     SOME_ENDED_BADLY = (
         1,
-        "done, but captures were rejected or quarantined, most captures of most patients do not count "
+        "done, but captures were rejected or quarantined, [patients have no captures](#patients-without-captures) or "
+        "some of theirs were left out, most captures of most patients do not count "
         "([below](#a-run-that-cannot-be-believed)), or a check failed",
     )
     USAGE = (

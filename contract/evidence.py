@@ -39,15 +39,16 @@ Pictures = Callable[[bytes, bytes | None], Picture]
 """Path and activation map of a capture -> its picture."""
 
 
-def pictures_of(root: bytes, pseudonym_key: str | None, key_file: Path | None) -> Pictures:
-    """Pictures of one archive's captures. If its paths hold pseudonyms, `pseudonym_key` is their key's fingerprint.
+def pictures_of(root: bytes, pseudonym_key: str | None, key_file: Path | None, patient_depth: int = 1) -> Pictures:
+    """Pictures of one archive's captures. If its paths hold pseudonyms, `pseudonym_key` is their key's fingerprint, and
+    `patient_depth` says how many names of a path they replace.
 
     Without that key in `key_file` there are no pictures.
     """
     if pseudonym_key is None:
         return partial(picture, root)
     try:
-        real_path = real_paths(root, pseudonym_key, key_file)
+        real_path = real_paths(root, pseudonym_key, key_file, patient_depth)
     except PseudonymKeyMissing:
         return lambda _path, _cam: Picture(None, "the key of the patients' pseudonyms is not here")
     return lambda path, cam: picture(root, real_path(path), cam)

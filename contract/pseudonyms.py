@@ -34,10 +34,14 @@ class PseudonymKey:
         """The pseudonym of a patient whose folder has this name."""
         return PREFIX + base64.b32encode(self._digest(b"patient:" + folder)).lower()[:LETTERS]
 
-    def path(self, path: bytes) -> bytes:
-        """A path below the archive's root, with its first part, the patient's folder, replaced."""
-        folder, slash, path_in_folder = path.partition(b"/")
-        return self.pseudonym(folder) + slash + path_in_folder
+    def path(self, path: bytes, patient_depth: int = 1) -> bytes:
+        """A path below the archive's root, with the patient's folder at its beginning, `patient_depth` names, replaced.
+
+        A shorter path is replaced as a whole: somebody may have named it after a patient.
+        """
+        names = path.split(b"/")
+        folder = b"/".join(names[:patient_depth])
+        return b"/".join([self.pseudonym(folder), *names[patient_depth:]])
 
     def _digest(self, text: bytes) -> bytes:
         return hmac.digest(self._secret, text, hashlib.sha256)
@@ -63,15 +67,16 @@ def read_key(file: Path | None) -> PseudonymKey:
 
 
 class RealPaths:
-    """Converts the pseudonymous paths of one archive back to those on disk.
+    """Converts the pseudonymous paths of one archive, with patients' folders at this depth, back to those on disk.
 
     The names of the folders are listed and hashed once, and again if a pseudonym is not among them: then a folder is
     new.
     """
 
-    def __init__(self, root: bytes, key: PseudonymKey) -> None:
+    def __init__(self, root: bytes, key: PseudonymKey, patient_depth: int = 1) -> None:
         self._root = root
         self._key = key
+        self._patient_depth = patient_depth
         self._folders: dict[bytes, bytes] = {}
 
     def __call__(self, path: bytes) -> bytes:
@@ -87,15 +92,32 @@ class RealPaths:
     def _listed(self) -> dict[bytes, bytes]:
         try:
             with os.scandir(self._root) as entries:
-                return {self._key.pseudonym(entry.name): entry.name for entry in entries}
+                folders = [entry.name for entry in entries]
         except OSError as error:
             raise ArchiveUnavailable(
                 f"the archive's root cannot be listed ({error.strerror}); mount it again, work goes on by itself"
             ) from None
+        for _ in range(self._patient_depth - 1):
+            folders = [below for folder in folders for below in self._below(folder)]
+        return {self._key.pseudonym(folder): folder for folder in folders}
+
+    def _below(self, folder: bytes) -> list[bytes]:
+        """What lies in a folder above the patients; nothing in a file, a link, or a folder that cannot be listed."""
+        try:
+            path = os.path.join(self._root, folder)  # noqa: PTH118 - bytes
+            if os.path.islink(path):  # noqa: PTH114 - bytes
+                return []
+            with os.scandir(path) as entries:
+                return [os.path.join(folder, entry.name) for entry in entries]  # noqa: PTH118 - bytes
+        except OSError:
+            return []
 
 
-def real_paths(root: bytes, fingerprint: str, key_file: Path | None) -> RealPaths:
-    """For an archive submitted with the key of this fingerprint. Raises PseudonymKeyMissing without that key."""
+def real_paths(root: bytes, fingerprint: str, key_file: Path | None, patient_depth: int = 1) -> RealPaths:
+    """For an archive submitted with the key of this fingerprint, and with its patients' folders at this depth.
+
+    Raises PseudonymKeyMissing without that key.
+    """
     try:
         key = read_key(key_file)
     except SettingsError as error:
@@ -104,4 +126,4 @@ def real_paths(root: bytes, fingerprint: str, key_file: Path | None) -> RealPath
         raise PseudonymKeyMissing(
             f"this run's pseudonyms were made with another key ({fingerprint}); {_SETTING} must name that one"
         )
-    return RealPaths(root, key)
+    return RealPaths(root, key, patient_depth)

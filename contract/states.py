@@ -158,11 +158,46 @@ PASSING = frozenset({RejectCode.MISSING, RejectCode.CHANGED, RejectCode.NOT_READ
 class SkipReason(Code):
     """Why the archive walker skipped a directory entry. Every skipped entry is named, none is dropped silently."""
 
-    JUNK = "junk", "beside the captures by accident, such as `Thumbs.db`, `.DS_Store`, hidden files and folders, ..."
-    NOT_A_CAPTURE = "not_a_capture", "the name does not end like a file of an image format that is screened"
-    NO_PATIENT = "no_patient", "in the archive's root, outside every patient's folder"
+    JUNK = (
+        "junk",
+        "beside the captures by accident: `Thumbs.db`, `.DS_Store`, hidden files and folders, and the folders in which "
+        "storage boxes and desktops keep what was deleted (`#recycle`, `$RECYCLE.BIN`, `lost+found`, ...)",
+    )
+    NOT_A_CAPTURE = (
+        "not_a_capture",
+        "the name does not end like a file of an image format that is screened; if its ending says nothing (none, "
+        "`.dcm`, `.dat`, `.img`, a number), its first bytes are not those of such an image",
+    )
+    DICOM = "dicom", "DICOM, which is not supported; export the captures as JPEG, PNG, TIFF or BMP"
+    NO_PATIENT = "no_patient", "outside every patient's folder"
     LINK = "link", "a symbolic link, which is not followed"
     NOT_A_FILE = "not_a_file", "a socket, pipe or device"
+    NOT_READABLE = (
+        "not_readable",
+        "its ending says nothing, and this user may not read its first bytes, so it may be a capture",
+    )
+    PATH_TOO_LONG = "path_too_long", "a capture or folder whose path below the archive is longer than 2,500 bytes"
+
+
+UNSCREENED = frozenset({SkipReason.NOT_READABLE, SkipReason.PATH_TOO_LONG})
+"""Reasons for which captures may be left out of their patient's case: somebody must look at them."""
+
+
+class NoCaptures(Code):
+    """Why a patient of an archive has no captures in a run. No patient is dropped silently."""
+
+    EMPTY = "empty", "its folder holds nothing, or only junk"
+    ONLY_LINKS = "only_links", "its folder is a link, or holds only links; links are not followed"
+    NO_CAPTURE_FILES = "no_capture_files", "its folder holds files, but none of them is a capture"
+    NOT_READABLE = (
+        "not_readable",
+        "something in its folder could not be read, so none of its captures was submitted; an earlier result stays",
+    )
+    NOT_AT_DEPTH = (
+        "not_at_depth",
+        "a folder above the depth of `--patient-depth`, without a patient's folder in it",
+    )
+    GONE = "gone", "it had captures in an earlier run, and its folder is no longer among the archive's patients"
 
 
 class EngineName(Code):

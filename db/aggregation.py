@@ -13,8 +13,9 @@ from sqlalchemy import Connection, func, select, update
 
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
-from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge
+from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge, judge_emptied
 from contract.states import CaptureState, CaseState, EventKind
+from db.absent import emptied
 from db.audit import WORKER, note
 from db.clock import db_now
 from db.engine import AnyRow, slices
@@ -141,7 +142,12 @@ def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCou
 
 
 def case_result(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> CaseResult:
-    """Apply the bundle's case policy to the rows of a case; the same rows always give the same result."""
+    """Apply the bundle's case policy to the rows of a case; the same rows always give the same result.
+
+    A case without captures, which only a submit makes, withdraws an earlier result.
+    """
+    if not counts.submitted:
+        return judge_emptied(emptied(connection, case_id))
     rows = connection.execute(
         select(*JUDGED).where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED).order_by(Capture.id)
     ).all()

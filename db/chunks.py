@@ -82,7 +82,7 @@ def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, 
     if row is None:
         return None
     run = connection.execute(
-        select(Run.root, Run.bundle_digest, Run.pseudonym_key, BundleRow.path)
+        select(Run.root, Run.bundle_digest, Run.pseudonym_key, Run.patient_depth, BundleRow.path)
         .join(BundleRow, BundleRow.digest == Run.bundle_digest)
         .where(Run.id == row.run_id)
     ).one()
@@ -93,7 +93,7 @@ def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, 
     )
     return Lease(
         row.id, row.run_id, token, row.attempts, run.root, run.bundle_digest, run.path,
-        tuple(CaptureRef(*capture) for capture in captures), run.pseudonym_key,
+        tuple(CaptureRef(*capture) for capture in captures), run.pseudonym_key, run.patient_depth,
     )  # fmt: skip
 
 

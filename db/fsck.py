@@ -18,8 +18,9 @@ from db.columns import columns_of
 from db.compare import same_value
 from db.engine import AnyRow, reading
 from db.mix_ups import CONFLICTS
-from db.models import Capture, Case, Chunk, ReportQueue, Review
+from db.models import Capture, Case, Chunk, PatientWithoutCaptures, ReportQueue, Review
 from db.opinions import CASE_REVIEW
+from db.progress import progress_of
 from db.runs import RunRow, named_run
 
 EXAMPLES = 5
@@ -51,6 +52,7 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
             *_captures(connection, run),
             *_chunks(connection, run, grace_s),
             *_cases(connection, run),
+            *_patients(connection, run),
             _results(connection, run),
             _identity(connection, run),
         ]
@@ -124,6 +126,24 @@ def _cases(connection: Connection, run: RunRow) -> Iterator[Finding]:
     )
     yield _finding(connection, "the counts of a case are those of its rows", cases, miscounted, "case")
     yield _queue(connection, run, cases)
+
+
+def _patients(connection: Connection, run: RunRow) -> Iterator[Finding]:
+    """Runs from before schema 0004 did not count patients without a case."""
+    now = progress_of(connection, run.id)
+    if now.patients is not None:
+        yield Finding(str(now.patients_accounting), now.patients, abs(now.patients_missing), [])
+    of_run = PatientWithoutCaptures.run_id == run.id
+    named = connection.execute(select(func.count()).where(of_run)).scalar_one()
+    yield Finding(
+        f"{now.patients_without_captures} patients without captures were submitted and are named",
+        named,
+        abs(now.patients_without_captures - named),
+        [],
+    )
+    is_named = select(PatientWithoutCaptures.id).where(of_run, PatientWithoutCaptures.patient_id == Case.patient_id)
+    wrong = select(Case.id).where(Case.run_id == run.id, (Case.submitted == 0) != is_named.exists())
+    yield _finding(connection, "a case without captures says why", run.cases, wrong, "case")
 
 
 def _queue(connection: Connection, run: RunRow, cases: int) -> Finding:

@@ -23,6 +23,8 @@ class Lease:
     captures: tuple[CaptureRef, ...]
     pseudonym_key: str | None = None
     """Fingerprint of the key whose pseudonyms replace the folders' names in `captures`; None if they are real names."""
+    patient_depth: int = 1
+    """How many names at the beginning of a path are the patient's folder."""
 
 
 def held_by(lease: Lease) -> ColumnElement[bool]:

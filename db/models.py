@@ -21,7 +21,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from contract.states import CaptureState, CaseState, ChunkState, RejectCode, ReportCause, ReviewAction, Verdict
+from contract.states import (
+    CaptureState,
+    CaseState,
+    ChunkState,
+    NoCaptures,
+    RejectCode,
+    ReportCause,
+    ReviewAction,
+    Verdict,
+)
 from db.clock import db_now
 from db.columns import Base, BigId, history, key, lease, one_of, outcome, sealed, standing
 
@@ -50,7 +59,19 @@ class Run(Base):
     root: Mapped[bytes] = mapped_column(LargeBinary, doc="the archive's real path as bytes")
     root_text: Mapped[str] = mapped_column(Text, doc="the archive's real path as text")
     submitted: Mapped[int] = mapped_column(doc="number of captures, fixed at submit")
-    cases: Mapped[int] = mapped_column(doc="number of patients, fixed at submit")
+    cases: Mapped[int] = mapped_column(doc="number of cases, fixed at submit")
+    patients: Mapped[int | None] = mapped_column(
+        doc="number of patients that the archive had at submit, also those without a case; empty before schema 0004"
+    )
+    patients_unchanged: Mapped[int | None] = mapped_column(
+        doc="those of them without a case: nothing of them was new, changed or removed; empty before schema 0004"
+    )
+    patients_without_captures: Mapped[int] = mapped_column(
+        server_default="0", doc="those of them without captures: the rows of `patient_without_captures`"
+    )
+    patient_depth: Mapped[int] = mapped_column(
+        server_default="1", doc="how many levels below the archive's root the patients' folders lie"
+    )
     skipped: Mapped[int] = mapped_column(doc="number of skipped files; their names are in the event `submitted`")
     reviewers_required: Mapped[int] = mapped_column(
         server_default="1", doc="reviewers who must agree before a case is closed"
@@ -75,7 +96,7 @@ class Patient(Base):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
     external_id: Mapped[str] = mapped_column(
-        Text, unique=True, doc="the folder's name right below the archive's root, as text"
+        Text, unique=True, doc="the path of the patient's folder below the archive's root, as text; mostly one name"
     )
     pseudonymous: Mapped[bool] = mapped_column(default=False, doc="whether external_id is a pseudonym")
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the first submit")
@@ -135,6 +156,29 @@ class Case(Base):
     )
 
 
+class PatientWithoutCaptures(Base):
+    """A patient of a run's archive that had no captures at submit, and why; with a case only if it had some before."""
+
+    __tablename__ = "patient_without_captures"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
+    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True, doc="the patient")
+    code: Mapped[str] = mapped_column(String(32), doc="see [No captures](#no-captures)")
+    reason: Mapped[str] = mapped_column(Text, doc="the end of the sentence that begins with the patient's name")
+    earlier_case_id: Mapped[int | None] = mapped_column(
+        ForeignKey("case.id", ondelete="SET NULL"),
+        index=True,
+        doc="the patient's latest case until then, if that had captures: withdrawn if the patient has a case in this "
+        "run, and still in force if not",
+    )
+
+    __table_args__ = (
+        UniqueConstraint("run_id", "patient_id"),
+        CheckConstraint(one_of("code", NoCaptures), name="code"),
+    )
+
+
 class Chunk(Base):
     """A fixed list of captures, also of several patients. A message names it, and a worker leases it."""
 
@@ -180,7 +224,10 @@ class Capture(Base):
     path: Mapped[bytes] = sealed(LargeBinary, doc="path relative to the archive's root, as bytes")
     path_text: Mapped[str] = sealed(Text, doc="the path as text: UTF-8 as it is, other bytes as `\\xNN`")
     size_bytes: Mapped[int] = sealed(BigInteger, doc="size at submit")
-    modified_ns: Mapped[int] = sealed(BigInteger, doc="modification time at submit, nanoseconds since 1970")
+    modified_ns: Mapped[int] = sealed(
+        BigInteger,
+        doc="modification time at submit, nanoseconds since 1970, in 64 bits: before 1678 and after 2262 it wraps",
+    )
     sha256: Mapped[str | None] = outcome(
         String(64), compared=True, doc="sha256 of the bytes that were decoded; empty if they could not be read"
     )

@@ -26,6 +26,11 @@ class Progress:
     quarantined: int
     cases: int
     cases_finished: int
+    cases_with_captures: int
+    patients: int | None
+    """Patients of the archive at submit; None for a run of an earlier release, which did not count them."""
+    patients_unchanged: int | None
+    patients_without_captures: int
     chunks_leased: int
     recent_per_s: float
     cancelled: bool
@@ -42,8 +47,8 @@ class Progress:
 
     @property
     def accounted_for(self) -> bool:
-        """submitted = screened + rejected + quarantined."""
-        return self.ended == self.submitted
+        """submitted = screened + rejected + quarantined, and the same for patients."""
+        return self.ended == self.submitted and not self.patients_missing
 
     @property
     def accounting(self) -> str:
@@ -56,6 +61,29 @@ class Progress:
         if not missing:
             return total
         return f"{total} + {missing} {'UNACCOUNTED FOR' if self.finished else 'pending'}"
+
+    @property
+    def patients_missing(self) -> int:
+        """Patients that are neither in this run, nor unchanged, nor named as without captures."""
+        if self.patients is None or self.patients_unchanged is None:
+            return 0
+        return self.patients - self.cases_with_captures - self.patients_unchanged - self.patients_without_captures
+
+    @property
+    def patients_accounting(self) -> str | None:
+        """The patients' sum in words, which must hold from the submit on; None for a run of an earlier release."""
+        if self.patients is None:
+            return None
+        total = (
+            f"patients {self.patients} = in this run {self.cases_with_captures} + unchanged {self.patients_unchanged} "
+            f"+ without captures {self.patients_without_captures}"
+        )
+        return f"{total} + {self.patients_missing} UNACCOUNTED FOR" if self.patients_missing else total
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """Both sums, a line each."""
+        return tuple(line for line in (self.accounting, self.patients_accounting) if line)
 
 
 RATE_WINDOW_S = 60
@@ -75,7 +103,12 @@ def progress(engine: Engine, run_id: int) -> Progress:
 
 def progress_of(connection: Connection, run_id: int) -> Progress:
     """The same, in a transaction of the caller. Raises NoSuchRun."""
-    run = connection.execute(select(Run.submitted, Run.cases, Run.cancelled_at).where(Run.id == run_id)).first()
+    run = connection.execute(
+        select(
+            Run.submitted, Run.cases, Run.patients, Run.patients_unchanged, Run.patients_without_captures,
+            Run.cancelled_at,
+        ).where(Run.id == run_id)
+    ).first()  # fmt: skip
     if run is None:
         raise NoSuchRun(run_id)
     states: dict[str, int] = dict(
@@ -84,8 +117,11 @@ def progress_of(connection: Connection, run_id: int) -> Progress:
         ).all()
     )
     cases = connection.execute(
-        select(func.count()).select_from(Case).where(Case.run_id == run_id, Case.aggregated_at.is_not(None))
-    ).scalar_one()
+        select(
+            func.count().filter(Case.aggregated_at.is_not(None)).label("finished"),
+            func.count().filter(Case.submitted > 0).label("with_captures"),
+        ).where(Case.run_id == run_id)
+    ).one()
     leased = connection.execute(
         select(func.count()).select_from(Chunk).where(Chunk.run_id == run_id, Chunk.state == ChunkState.LEASED)
     ).scalar_one()
@@ -106,7 +142,11 @@ def progress_of(connection: Connection, run_id: int) -> Progress:
         rejected=states.get(CaptureState.REJECTED, 0),
         quarantined=states.get(CaptureState.QUARANTINED, 0),
         cases=run.cases,
-        cases_finished=cases,
+        cases_finished=cases.finished,
+        cases_with_captures=cases.with_captures,
+        patients=run.patients,
+        patients_unchanged=run.patients_unchanged,
+        patients_without_captures=run.patients_without_captures,
         chunks_leased=leased,
         recent_per_s=_rate([(row.done_at, row.captures) for row in recent], recent[0].now) if recent else 0.0,
         cancelled=run.cancelled_at is not None,
@@ -138,10 +178,14 @@ class RunSummary:
     cases_all: int
     cases_indeterminate: int
     cases_insufficient: int
+    patients: int | None
+    patients_unchanged: int | None
+    patients_without_captures: int
+    patient_depth: int
     finished_at: datetime | None
 
 
-_TYPES: dict[Any, TypeEngine[Any]] = {int: Integer(), str: Text()}
+_TYPES: dict[Any, TypeEngine[Any]] = {int: Integer(), int | None: Integer(), str: Text()}
 _SUMMARY = table(
     "run_summary", *(column(field.name, _TYPES.get(field.type, UTCDateTime())) for field in fields(RunSummary))
 )

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, delete, func, select, text, update
+from sqlalchemy import Connection, Engine, Select, delete, func, or_, select, text, union, update
 
 from contract.errors import UsageError
 from contract.states import CaseState, EventKind, ReviewState
 from db.audit import note
 from db.clock import db_now
 from db.engine import AnyRow, reading, slices, writing
-from db.models import BundleRow, Case, Event, Patient, ReportQueue, Run
+from db.models import BundleRow, Case, Event, Patient, PatientWithoutCaptures, ReportQueue, Run
 from db.opinions import CASE_REVIEW
 
 DAYS = {"d": 1, "m": 30, "y": 365}
@@ -66,11 +66,16 @@ def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) ->
         run = _old_run(connection, row, force)
         if run.kept is not None:
             return run
-        patients = select(Case.patient_id).where(Case.run_id == run_id)
-        patient_ids = connection.execute(patients).scalars().all()
+        of_run = [select(model.patient_id).where(model.run_id == run_id) for model in (Case, PatientWithoutCaptures)]
+        patient_ids = connection.execute(union(*of_run)).scalars().all()
         connection.execute(delete(Run).where(Run.id == run_id))
         removed_patients = 0
-        elsewhere = select(Case.id).where(Case.patient_id == Patient.id).exists()
+        elsewhere = or_(
+            *(
+                select(model.id).where(model.patient_id == Patient.id).exists()
+                for model in (Case, PatientWithoutCaptures)
+            )
+        )
         for ids in slices(patient_ids, 500):
             removed_patients += connection.execute(delete(Patient).where(Patient.id.in_(ids), ~elsewhere)).rowcount
         in_use = select(Run.id).where(Run.bundle_digest == row.bundle_digest).exists()

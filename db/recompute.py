@@ -97,6 +97,7 @@ def _judged(
         )
         .join(Patient, Patient.id == Case.patient_id)
         .where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
+        .where(Case.submitted > 0)  # no rule decides on a case without captures
         .order_by(Case.priority.desc(), Case.id)
     )  # fmt: skip
     if lock:  # before reading the opinions, to wait for reviewers who sign at this moment

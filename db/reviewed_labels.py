@@ -23,6 +23,7 @@ class LabelledCase:
     label: str
     root: bytes
     pseudonym_key: str | None
+    patient_depth: int
     identity_conflict: bool
 
 
@@ -44,7 +45,7 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
         select(
             Case.id, Case.patient_id, Case.identity_conflict, CASE_REVIEW.c.patient, CASE_REVIEW.c.state,
             CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.pseudonym_key,
-            Run.bundle_digest,
+            Run.patient_depth, Run.bundle_digest,
         )
         .join(Run, Run.id == Case.run_id)
         .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
@@ -70,9 +71,8 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
         if label is None:
             left_out["ALL without a subtype" if case.final_verdict == Verdict.ALL else case.final_verdict] += 1
         else:
-            labelled.append(
-                LabelledCase(case.id, case.patient, label, case.root, case.pseudonym_key, bool(case.identity_conflict))
-            )
+            key, conflict = case.pseudonym_key, bool(case.identity_conflict)
+            labelled.append(LabelledCase(case.id, case.patient, label, case.root, key, case.patient_depth, conflict))
     return labelled, +left_out
 
 

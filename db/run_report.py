@@ -14,7 +14,17 @@ from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
 from contract.case_rule import Reason
 from contract.outcomes import Mark
-from contract.states import CaptureState, CaseState, EventKind, MarkCode, RejectCode, ReviewState, Verdict
+from contract.states import (
+    UNSCREENED,
+    CaptureState,
+    CaseState,
+    EventKind,
+    MarkCode,
+    RejectCode,
+    ReviewState,
+    Verdict,
+)
+from db.absent import AbsentRow, absent_of_run
 from db.drift import Drift, drift_of
 from db.engine import reading
 from db.mix_ups import CONFLICTS, IdentityConflict
@@ -135,9 +145,25 @@ class RunReport:
     implausible: Implausibility | None
     cases: tuple[CaseRow, ...]
     ended_badly: tuple[BadCapture, ...]
+    without_captures: tuple[AbsentRow, ...]
     identity_conflicts: tuple[IdentityConflict, ...]
     drift: tuple[Drift, ...]
     evidence: Mapping[int, CaseEvidence]
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether nobody has to look at anything but the results: every capture was screened, every patient has some,
+        all of them are accounted for, and the run can be believed.
+        """
+        now = self.progress
+        return not (
+            now.rejected
+            or now.quarantined
+            or now.patients_without_captures
+            or (now.finished and not now.accounted_for)
+            or not UNSCREENED.isdisjoint(self.skipped)
+            or self.implausible
+        )
 
 
 def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None) -> RunReport:
@@ -145,9 +171,6 @@ def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None
     with reading(engine) as connection:
         run = named_run(connection, run_id)
         cases = _cases(connection, run_id, run.manifest.case_policy)
-        submitted = (
-            select(Event.detail).where(Event.run_id == run_id, Event.kind == EventKind.SUBMITTED).order_by(Event.id)
-        )
         engines = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
         return RunReport(
             run=run_summary(connection, run_id),
@@ -155,15 +178,29 @@ def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None
             pseudonym_key=run.pseudonym_key,
             manifest=run.manifest,
             engines=tuple(sorted(name for name in connection.execute(engines).scalars() if name)),
-            skipped=(connection.execute(submitted).scalar() or {}).get("skipped", {}),
+            skipped=_skipped(connection, run_id),
             progress=progress_of(connection, run_id),
             implausible=implausibility_of(connection, run),
             cases=cases,
             ended_badly=_ended_badly(connection, run_id),
+            without_captures=absent_of_run(connection, run_id),
             identity_conflicts=_identity_conflicts(connection, run_id),
             drift=tuple(drift_of(connection, run)),
             evidence={} if evidence is None else _evidence(connection, cases, evidence),
         )
+
+
+def may_lack_captures(engine: Engine, run_id: int) -> bool:
+    """Whether the walk skipped what may be captures, so that they are missing in their patients' cases."""
+    with reading(engine) as connection:
+        return not UNSCREENED.isdisjoint(_skipped(connection, run_id))
+
+
+def _skipped(connection: Connection, run_id: int) -> Mapping[str, Sequence[str]]:
+    """What the walk skipped: reason -> names."""
+    submitted = select(Event.detail).where(Event.run_id == run_id, Event.kind == EventKind.SUBMITTED).order_by(Event.id)
+    skipped: Mapping[str, Sequence[str]] = (connection.execute(submitted).scalar() or {}).get("skipped", {})
+    return skipped
 
 
 _OF_CASE = [

@@ -22,6 +22,7 @@ class RunRow:
     cancelled_at: datetime | None
     report_at_sign_off: bool
     pseudonym_key: str | None
+    patient_depth: int
     software_version: str
     bundle_digest: str
     bundle_name: str
@@ -30,7 +31,7 @@ class RunRow:
 
 _COLUMNS = (
     Run.id, Run.root, Run.submitted, Run.cases, Run.created_at, Run.cancelled_at, Run.report_at_sign_off,
-    Run.pseudonym_key, Run.software_version, Run.bundle_digest, BundleRow.name.label("bundle_name"),
+    Run.pseudonym_key, Run.patient_depth, Run.software_version, Run.bundle_digest, BundleRow.name.label("bundle_name"),
     BundleRow.manifest,
 )  # fmt: skip
 

@@ -7,20 +7,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from sqlalchemy import Connection, Engine, func, insert, literal, select, text, update
+from sqlalchemy import Connection, Engine, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from contract.archive import FoundCapture
+from contract.archive import FoundCapture, PatientWithoutCaptures
 from contract.bundle import Bundle
 from contract.names import display_name
-from contract.states import PASSING, CaptureState, EventKind
+from contract.states import CaptureState, EventKind
+from db.absent import Absent, absent_patients, codes_of_run, write_absent
 from db.aggregation import aggregate_finished_cases
 from db.audit import SUBMIT, note
 from db.columns import Life, columns_of
-from db.engine import AnyRow, insert_many, reading, slices, writing
+from db.engine import insert_many, reading, slices, writing
+from db.history import History, LatestCase, history_of, last_run, latest_cases, refuse_other_depth
 from db.models import BundleRow, Capture, Case, Chunk, Patient, Run
 
-REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
 AT_A_TIME = 5000
 """About this many captures are in memory at once; patients are not divided."""
 _PENDING = ("run_id", "case_id", "chunk_id", *columns_of(Capture, Life.SEALED, Life.STATE))
@@ -44,13 +45,21 @@ class SubmitRequest:
     reviewers_required: int = 1
     report_at_sign_off: bool = False
     pseudonym_key: str | None = None
-    """Fingerprint of the key whose pseudonyms replace patients' names in `captures` and `skipped`; None: real names."""
+    """Fingerprint of the key whose pseudonyms replace patients' names in `captures` and the rest; None: real names."""
+    without_captures: Sequence[PatientWithoutCaptures] = ()
+    patient_depth: int = 1
+    patients_complete: bool = True
+    """Whether the walk could list every folder above the patients: then a patient that it did not find is gone."""
 
 
 @dataclass
 class SubmitPlan:
     """What a submit does, in numbers: `cases` with a new, changed or removed capture; their captures to screen
     (`pending`) and those copied from an earlier run (`reused`); captures of all other patients (`unchanged`).
+
+    `latest` has the patients' latest cases before this submit, with whatever bundle. `with_captures` names the patients
+    with captures, `patients_unchanged` counts those of them without a case. `absent` are those without captures;
+    `absent_is_news` says whether the last run did not know this of one of them.
     """
 
     cases: int = 0
@@ -58,17 +67,33 @@ class SubmitPlan:
     reused: int = 0
     unchanged: int = 0
     last_run: int | None = None
+    latest: dict[str, LatestCase] = field(default_factory=dict)
+    with_captures: set[str] = field(default_factory=set)
+    patients_unchanged: int = 0
+    absent: list[Absent] = field(default_factory=list)
+    absent_is_news: bool = False
 
     @property
     def submitted(self) -> int:
         return self.pending + self.reused
 
+    @property
+    def patients(self) -> int:
+        return len(self.with_captures) + len(self.absent)
+
+    @property
+    def writes_a_run(self) -> bool:
+        return self.cases > 0 or self.absent_is_news
+
     def count(self, case: "_PlannedCase") -> None:
+        """Count one more patient with captures."""
+        self.with_captures.add(case.patient)
         if case.is_touched:
             self.cases += 1
             self.pending += len(case.pending)
             self.reused += len(case.reused)
         else:
+            self.patients_unchanged += 1
             self.unchanged += case.captures
 
 
@@ -96,34 +121,36 @@ class Submission:
 
     @property
     def created(self) -> bool:
-        return self.plan.cases > 0
+        return self.plan.writes_a_run
 
 
 def plan_submit(engine: Engine, request: SubmitRequest) -> SubmitPlan:
-    """What `submit` would do now; writes nothing."""
+    """What `submit` would do now; writes nothing. Raises UsageError as `submit` does."""
     with reading(engine) as connection:
-        plan = SubmitPlan(last_run=_last_run(connection, request))
-        for cases in _planned(connection, request, plan.last_run):
-            for case in cases:
-                plan.count(case)
+        plan = _new_plan(connection, request)
+        for _ in _planned(connection, request, plan):
+            pass
+        _plan_absent(connection, request, plan)
         return plan
 
 
 def submit(engine: Engine, request: SubmitRequest) -> Submission:
-    """Write the run in one transaction. Two submits of the same archive and bundle wait for each other."""
+    """Write the run in one transaction. Two submits of the same archive wait for each other.
+
+    Raises UsageError if an earlier run of the archive has its patients at another depth.
+    """
     with writing(engine) as connection:
         _lock_archive(connection, request)
-        plan = SubmitPlan(last_run=_last_run(connection, request))
+        plan = _new_plan(connection, request)
         run: _RunWriter | None = None
-        for cases in _planned(connection, request, plan.last_run):
-            for case in cases:
-                plan.count(case)
-            touched = [case for case in cases if case.is_touched]
-            if touched:
-                run = run or _RunWriter(connection, request)
-                run.add(touched)
-        if run is None:
+        for cases in _planned(connection, request, plan):
+            run = run or _RunWriter(connection, request)
+            run.add(cases)
+        _plan_absent(connection, request, plan)
+        if not plan.writes_a_run:
             return Submission(plan.last_run, plan)
+        run = run or _RunWriter(connection, request)
+        run.add_absent(plan.absent)
         run.seal(plan)
         return Submission(run.id, plan, run.chunk_ids)
 
@@ -131,35 +158,52 @@ def submit(engine: Engine, request: SubmitRequest) -> Submission:
 def _lock_archive(connection: Connection, request: SubmitRequest) -> None:
     """On SQLite the writing transaction is the lock; on PostgreSQL an advisory lock until the commit."""
     if connection.dialect.name == "postgresql":
-        digest = hashlib.sha256(request.root + b"\0" + request.bundle.digest.encode()).digest()
-        key = int.from_bytes(digest[:8], "big", signed=True)
+        key = int.from_bytes(hashlib.sha256(request.root).digest()[:8], "big", signed=True)
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
-def _last_run(connection: Connection, request: SubmitRequest) -> int | None:
-    """The last run of this archive with this bundle, whose results may be reused."""
-    if request.everything:
-        return None
-    return connection.execute(
-        select(func.max(Run.id)).where(
-            Run.root == request.root,
-            Run.bundle_digest == request.bundle.digest,
-            Run.cancelled_at.is_(None),
-            Run.pseudonym_key.is_not_distinct_from(request.pseudonym_key),
-        )
-    ).scalar()
+def _new_plan(connection: Connection, request: SubmitRequest) -> SubmitPlan:
+    refuse_other_depth(connection, request.root, request.patient_depth)
+    plan = SubmitPlan(latest=latest_cases(connection, request.root, request.pseudonym_key))
+    if not request.everything:
+        plan.last_run = last_run(connection, request.root, request.bundle.digest, request.pseudonym_key)
+    return plan
 
 
-def _planned(connection: Connection, request: SubmitRequest, last_run: int | None) -> Iterator[list[_PlannedCase]]:
-    """All cases of the request, a few thousand captures at a time.
+def _planned(connection: Connection, request: SubmitRequest, plan: SubmitPlan) -> Iterator[list[_PlannedCase]]:
+    """The cases to write, a few thousand captures at a time; `plan` counts them and all other patients with captures.
 
-    A patient gets a new case if a capture is new, changed or removed since the last case with this bundle. Unchanged
-    captures are copied from there, because a result must depend on all captures of the patient, and on no others.
+    A patient gets a new case if a capture is new, changed or removed since the last case with this bundle, or if the
+    latest case has withdrawn the result. Unchanged captures are copied, because a result must depend on all captures of
+    the patient, and on no others.
     """
     by_patient = (list(captures) for _, captures in groupby(request.captures, key=lambda capture: capture.patient))
-    for cases in _batches(by_patient):
-        earlier = _earlier(connection, request, cases) if last_run is not None else {}
-        yield [_planned_case(captures, earlier.get(display_name(captures[0].patient), {})) for captures in cases]
+    for batch in _batches(by_patient):
+        names = [display_name(captures[0].patient) for captures in batch]
+        histories: dict[str, History] = {}
+        if plan.last_run is not None:
+            histories = history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, names)
+        cases = [
+            _planned_case(name, captures, histories.get(name, History()), plan.latest.get(name))
+            for name, captures in zip(names, batch, strict=True)
+        ]
+        for case in cases:
+            plan.count(case)
+        if touched := [case for case in cases if case.is_touched]:
+            yield touched
+
+
+def _plan_absent(connection: Connection, request: SubmitRequest, plan: SubmitPlan) -> None:
+    """Add the patients without captures to the plan. Those with an earlier result that rests on captures get a case."""
+    plan.absent = absent_patients(
+        request.without_captures,
+        plan.with_captures,
+        {name: case.id for name, case in plan.latest.items() if case.captures},
+        complete=request.patients_complete,
+    )
+    codes = {patient.patient: patient.code.value for patient in plan.absent}
+    plan.absent_is_news = not codes.items() <= codes_of_run(connection, plan.last_run).items()
+    plan.cases += sum(patient.withdraws for patient in plan.absent)
 
 
 def _batches(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCapture]]]:
@@ -173,51 +217,17 @@ def _batches(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCap
         yield batch
 
 
-_Earlier = dict[bytes, AnyRow]
-"""For one patient: path -> the latest row of that capture."""
-
-
-def _planned_case(captures: list[FoundCapture], earlier: _Earlier) -> _PlannedCase:
-    def is_new(capture: FoundCapture) -> bool:
-        row = earlier.get(capture.path)
-        return row is None or (row.size_bytes, row.modified_ns) != (capture.size_bytes, capture.modified_ns)
-
-    paths = {capture.path for capture in captures}
-    last_case = max((row.case_id for row in earlier.values()), default=None)
-    is_removed = any(row.case_id == last_case and path not in paths for path, row in earlier.items())
-    reused = [capture for capture in captures if not is_new(capture) and earlier[capture.path].state in REUSABLE]
-    reused_paths = {capture.path for capture in reused}
+def _planned_case(
+    patient: str, captures: list[FoundCapture], history: History, latest: LatestCase | None
+) -> _PlannedCase:
+    is_withdrawn = latest is not None and not latest.captures
+    rows = [history.reusable(capture) for capture in captures]
     return _PlannedCase(
-        patient=display_name(captures[0].patient),
-        pending=[capture for capture in captures if capture.path not in reused_paths],
-        reused=[earlier[capture.path].id for capture in reused],
-        is_touched=is_removed or any(map(is_new, captures)),
+        patient=patient,
+        pending=[capture for capture, row in zip(captures, rows, strict=True) if row is None],
+        reused=[row for row in rows if row is not None],
+        is_touched=is_withdrawn or not history.is_up_to_date(captures),
     )
-
-
-def _earlier(
-    connection: Connection, request: SubmitRequest, cases: Sequence[list[FoundCapture]]
-) -> dict[str, _Earlier]:
-    """The latest rows of these patients' captures in earlier runs of this archive with this bundle."""
-    earlier: dict[str, _Earlier] = {}
-    for patients in slices([display_name(captures[0].patient) for captures in cases], 500):
-        rows = connection.execute(
-            select(
-                Patient.external_id, Capture.path, Capture.size_bytes, Capture.modified_ns, Capture.id, Capture.case_id,
-                Capture.state,
-            )
-            .join(Case, Case.id == Capture.case_id)
-            .join(Patient, Patient.id == Case.patient_id)
-            .join(Run, Run.id == Case.run_id)
-            .where(Patient.external_id.in_(patients))
-            .where(Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None))
-            .where(Run.pseudonym_key.is_not_distinct_from(request.pseudonym_key))
-            .where(Capture.reject_code.is_(None) | Capture.reject_code.not_in(PASSING))
-            .order_by(Capture.run_id)
-        )  # fmt: skip
-        for row in rows:
-            earlier.setdefault(row.external_id, {})[row.path] = row
-    return earlier
 
 
 class _RunWriter:
@@ -243,6 +253,7 @@ class _RunWriter:
                 reviewers_required=request.reviewers_required,
                 report_at_sign_off=request.report_at_sign_off,
                 pseudonym_key=request.pseudonym_key,
+                patient_depth=request.patient_depth,
             )
             .returning(Run.id)
         ).scalar_one()
@@ -261,12 +272,22 @@ class _RunWriter:
             if not case.pending:
                 self._complete.append(case_ids[case.patient])
 
+    def add_absent(self, absent: Sequence[Absent]) -> None:
+        """Write the patients without captures, and a case without captures for each who had some before."""
+        patient_ids = self._patient_ids([patient.patient for patient in absent])
+        write_absent(self._connection, self.id, absent, patient_ids)
+        withdrawn = [_PlannedCase(patient.patient, [], [], True) for patient in absent if patient.withdraws]
+        if withdrawn:
+            self.add(withdrawn)
+
     def seal(self, plan: SubmitPlan) -> None:
         """Write the last chunks, the results of cases that wait for no capture, and the run's numbers."""
         self._insert_chunks(self._waiting)
-        self._connection.execute(
-            update(Run).where(Run.id == self.id).values(submitted=plan.submitted, cases=plan.cases)
-        )
+        numbers = {
+            "submitted": plan.submitted, "cases": plan.cases, "patients": plan.patients,
+            "patients_unchanged": plan.patients_unchanged, "patients_without_captures": len(plan.absent),
+        }  # fmt: skip
+        self._connection.execute(update(Run).where(Run.id == self.id).values(numbers))
         detail = {reason: list(names) for reason, names in self._request.skipped.items()}
         note(self._connection, EventKind.SUBMITTED, actor=SUBMIT, run_id=self.id, detail={"skipped": detail})
         if self._connection.dialect.name == "postgresql":  # otherwise it would plan for an empty table
@@ -275,9 +296,7 @@ class _RunWriter:
             aggregate_finished_cases(self._connection, case_ids)
 
     def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
-        patient_ids = _ensure_patients(
-            self._connection, [case.patient for case in cases], pseudonymous=self._request.pseudonym_key is not None
-        )
+        patient_ids = self._patient_ids([case.patient for case in cases])
         rows = self._connection.execute(
             insert(Case).returning(Case.id, Case.patient_id),
             [
@@ -287,6 +306,9 @@ class _RunWriter:
         )
         case_of = {patient_id: case_id for case_id, patient_id in rows}
         return {case.patient: case_of[patient_ids[case.patient]] for case in cases}
+
+    def _patient_ids(self, patients: Sequence[str]) -> dict[str, int]:
+        return _ensure_patients(self._connection, patients, pseudonymous=self._request.pseudonym_key is not None)
 
     def _insert_chunks(self, captures: Sequence[tuple[int, FoundCapture]]) -> None:
         pieces = slices(captures, self._request.chunk_size)

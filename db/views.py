@@ -13,7 +13,9 @@ VIEWS = {
                COALESCE(c.reused, 0) AS reused, run.cases, COALESCE(k.finished, 0) AS cases_finished,
                COALESCE(k.benign, 0) AS cases_benign, COALESCE(k.all_, 0) AS cases_all,
                COALESCE(k.indeterminate, 0) AS cases_indeterminate, COALESCE(k.insufficient, 0) AS cases_insufficient,
-               CASE WHEN COALESCE(k.finished, 0) = run.cases THEN k.finished_at END AS finished_at
+               run.patients, run.patients_unchanged, run.patients_without_captures, run.patient_depth,
+               CASE WHEN COALESCE(k.finished, 0) = run.cases THEN COALESCE(k.finished_at, run.created_at) END
+                   AS finished_at
         FROM run
         JOIN bundle ON bundle.digest = run.bundle_digest
         LEFT JOIN (
@@ -56,6 +58,7 @@ VIEWS = {
           ON other_run.id = other_k.run_id AND other_run.root = run.root
          AND other_run.bundle_digest = run.bundle_digest
          AND COALESCE(other_run.pseudonym_key, '') = COALESCE(run.pseudonym_key, '')
+         AND other_run.patient_depth = run.patient_depth
         JOIN patient other_patient ON other_patient.id = other_k.patient_id
         WHERE c.probabilities IS NOT NULL AND other_c.probabilities IS NOT NULL
           AND NOT EXISTS (

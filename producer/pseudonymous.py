@@ -1,11 +1,11 @@
 """An archive in which pseudonyms take the place of patients' names."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import click
 
-from contract.archive import FoundCapture, FoundCaptures
+from contract.archive import Archive, FoundCapture, PatientWithoutCaptures
 from contract.pseudonyms import PseudonymKey
 
 pseudonymize_option = click.option(
@@ -17,15 +17,24 @@ pseudonymize_option = click.option(
 class Pseudonymous:
     """The captures of an archive, in its order, with a pseudonym for the patient's folder in path and patient."""
 
-    def __init__(self, captures: FoundCaptures, key: PseudonymKey) -> None:
-        self._captures = captures
+    def __init__(self, walked: Archive, key: PseudonymKey) -> None:
+        self._walked = walked
         self._key = key
 
     def __iter__(self) -> Iterator[FoundCapture]:
-        for capture in self._captures:
-            yield replace(capture, path=self._key.path(capture.path), patient=self._key.pseudonym(capture.patient))
+        for capture in self._walked.captures:
+            path = self._key.path(capture.path, self._walked.patient_depth)
+            yield replace(capture, path=path, patient=self._key.pseudonym(capture.patient))
 
 
-def pseudonymous_names(skipped: Mapping[str, Sequence[str]], key: PseudonymKey) -> dict[str, list[str]]:
+def pseudonymous_patients(walked: Archive, key: PseudonymKey) -> list[PatientWithoutCaptures]:
+    """The patients without captures, with pseudonyms for their names."""
+    return [replace(patient, patient=key.pseudonym(patient.patient)) for patient in walked.without_captures]
+
+
+def pseudonymous_names(walked: Archive, key: PseudonymKey) -> dict[str, list[str]]:
     """The names of skipped files with their first part replaced, because it is most likely a patient's folder."""
-    return {reason: [key.path(name.encode()).decode() for name in names] for reason, names in skipped.items()}
+    return {
+        reason: [key.path(name.encode(), walked.patient_depth).decode() for name in names]
+        for reason, names in walked.skipped.items()
+    }

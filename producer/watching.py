@@ -10,6 +10,7 @@ from contract.errors import DatabaseUnavailable, ExitCode
 from db.plausibility import implausibility
 from db.progress import Progress as RunProgress
 from db.progress import progress
+from db.run_report import may_lack_captures
 from producer.alarm import say_alarm
 from producer.output import say, stderr
 
@@ -19,14 +20,20 @@ POLL_S = 0.5
 def watch_run(database: Engine, run_id: int) -> ExitCode:
     """Follow a run to its end; then say whether its results are plausible, and how its captures ended.
 
-    Returns SOME_ENDED_BADLY where captures were rejected or quarantined, the run was cancelled, or most captures of
-    most patients do not count. Raises NoSuchRun.
+    Returns SOME_ENDED_BADLY where captures were rejected or quarantined, patients have no captures, the run was
+    cancelled, or most captures of most patients do not count. Raises NoSuchRun.
     """
     last = follow_run(database, run_id)
     implausible = implausibility(database, run_id)
     say_alarm(implausible)
-    say(last.accounting)
-    bad = last.rejected or last.quarantined or last.cancelled or implausible
+    say("\n".join(last.accounts))
+    if last.patients_without_captures:
+        say(
+            f"{last.patients_without_captures} patients have no captures: `screen report {run_id}` says why",
+            "bold yellow",
+        )
+    bad = last.rejected or last.quarantined or last.cancelled or last.patients_without_captures or implausible
+    bad = bad or may_lack_captures(database, run_id)
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
 
 

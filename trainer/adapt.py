@@ -39,13 +39,14 @@ REPORT, PARENTS_REPORT = "report.html", "parent-report.html"
 
 @dataclass(frozen=True)
 class Wanted:
-    """How to adapt: whether to forget the parent's captures, how many captures to draw for labelling, and the file of
-    labels if a reviewer has filled it.
+    """How to adapt: whether to forget the parent's captures, how many captures to draw for labelling, the file of
+    labels if a reviewer has filled it, and how many levels below the archive its patients' folders lie.
     """
 
     forget_parent: bool = False
     draw: int = 48
     labels: Path | None = None
+    patient_depth: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ def adapt(parent: Bundle, archive: Path, out: Path, options: Wanted) -> Bundle:
     """
     to_label = out.with_name(f"{out.name}.to-label.csv")
     before = _checked(parent, out, to_label, options)
+    walked = walk_archive(archive, options.patient_depth)
     labels = None
     if options.labels is not None:
-        labels = read_labels(options.labels, list(walk_archive(archive).captures), parent.manifest.labels)
-    sample = look(parent, before.runner, archive)
+        labels = read_labels(options.labels, list(walked.captures), parent.manifest.labels)
+    sample = look(parent, before.runner, walked)
     selection = majority(sample, adapt_reference.blocks_of(parent.manifest, sample.answers.embedding.shape[1]))
     _refuse_known(parent, before, sample, selection)
     with whole_folder(out) as folder:

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.archive import FoundCapture, walk_archive
+from contract.archive import Archive, FoundCapture
 from contract.bundle import Bundle
 from contract.errors import ArchiveUnavailable, CaptureRejected, DataError
 from contract.imaging import ImageSpec, RGBImage, decode
@@ -54,12 +53,12 @@ class Looked:
         return np.asarray(numbers, np.int64)
 
 
-def look(bundle: Bundle, runner: GraphRunner, archive: Path) -> Looked:
-    """Decode, measure and run the captures of `archive` that `chosen` picks; the unreadable are named and left out.
+def look(bundle: Bundle, runner: GraphRunner, walked: Archive) -> Looked:
+    """Decode, measure and run the captures of an archive that `chosen` picks; the unreadable are named and left out.
 
-    Raises ArchiveError, ArchiveUnavailable, and DataError if no capture can be read.
+    Raises ArchiveUnavailable, and DataError if no capture can be read.
     """
-    walked = walk_archive(archive)
+    _say_walked(walked)
     captures = chosen(list(walked.captures))
     kept: list[FoundCapture] = []
     measures: list[Measures] = []
@@ -77,7 +76,9 @@ def look(bundle: Bundle, runner: GraphRunner, archive: Path) -> Looked:
             progress.advance(len(batch))
     _say_unreadable(faults)
     if not parts:
-        raise DataError(f"{archive}: none of its {len(captures)} captures can be read, so there is nothing to adapt to")
+        raise DataError(
+            f"{display_name(walked.root)}: none of its {len(captures)} captures can be read, so there is nothing to adapt to"
+        )
     return Looked(
         root=walked.root,
         captures=tuple(kept),
@@ -141,6 +142,17 @@ def measured(pixels: NDArray[np.uint8]) -> Measures:
     """Quality measures of captures, uint8 [N, S, S, 3]."""
     measures = in_threads(lambda row: measure(pixels[row]), range(len(pixels)))
     return {name: np.asarray([of_capture[name] for of_capture in measures]) for name in MEASURES}
+
+
+def _say_walked(walked: Archive) -> None:
+    """Name the patients that have nothing to adapt to, and doubt the patients' depth."""
+    patients = [f"{display_name(patient.patient)} ({patient.reason})" for patient in walked.without_captures]
+    for patient in patients[:NAMED]:
+        say(f"warning: no captures of {patient}")
+    if len(patients) > NAMED:
+        say(f"warning: {len(patients) - NAMED} more patients have no captures")
+    if doubt := walked.layout.doubt(walked.patient_depth):
+        say(f"warning: is each of these folders one patient? {doubt}")
 
 
 def _say_unreadable(faults: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from contract.archive import is_junk
+from contract.entries import is_junk
 from contract.errors import DataError
 from contract.names import alike, printable
 from contract.tables import Row, Table, read_table

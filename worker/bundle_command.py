@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from contract.archive import walk_archive
+from contract.archive import MAX_PATIENT_DEPTH, Archive, walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode, UsageError
 from contract.reproduction import MOST_CHANGED
@@ -59,8 +59,14 @@ def show(path: Path) -> None:
     "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Also compare this engine with float32 on every capture of this archive, a folder for each patient.",
 )  # fmt: skip
+@click.option(
+    "--patient-depth", type=click.IntRange(1, MAX_PATIENT_DEPTH), default=1, show_default=True, metavar="LEVELS",
+    help="With --captures: take the folders this many levels below the archive for the patients.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON on stdout, instead of the digest.")
-def verify(path: Path, engine: str | None, precision: str | None, captures: Path | None, as_json: bool) -> ExitCode:
+def verify(
+    path: Path, engine: str | None, precision: str | None, captures: Path | None, patient_depth: int, as_json: bool
+) -> ExitCode:
     """Check the files of the bundle PATH against their digests, and an engine against the results that the bundle
     stores for its captures: label, novelty, and whether they count.
 
@@ -87,7 +93,7 @@ def verify(path: Path, engine: str | None, precision: str | None, captures: Path
         "batch_size": batch,
         "captures_per_s": round(rate, 1),
     }
-    agreement = _agreement(opened, running, options, captures) if captures else None
+    agreement = _agreement(opened, running, options, walk_archive(captures, patient_depth)) if captures else None
     if agreement is not None:
         record["agreement"] = {
             **asdict(agreement), "equal_share": agreement.equal_share, "good_enough": agreement.good_enough
@@ -96,8 +102,7 @@ def verify(path: Path, engine: str | None, precision: str | None, captures: Path
     return ExitCode.SOME_ENDED_BADLY if agreement is not None and not agreement.good_enough else ExitCode.OK
 
 
-def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, archive: Path) -> Agreement:
-    walked = walk_archive(archive)
+def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, walked: Archive) -> Agreement:
     reference, _ = open_engine(bundle, EngineOptions("auto", "float32", options.cache_dir))
     with click.progressbar(length=len(walked.captures), label="comparing", file=sys.stderr) as bar:
         agreement = compare(bundle, running, reference, walked, bar.update)

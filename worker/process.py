@@ -73,7 +73,7 @@ class WorkerProcess:
         self._claiming = 0
         self._chunks_ahead = 0
         self._stopping = False
-        self._real_paths: dict[tuple[bytes, str], RealPaths] = {}
+        self._real_paths: dict[tuple[bytes, str, int], RealPaths] = {}
         self._open: tuple[str, Pipeline] | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._screener = threading.Thread(target=self._screen, name="screener", daemon=True)
@@ -215,9 +215,11 @@ class WorkerProcess:
     def _real_path(self, lease: Lease, path: bytes) -> bytes:
         if lease.pseudonym_key is None:
             return path
-        archive = (lease.root, lease.pseudonym_key)
+        archive = (lease.root, lease.pseudonym_key, lease.patient_depth)
         if archive not in self._real_paths:
-            self._real_paths[archive] = real_paths(*archive, self._settings.pseudonym_key_file)
+            self._real_paths[archive] = real_paths(
+                lease.root, lease.pseudonym_key, self._settings.pseudonym_key_file, lease.patient_depth
+            )
         return self._real_paths[archive](path)
 
     def _pipeline(self, lease: Lease) -> Pipeline:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from contract.errors import ArchiveUnavailable, CaptureRejected, StorageFault
 from contract.imaging import MAX_BYTES
+from contract.modified import same_time, stored_time
 from contract.states import RejectCode
 
 _AWAY = frozenset(
@@ -47,7 +48,9 @@ def check_archive(root: bytes) -> None:
 
 
 def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> CaptureBytes:
-    """Read the file `path`, relative to `root`, which had this size and modification time at submit.
+    """Read the file `path`, relative to `root`, which had this size and modification time (as stored) at submit.
+
+    The time may differ as far as mounts round it (contract/modified.py), the size not at all.
 
     Raises CaptureRejected (missing, changed, not_readable, outside_archive, too_large), whose sentence has no path, and
     ArchiveUnavailable, or its subclass StorageFault where the archive is there and only this file cannot be read.
@@ -82,7 +85,7 @@ def _check_unchanged(status: os.stat_result, size_bytes: int, modified_ns: int) 
         raise CaptureRejected(RejectCode.CHANGED, _NO_FILE)
     if status.st_size > MAX_BYTES:
         raise CaptureRejected(RejectCode.TOO_LARGE, f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
-    if (status.st_size, status.st_mtime_ns) != (size_bytes, modified_ns):
+    if status.st_size != size_bytes or not same_time(stored_time(status.st_mtime_ns), modified_ns):
         raise CaptureRejected(
             RejectCode.CHANGED, "size or modification time differ from those at submit; submit the folder again"
         )

@@ -10,21 +10,25 @@ from contract.names import display_name
 from contract.pseudonyms import read_key
 from contract.settings import get_settings
 from producer.output import csv_out, json_out, output_options, plain, stdout, table
+from producer.walked import patient_depth_option
 
 COLUMNS = ("pseudonym", "patient")
 
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
+@patient_depth_option
 @output_options
-def pseudonyms(archive: Path, output: str) -> ExitCode:
+def pseudonyms(archive: Path, patient_depth: int, output: str) -> ExitCode:
     """List the patients of ARCHIVE with the pseudonyms that they have in results.
 
     Needs the key of their submit, in SCREEN_PSEUDONYM_KEY_FILE, but no database.
     """
     key = read_key(get_settings().pseudonym_key_file)
-    patients = sorted({capture.patient for capture in walk_archive(archive).captures})
-    rows = [{"pseudonym": key.pseudonym(name).decode(), "patient": display_name(name)} for name in patients]
+    walked = walk_archive(archive, patient_depth)
+    patients = {capture.patient for capture in walked.captures}
+    patients |= {patient.patient for patient in walked.without_captures}
+    rows = [{"pseudonym": key.pseudonym(name).decode(), "patient": display_name(name)} for name in sorted(patients)]
     if output == "json":
         json_out(rows)
     elif output == "csv":

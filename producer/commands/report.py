@@ -37,8 +37,8 @@ def format_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def report(run: int, truth: Path | None, **chosen: Path | bool | None) -> ExitCode:
     """Show results of RUN by patient, the most urgent first, and every capture that ended badly with its reason.
 
-    Several formats in one call show the same moment. Exits 1 if captures were rejected or quarantined, or most captures
-    of most patients do not count; the report then begins with what to do.
+    Several formats in one call show the same moment. Exits 1 if captures were rejected or quarantined, patients have no
+    captures, or most captures of most patients do not count; then the report begins with what to do.
     """
     true_labels = read_truth(truth) if truth else None
     files = {FORMATS[name]: value for name, value in chosen.items() if isinstance(value, Path)}
@@ -76,7 +76,5 @@ def show(read: RunReport, file_format: ExportFormat, truth: Truth | None) -> Non
 
 
 def exit_code(read: RunReport) -> ExitCode:
-    """SOME_ENDED_BADLY if captures were rejected, quarantined or are unaccounted for, or the run is implausible."""
-    now = read.progress
-    bad = now.rejected or now.quarantined or (now.finished and not now.accounted_for) or read.implausible
-    return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
+    """SOME_ENDED_BADLY if somebody must look at more than the results."""
+    return ExitCode.OK if read.ended_well else ExitCode.SOME_ENDED_BADLY

@@ -313,13 +313,15 @@ def _write_labels(stream: TextIO, captures: Iterable[ReviewedCapture], folder: P
     written, unused = 0, Counter[str]()
 
     @cache
-    def on_disk(root: bytes, fingerprint: str) -> RealPaths:
-        return real_paths(root, fingerprint, get_settings().pseudonym_key_file)
+    def on_disk(root: bytes, fingerprint: str, patient_depth: int) -> RealPaths:
+        return real_paths(root, fingerprint, get_settings().pseudonym_key_file, patient_depth)
 
     for capture in captures:
         case = capture.case
         fingerprint = case.pseudonym_key
-        real_path = capture.path if fingerprint is None else on_disk(case.root, fingerprint)(capture.path)
+        real_path = capture.path
+        if fingerprint is not None:
+            real_path = on_disk(case.root, fingerprint, case.patient_depth)(capture.path)
         path = Path(os.fsdecode(os.path.join(case.root, real_path)))  # noqa: PTH118 - bytes
         if capture.left_out is not None:
             unused[capture.left_out] += 1

@@ -20,12 +20,14 @@ from db.run_report import read_run
 from db.submission import submit as write_run
 from producer.alarm import say_alarm
 from producer.commands.report import FORMATS, TABLE, beside, exit_code, show
-from producer.commands.submit import name_skipped, required_bundle, submit_request
+from producer.commands.submit import required_bundle, submit_request
 from producer.output import say
 from producer.pseudonymous import pseudonymize_option
 from producer.publish import check_redis, publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
 from producer.truth import TrueLabels, read_truth, truth_option
+from producer.walked import exit_code as walked_exit_code
+from producer.walked import patient_depth_option, say_walked, say_withdrawn
 from producer.watching import follow_run
 
 
@@ -46,6 +48,7 @@ from producer.watching import follow_run
     "--worker-log", type=click.Path(path_type=Path, dir_okay=False), default=Path("screening-worker.log"),
     show_default=True, help="Write the worker's log lines to this file.",
 )  # fmt: skip
+@patient_depth_option
 @pseudonymize_option
 @truth_option
 def run(
@@ -55,6 +58,7 @@ def run(
     pseudonymize: bool,
     html: Path | None,
     worker_log: Path,
+    patient_depth: int,
     truth: Path | None,
 ) -> ExitCode:
     """Screen ARCHIVE on this machine: Redis, a worker, submit, watch, report, and clean up.
@@ -62,15 +66,15 @@ def run(
     Results go to ./screening.db unless SCREEN_DATABASE_URL says otherwise. If SCREEN_REDIS_URL is set, that Redis is
     used instead of a bundled one.
 
-    Exits 1 if captures were rejected or quarantined, or most captures of most patients do not count; it then says what
-    to do, at the beginning and at the end of the report.
+    Exits 1 if captures were rejected or quarantined, patients have no captures, or most captures of most patients do
+    not count; it then says what to do, at the beginning and at the end of the report.
     """
     settings = get_settings()
     check_shared_locks()
     true_labels = read_truth(truth) if truth else None
     opened = Bundle.open(required_bundle(bundle))
-    walked = walk_archive(archive)
-    name_skipped(walked)
+    walked = walk_archive(archive, patient_depth)
+    say_walked(walked)
     request = submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
     if true_labels is not None:
         true_labels.check_labels(opened.manifest.labels)
@@ -80,6 +84,7 @@ def run(
         check_redis(settings.redis_url, must_answer=True)
     schema.upgrade(database)
     submission = write_run(database, request)
+    say_withdrawn(submission.plan)
     run_id = submission.run_id
     assert run_id is not None
     say(f"run {run_id}" if submission.created else f"nothing new since run {run_id}")
@@ -87,11 +92,12 @@ def run(
         with _services(worker_log) as (redis_url, alive):
             publish_chunks(redis_url, database, submission.chunk_ids)
             try:
-                say(follow_run(database, run_id, alive).accounting)
+                say("\n".join(follow_run(database, run_id, alive).accounts))
             except KeyboardInterrupt:
                 say("stopping: the worker finishes its current chunk first; the same command continues from there")
                 raise
-    return _report(database, run_id, html, true_labels)
+    reported = _report(database, run_id, html, true_labels)
+    return reported or walked_exit_code(walked, submission.plan)
 
 
 def _names_redis(settings: Settings) -> bool:

@@ -18,8 +18,8 @@ from producer.output import ID, csv_out, json_out, output_options, plain, stdout
 COLUMNS = (
     "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
     "cancelled_at", "submitted", "screened", "rejected", "quarantined", "pending", "reused", "skipped", "cases",
-    "cases_finished", "cases_all", "cases_indeterminate", "cases_insufficient", "cases_benign", "captures_per_s",
-    "trouble",
+    "cases_finished", "cases_all", "cases_indeterminate", "cases_insufficient", "cases_benign", "patients",
+    "patients_unchanged", "patients_without_captures", "patient_depth", "captures_per_s", "trouble",
 )  # fmt: skip
 
 
@@ -107,6 +107,9 @@ def _print(rows: Sequence[ListedRun]) -> None:
         )
     stdout.print(shown)
     for row in rows:
+        if row.patients_without_captures:
+            says = f"run {row.run_id}: patients without captures: {row.patients_without_captures}"
+            stdout.print(plain(f"{says}; `screen report {row.run_id}` says why"), style="yellow")
         if row.trouble:
             stdout.print(plain(f"run {row.run_id}: {row.trouble}"), style="yellow")
     stdout.print(

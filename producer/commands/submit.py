@@ -1,5 +1,6 @@
 """`screen submit`: walk, write the rows, commit, publish."""
 
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from db.schema import open_database
 from db.submission import Submission, SubmitPlan, SubmitRequest, plan_submit
 from db.submission import submit as write_run
 from producer.output import json_out, say
-from producer.pseudonymous import Pseudonymous, pseudonymize_option, pseudonymous_names
+from producer.pseudonymous import Pseudonymous, pseudonymize_option, pseudonymous_names, pseudonymous_patients
 from producer.publish import check_redis, publish_chunks
+from producer.walked import (
+    captures_by_patient,
+    exit_code,
+    list_patients,
+    patient_depth_option,
+    say_walked,
+    say_withdrawn,
+)
 from producer.watching import watch_run
-
-_SHOWN = 10
-"""How many skipped files of a kind the terminal names; the database and `--json` have all of them."""
 
 
 @click.command()
@@ -32,8 +38,13 @@ _SHOWN = 10
     help="Screen with this bundle instead of the one that SCREEN_BUNDLE names.",
 )
 @click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
+@patient_depth_option
 @pseudonymize_option
-@click.option("--dry-run", is_flag=True, help="Say what would be submitted, and write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="List the patients with their numbers of captures, and write nothing.",
+)
 @click.option("--watch", is_flag=True, help="Follow the run until it is finished.")
 @click.option(
     "--json",
@@ -42,33 +53,42 @@ _SHOWN = 10
     help="Print the run and what the walk found, skipped files included, as JSON on stdout.",
 )
 def submit(
-    archive: Path, bundle: Path | None, everything: bool, pseudonymize: bool, dry_run: bool, watch: bool, as_json: bool
-) -> int:
+    archive: Path,
+    bundle: Path | None,
+    everything: bool,
+    patient_depth: int,
+    pseudonymize: bool,
+    dry_run: bool,
+    watch: bool,
+    as_json: bool,
+) -> ExitCode:
     """Put the captures of ARCHIVE, a folder with one folder per patient, on the queue.
 
     Prints the run's id on stdout. Submitting the same folder again with the same bundle screens only the patients
     with new, changed or removed captures; a patient's unchanged captures keep their results.
 
-    With --watch it ends as `screen watch` does: exit code 1 if captures were rejected or quarantined, or most captures
-    of most patients do not count.
+    Exits 1 if patients have no captures, because then somebody must look; it names them. With --watch also as
+    `screen watch` does: if captures were rejected or quarantined, or most captures of most patients do not count.
     """
     settings = get_settings()
     opened = Bundle.open(required_bundle(bundle))
     database = open_database(settings.database_url)
-    walked = walk_archive(archive)
+    walked = walk_archive(archive, patient_depth)
     request = submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
-    name_skipped(walked)
+    say_walked(walked)
     if dry_run:
         plan = plan_submit(database, request)
-        _print_plan(walked, plan, None)
+        _say_plan(walked, plan, None)
         if as_json:
-            json_out(_as_json(walked, plan, None))
-        return ExitCode.OK
+            json_out(_as_json(walked, request, plan, None))
+        else:
+            list_patients(request, plan)
+        return exit_code(walked, plan)
     check_redis(settings.redis_url)
     submission = write_run(database, request)
-    _print_plan(walked, submission.plan, submission)
+    _say_plan(walked, submission.plan, submission)
     if as_json:
-        json_out(_as_json(walked, submission.plan, submission))
+        json_out(_as_json(walked, request, submission.plan, submission))
     else:
         click.echo(submission.run_id)
     try:
@@ -78,9 +98,10 @@ def submit(
             f"{error}. Run {submission.run_id} is stored: a worker sends its chunks as soon as it reaches Redis; "
             "do not submit again"
         ) from error
+    watched = ExitCode.OK
     if watch and submission.run_id is not None:
-        return watch_run(database, submission.run_id)
-    return ExitCode.OK
+        watched = watch_run(database, submission.run_id)
+    return watched or exit_code(walked, submission.plan)
 
 
 def required_bundle(bundle: Path | None) -> Path:
@@ -98,8 +119,11 @@ def submit_request(
     return SubmitRequest(
         root=walked.root,
         bundle=bundle,
-        captures=walked.captures if key is None else Pseudonymous(walked.captures, key),
-        skipped=walked.skipped if key is None else pseudonymous_names(walked.skipped, key),
+        captures=walked.captures if key is None else Pseudonymous(walked, key),
+        skipped=walked.skipped if key is None else pseudonymous_names(walked, key),
+        without_captures=walked.without_captures if key is None else pseudonymous_patients(walked, key),
+        patient_depth=walked.patient_depth,
+        patients_complete=walked.complete,
         pseudonym_key=None if key is None else key.fingerprint,
         chunk_size=settings.chunk_size,
         software_version=version("slide-screen"),
@@ -109,21 +133,16 @@ def submit_request(
     )
 
 
-def name_skipped(walked: Archive) -> None:
-    """Name the files that the walk skipped on stderr, by reason."""
-    for reason, names in sorted(walked.skipped.items()):
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        shown = f"skipped ({reason}, {len(names)}): {', '.join(names[:_SHOWN])}{more}"
-        say(shown, "yellow")
-
-
-def _print_plan(walked: Archive, plan: SubmitPlan, submission: Submission | None) -> None:
+def _say_plan(walked: Archive, plan: SubmitPlan, submission: Submission | None) -> None:
+    say_withdrawn(plan)
     head = f"{len(walked.captures)} captures of {walked.patients} patients: "
-    if not plan.cases:
+    if not plan.writes_a_run:
         say(head + f"nothing new; all were submitted before with this bundle, last in run {plan.last_run}")
         return
     verb = "would screen" if submission is None else f"run {submission.run_id} screens"
     parts = [f"{verb} {plan.pending} of {plan.cases} patients"]
+    if not plan.cases:
+        parts = [f"{'a run' if submission is None else f'run {submission.run_id}'} only names those without captures"]
     if plan.reused:
         parts.append(f"{plan.reused} unchanged captures of these patients keep their results")
     if plan.unchanged:
@@ -133,12 +152,18 @@ def _print_plan(walked: Archive, plan: SubmitPlan, submission: Submission | None
     say(head + "; ".join(parts))
 
 
-def _as_json(walked: Archive, plan: SubmitPlan, submission: Submission | None) -> dict[str, object]:
+def _as_json(
+    walked: Archive, request: SubmitRequest, plan: SubmitPlan, submission: Submission | None
+) -> dict[str, object]:
     return {
         "run": submission.run_id if submission else None,
         "created": submission.created if submission else False,
         "captures": len(walked.captures),
         "patients": walked.patients,
+        "patient_depth": walked.patient_depth,
+        "by_patient": dict(captures_by_patient(request)),
+        "without_captures": [asdict(patient) | {"withdraws": patient.withdraws} for patient in plan.absent],
+        "doubt": walked.layout.doubt(walked.patient_depth),
         "to_screen": plan.pending,
         "cases": plan.cases,
         "reused": plan.reused,

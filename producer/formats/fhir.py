@@ -1,5 +1,5 @@
 """A run's results as FHIR R4 in one Bundle: for each case a Patient, a DiagnosticReport and its Observations. An
-implausible run has a DetectedIssue before them all.
+implausible run has a DetectedIssue before them all, and so has each patient without captures and without a case.
 
 The models of fhir.resources make them, and refuse what FHIR does not allow. The models are those of R4B (4.3.0), in
 which these resources are the same as in R4 (4.0.1). docs/data.md says what goes where. We claim no code of LOINC or
@@ -12,6 +12,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from contract.words import FOR_REVIEW
+from db.absent import AbsentRow
 from db.plausibility import Implausibility
 from db.progress import RunSummary
 from db.run_report import CaseRow, RunReport
@@ -52,6 +53,9 @@ def fhir_bundle(report: RunReport, written: datetime) -> str:
             resources += _of_case(report.run, case, device.id, finding)
     if report.implausible is not None:
         resources.insert(0, _issue(report.run, resources, report.implausible, device.id))
+    for patient in report.without_captures:
+        if patient.case_id is None:
+            resources += _without_captures(report.run, patient, device.id)
     document = Bundle(type="collection", timestamp=written, entry=[_entry(resource) for resource in resources])
     return str(document.model_dump_json(indent=1)) + "\n"
 
@@ -92,10 +96,34 @@ def _issue(run: RunSummary, resources: Sequence[Any], implausible: Implausibilit
     )
 
 
+def _without_captures(run: RunSummary, absent: AbsentRow, device: str) -> list[Any]:
+    """The Patient, and a DetectedIssue that says why there is no result: a missing report would say nothing."""
+    from fhir.resources.R4B.detectedissue import DetectedIssue
+
+    patient = _patient(absent.patient)
+    issue = DetectedIssue(
+        id=_id("issue", run.run_id, run.bundle_digest, absent.patient),
+        identifier=[{"system": f"{SYSTEM}:run", "value": str(run.run_id)}],
+        status="final",
+        code=_code("issue", "patient_without_captures", "nothing of this patient was screened"),
+        severity="high",
+        patient=_reference(patient.id),
+        identifiedDateTime=run.created_at,
+        author=_reference(device),
+        detail=f"Nothing of this patient was screened: {absent.sentence}.",
+    )
+    return [patient, issue]
+
+
+def _patient(external_id: str) -> Any:
+    from fhir.resources.R4B.patient import Patient
+
+    return Patient(id=_id("patient", external_id), identifier=[{"system": f"{SYSTEM}:patient", "value": external_id}])
+
+
 def _of_case(run: RunSummary, case: CaseRow, device: str, finding: str | None) -> list[Any]:
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
     from fhir.resources.R4B.observation import Observation
-    from fhir.resources.R4B.patient import Patient
 
     review = case.review
     assert review is not None
@@ -105,9 +133,7 @@ def _of_case(run: RunSummary, case: CaseRow, device: str, finding: str | None) -
     if review.closed:
         assert review.final_verdict is not None
         verdict, subtype = review.final_verdict, review.final_subtype
-    patient = Patient(
-        id=_id("patient", case.patient), identifier=[{"system": f"{SYSTEM}:patient", "value": case.patient}]
-    )
+    patient = _patient(case.patient)
 
     def observation(name: str, text: str, **value: Any) -> Any:
         return Observation(

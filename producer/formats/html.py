@@ -23,7 +23,8 @@ _LOADER = jinja2.PackageLoader("producer", "templates")
 
 def render(report: RunReport, truth: Truth | None) -> str:
     """The report, below the warning for an implausible run. A capture that cannot be read any more has no picture."""
-    show = pictures_of(report.root, report.pseudonym_key, get_settings().pseudonym_key_file)
+    run, key_file = report.run, get_settings().pseudonym_key_file
+    show = pictures_of(report.root, report.pseudonym_key, key_file, run.patient_depth)
     pages = {
         case_id: _case_page(evidence, show, report.manifest.labels) for case_id, evidence in report.evidence.items()
     }

@@ -26,6 +26,9 @@ def render(report: RunReport, truth: Truth | None) -> str:
             "engines": report.engines,
             "skipped": report.skipped,
             "cases": [case_record(case, truth, manifest.benign_label) for case in report.cases],
+            "patients_without_captures": [
+                asdict(patient) | {"sentence": patient.sentence} for patient in report.without_captures
+            ],
             "identity_conflicts": [asdict(conflict) for conflict in report.identity_conflicts],
             "ended_badly": [asdict(capture) for capture in report.ended_badly],
             "drift": [asdict(drift) for drift in report.drift],

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.words import FOR_REVIEW
+from db.absent import AbsentRow
 from db.drift import drift_warning
 from db.mix_ups import IdentityConflict
 from db.run_report import BadCapture, CaseRow, RunReport
@@ -29,11 +30,14 @@ def _print(report: RunReport, truth: Truth | None) -> None:
     stdout.print(_results(report, truth))
     if report.identity_conflicts:
         stdout.print(_conflicts(report.identity_conflicts))
+    if report.without_captures:
+        stdout.print(_without_captures(report.without_captures))
     if report.ended_badly:
         stdout.print(_ended_badly(report.ended_badly))
     if warning := drift_warning(report.drift):
         stdout.print(plain(warning), style="yellow")
-    stdout.print(report.progress.accounting, highlight=False)
+    for line in report.progress.accounts:
+        stdout.print(line, highlight=False)
     run = report.run
     stdout.print(
         f"bundle {run.bundle_name} {run.bundle_digest[:12]}, engine {', '.join(report.engines) or 'none yet'}, "
@@ -82,6 +86,14 @@ def _conflicts(conflicts: Sequence[IdentityConflict]) -> Table:
     shown.title_style = "bold red"
     for conflict in conflicts:
         shown.add_row(*map(plain, (conflict.patient, conflict.path, conflict.other_path, conflict.other_patient)))
+    return shown
+
+
+def _without_captures(patients: Sequence[AbsentRow]) -> Table:
+    shown = table("Patients without captures", ("patient", "why"), fold=("patient", "why"))
+    shown.title_style = "bold yellow"
+    for patient in patients:
+        shown.add_row(plain(patient.patient), plain(patient.sentence))
     return shown
 
 

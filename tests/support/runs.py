@@ -1,14 +1,15 @@
 """Runs in the database without files: for tests of what the database layer does."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from typing import Any
 
 from sqlalchemy import Engine, select
 
-from contract.archive import FoundCapture
+from contract.archive import FoundCapture, PatientWithoutCaptures
 from contract.bundle import Bundle
 from contract.outcomes import ChunkOutcome, Rejected, Screened
-from contract.states import RejectCode
+from contract.states import NoCaptures, RejectCode
 from db.chunks import claim
 from db.engine import reading
 from db.lease import Lease
@@ -20,6 +21,10 @@ def found(patient: str, *names: str, size: int = 100, modified: int = 1) -> list
     return [FoundCapture(f"{patient}/{name}".encode(), patient.encode(), size, modified) for name in names]
 
 
+def without(patient: str, code: NoCaptures = NoCaptures.EMPTY) -> PatientWithoutCaptures:
+    return PatientWithoutCaptures(patient.encode(), code, f"its folder is {code}")
+
+
 def request(
     bundle: Bundle,
     captures: Iterable[FoundCapture],
@@ -27,9 +32,12 @@ def request(
     chunk_size: int = 4,
     everything: bool = False,
     root: bytes = b"/a",
+    absent: Sequence[PatientWithoutCaptures] = (),
+    **more: Any,
 ) -> SubmitRequest:
+    """A request for these captures, with `absent` patients; `more` are other fields of it."""
     in_order = sorted(captures, key=lambda one: one.path)
-    return SubmitRequest(root, bundle, in_order, {}, chunk_size, "test", everything)
+    return SubmitRequest(root, bundle, in_order, {}, chunk_size, "test", everything, without_captures=absent, **more)
 
 
 def submitted(database: Engine, bundle: Bundle, patients: int, captures: int, *, chunk_size: int = 4) -> Submission:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,10 +121,51 @@ def test_another_size_is_a_change_even_at_the_same_time(root: Path, submitted: R
     rejection(submitted, RejectCode.CHANGED)
 
 
-def test_another_modification_time_is_a_change_even_of_a_nanosecond(root: Path, submitted: Read) -> None:
-    status = (root / NAME).stat()
-    os.utime(root / NAME, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    rejection(submitted, RejectCode.CHANGED)
+def at(root: Path, seen_ns: int, submitted_ns: int) -> Read:
+    """Reads NAME, which this mount shows with one time, and which had another at submit."""
+    os.utime(root / NAME, ns=(0, seen_ns))
+    assert (root / NAME).stat().st_mtime_ns == seen_ns, "this disk keeps nanoseconds"
+    return lambda: read_capture(os.fsencode(root), os.fsencode(NAME), len(DATA), submitted_ns)
+
+
+EXACT = 1_700_000_001_123_456_789
+CHANGED = [EXACT + 1, EXACT - 1, EXACT + 10**9, EXACT - 3600 * 10**9, EXACT + 100, 0]
+
+
+@pytest.mark.parametrize("submitted_ns", CHANGED)
+def test_another_modification_time_is_a_change_even_of_a_nanosecond(root: Path, submitted_ns: int) -> None:
+    rejection(at(root, EXACT, submitted_ns), RejectCode.CHANGED)
+
+
+ROUNDED = [
+    1_700_000_001_123_456_700,  # SMB: 100 ns
+    1_700_000_001_123_456_000,
+    1_700_000_001_123_000_000,
+    1_700_000_001_120_000_000,  # exFAT: 10 ms
+    1_700_000_001_000_000_000,  # whole seconds, cut off and rounded up
+    1_700_000_002_000_000_000,
+    1_700_000_000_000_000_000,  # FAT: 2 s
+]
+
+
+@pytest.mark.parametrize("rounded", ROUNDED)
+def test_a_time_that_a_mount_rounds_is_no_change_on_either_side(root: Path, rounded: int) -> None:
+    assert at(root, EXACT, rounded)().data == DATA
+    assert at(root, rounded, EXACT)().data == DATA
+
+
+@pytest.mark.parametrize(
+    ("seen", "submitted"), [(4 * 10**9, 10**9), (7 * 10**9, 9 * 10**9), (10**9 - 1, 2 * 10**9 + 1)]
+)
+def test_a_time_beyond_a_mounts_step_is_a_change_also_on_coarse_mounts(root: Path, seen: int, submitted: int) -> None:
+    rejection(at(root, seen, submitted), RejectCode.CHANGED)
+
+
+def test_another_size_is_a_change_at_a_rounded_time_too(root: Path) -> None:
+    os.utime(root / NAME, ns=(0, EXACT))
+    rounded = EXACT - EXACT % 10**9
+    read_now = partial(read_capture, os.fsencode(root), os.fsencode(NAME), len(DATA) + 1, rounded)
+    rejection(read_now, RejectCode.CHANGED)
 
 
 @pytest.mark.parametrize("data", [DATA + b"more", DATA[:50]], ids=["grown", "shrunk"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from contract.archive import MAX_PATIENT_DEPTH
 from contract.bundle import Bundle
 from trainer.options import require_train_extra
 
@@ -28,7 +29,19 @@ from trainer.options import require_train_extra
     "--labels", type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Measure the accuracy with OUT.to-label.csv of an earlier call, after its labels were filled in.",
 )  # fmt: skip
-def adapt(bundle: Path, archive: Path, out: Path, forget_parent: bool, draw: int, labels: Path | None) -> None:
+@click.option(
+    "--patient-depth", type=click.IntRange(1, MAX_PATIENT_DEPTH), default=1, show_default=True, metavar="LEVELS",
+    help="Take the folders this many levels below ARCHIVE for the patients: 2 for ARCHIVE/date/patient.",
+)  # fmt: skip
+def adapt(
+    bundle: Path,
+    archive: Path,
+    out: Path,
+    forget_parent: bool,
+    draw: int,
+    labels: Path | None,
+    patient_depth: int,
+) -> None:
     """Make a bundle from BUNDLE for the microscope that the unlabelled captures in ARCHIVE come from.
 
     ARCHIVE is as for `screen submit`: a folder per patient. With the new bundle, a worker compares captures with these
@@ -39,4 +52,4 @@ def adapt(bundle: Path, archive: Path, out: Path, forget_parent: bool, draw: int
     from trainer.adapt import Wanted
     from trainer.adapt import adapt as adapted
 
-    click.echo(adapted(Bundle.open(bundle), archive, out, Wanted(forget_parent, draw, labels)).digest)
+    click.echo(adapted(Bundle.open(bundle), archive, out, Wanted(forget_parent, draw, labels, patient_depth)).digest)

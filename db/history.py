@@ -1,0 +1,140 @@
+"""What earlier runs of an archive hold, for the submit that follows them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, select
+
+from contract.archive import FoundCapture
+from contract.errors import UsageError
+from contract.modified import same_time
+from contract.states import PASSING, CaptureState
+from db.engine import slices
+from db.models import Capture, Case, Patient, Run
+
+REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
+
+
+@dataclass
+class History:
+    """One patient's captures in earlier runs with the same bundle, by path.
+
+    `usable` has the latest row of each that says something about the file itself, not about the moment (PASSING);
+    `last` has all rows of the patient's latest case, and is None if there is no case.
+    """
+
+    usable: dict[bytes, Any] = field(default_factory=dict)
+    last: dict[bytes, Any] | None = None
+    last_case: int | None = None
+
+    def add(self, row: Any) -> None:
+        """Add a row of `history_of`; rows come in the order of their cases."""
+        if row.case_id != self.last_case:
+            self.last, self.last_case = {}, row.case_id
+        if row.path is None or self.last is None:  # a case without captures
+            return
+        self.last[row.path] = row
+        if row.reject_code not in PASSING:
+            self.usable[row.path] = row
+
+    def reusable(self, capture: FoundCapture) -> int | None:
+        """The row that can be copied for this capture; None if it has to be screened."""
+        row = self.usable.get(capture.path)
+        return row.id if row is not None and _is_same(row, capture) and row.state in REUSABLE else None
+
+    def is_up_to_date(self, captures: Sequence[FoundCapture]) -> bool:
+        """Whether the latest case has exactly these captures, and none of them should be tried again."""
+        if self.last is None or len(self.last) != len(captures):
+            return False
+        rows = [(self.last.get(capture.path), capture) for capture in captures]
+        return all(row is not None and row.reject_code not in PASSING and _is_same(row, one) for row, one in rows)
+
+
+def _is_same(row: Any, capture: FoundCapture) -> bool:
+    return row.size_bytes == capture.size_bytes and same_time(row.modified_ns, capture.modified_ns)
+
+
+def history_of(
+    connection: Connection, root: bytes, bundle_digest: str, pseudonym_key: str | None, patients: Sequence[str]
+) -> dict[str, History]:
+    """What earlier runs of this archive with this bundle hold of these patients."""
+    histories: dict[str, History] = {}
+    for names in slices(patients, 500):
+        rows = connection.execute(
+            select(
+                Patient.external_id, Case.id.label("case_id"), Capture.path, Capture.size_bytes, Capture.modified_ns,
+                Capture.id, Capture.state, Capture.reject_code,
+            )
+            .select_from(Case)
+            .join(Patient, Patient.id == Case.patient_id)
+            .join(Run, Run.id == Case.run_id)
+            .outerjoin(Capture, Capture.case_id == Case.id)
+            .where(Patient.external_id.in_(names), *_in_force(root, pseudonym_key))
+            .where(Run.bundle_digest == bundle_digest)
+            .order_by(Case.id)
+        )  # fmt: skip
+        for row in rows:
+            histories.setdefault(row.external_id, History()).add(row)
+    return histories
+
+
+def last_run(connection: Connection, root: bytes, bundle_digest: str, pseudonym_key: str | None) -> int | None:
+    """The last run of this archive with this bundle."""
+    return connection.execute(
+        select(func.max(Run.id)).where(*_in_force(root, pseudonym_key), Run.bundle_digest == bundle_digest)
+    ).scalar()
+
+
+class LatestCase(NamedTuple):
+    """A patient's latest case, and the number of its captures."""
+
+    id: int
+    captures: int
+
+
+def latest_cases(connection: Connection, root: bytes, pseudonym_key: str | None) -> dict[str, LatestCase]:
+    """The latest case of each patient of this archive, whatever its bundle."""
+    latest = (
+        select(func.max(Case.id).label("case_id"))
+        .join(Run, Run.id == Case.run_id)
+        .where(*_in_force(root, pseudonym_key))
+        .group_by(Case.patient_id)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(Patient.external_id, Case.id, Case.submitted)
+        .join(latest, latest.c.case_id == Case.id)
+        .join(Patient, Patient.id == Case.patient_id)
+    )
+    return {row.external_id: LatestCase(row.id, row.submitted) for row in rows}
+
+
+def refuse_other_depth(connection: Connection, root: bytes, patient_depth: int) -> None:
+    """Raise UsageError if a run of this archive that was not cancelled took other folders for its patients.
+
+    One capture would belong to two patients, and a result would be replaced by nobody's.
+    """
+    other = connection.execute(
+        select(Run.id, Run.patient_depth)
+        .where(Run.root == root, Run.cancelled_at.is_(None), Run.patient_depth != patient_depth)
+        .order_by(Run.id.desc())
+        .limit(1)
+    ).first()
+    if other is not None:
+        raise UsageError(
+            f"run {other.id} of this archive has the patients {_levels(other.patient_depth)} below it, this submit "
+            f"{_levels(patient_depth)}: they would be other patients with the same captures. Submit with "
+            f"--patient-depth {other.patient_depth}, or first `screen cancel` every run that had the wrong depth"
+        )
+
+
+def _levels(depth: int) -> str:
+    return f"{depth} level{'s' if depth > 1 else ''}"
+
+
+def _in_force(root: bytes, pseudonym_key: str | None) -> tuple[Any, ...]:
+    """Runs of this archive, with these names for its patients, that were not cancelled."""
+    return (
+        Run.root == root, Run.cancelled_at.is_(None), Run.pseudonym_key.is_not_distinct_from(pseudonym_key),
+    )  # fmt: skip

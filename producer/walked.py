@@ -1,0 +1,85 @@
+"""What `screen submit` and `screen run` say about the walk through an archive, and what it means for the exit code."""
+
+from collections import Counter
+from itertools import groupby
+
+import click
+
+from contract.archive import MAX_PATIENT_DEPTH, Archive
+from contract.entries import counted, kind_of_file
+from contract.errors import ExitCode
+from contract.names import display_name
+from contract.states import SkipReason
+from db.submission import SubmitPlan, SubmitRequest
+from producer.output import plain, say, stdout, table
+
+_SHOWN = 10
+"""How many skipped files of a kind, or patients, the terminal names; the database and `--json` have all of them."""
+
+patient_depth_option = click.option(
+    "--patient-depth",
+    type=click.IntRange(1, MAX_PATIENT_DEPTH),
+    default=1,
+    show_default=True,
+    metavar="LEVELS",
+    help="Take the folders this many levels below ARCHIVE for the patients: 2 for ARCHIVE/date/patient.",
+)
+
+
+def say_walked(walked: Archive) -> None:
+    """Name on stderr what the walk skipped, by reason, and the patients without captures; doubt the patients' depth."""
+    for reason, names in sorted(walked.skipped.items()):
+        kinds = ""
+        if reason == SkipReason.NOT_A_CAPTURE:
+            kinds = f" {counted(Counter(map(kind_of_file, names)))}:"
+        say(f"skipped ({reason}, {len(names)}):{kinds} {_some(names)}", "yellow")
+    if walked.without_captures:
+        patients = [f"{display_name(patient.patient)} ({patient.reason})" for patient in walked.without_captures]
+        say(f"without captures ({_patients(len(patients))}): {_some(patients)}", "bold yellow")
+    doubt = walked.layout.doubt(walked.patient_depth)
+    if doubt is not None:
+        say(f"is each of these folders one patient? {doubt}", "bold yellow")
+
+
+def say_withdrawn(plan: SubmitPlan) -> None:
+    """Name on stderr the patients who had captures in an earlier run and have none now."""
+    withdrawn = [patient for patient in plan.absent if patient.withdraws]
+    if withdrawn:
+        names = _some([f"{patient.patient} (case {patient.earlier_case})" for patient in withdrawn])
+        say(
+            f"no captures any more ({_patients(len(withdrawn))}): {names}. Each gets a new result, insufficient, that "
+            "withdraws the earlier one and names it. Is a disk missing? Then `screen cancel` the run and submit again",
+            "bold yellow",
+        )
+
+
+def list_patients(request: SubmitRequest, plan: SubmitPlan) -> None:
+    """Print every patient on stdout, by the name that is stored, with the number of its captures or why it has none."""
+    shown = table(None, ("patient", "captures", "why none"), right=("captures",), fold=("patient", "why none"))
+    for patient, captures in captures_by_patient(request):
+        shown.add_row(plain(patient), str(captures), "")
+    for absent in plan.absent:
+        shown.add_row(plain(absent.patient), "0", plain(absent.reason))
+    stdout.print(shown)
+
+
+def captures_by_patient(request: SubmitRequest) -> list[tuple[str, int]]:
+    """Each patient with captures, and their number."""
+    return [
+        (display_name(patient), sum(1 for _ in captures))
+        for patient, captures in groupby(request.captures, key=lambda capture: capture.patient)
+    ]
+
+
+def exit_code(walked: Archive, plan: SubmitPlan) -> ExitCode:
+    """SOME_ENDED_BADLY if patients have no captures, or captures may be left out of their patients' cases."""
+    return ExitCode.SOME_ENDED_BADLY if plan.absent or walked.unscreened else ExitCode.OK
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _patients(count: int) -> str:
+    return f"{count} patient{'s' if count != 1 else ''}"
