@@ -13,11 +13,11 @@ from datetime import datetime
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from contract import colour, jpeg, png, tiff, tiff_pages
 from contract.errors import CaptureRejected
 from contract.states import RejectCode
 
@@ -31,7 +31,7 @@ MAX_PIXELS = 64_000_000
 MAX_CAMERA = 64
 """Most characters of a camera's model; a longer text is something else."""
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
+_SIGNATURES = (jpeg.SIGNATURE, png.SIGNATURE, *tiff_pages.SIGNATURES, b"BM")
 
 # Register all formats now: Pillow does it on the first use, and threads that come first miss half of them.
 Image.init()
@@ -141,21 +141,20 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> _Loaded:
     if len(data) > MAX_BYTES:
         raise CaptureRejected(RejectCode.TOO_LARGE, f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_header(image, min_side)
-            header, is_deep, origin = image.size, _is_deep_colour(image), _origin(image)
-            if at_least is not None:
-                image.draft("RGB", (at_least, at_least))
-            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):  # every mode except CMYK
-                width, height = header[::-1] if _is_turned(image) else header
-                return _Loaded(_turned(_decode_jpeg(data, image.size), image), width, height, origin)
-            image.load()
-            upright = _upright_rgb(image)
-            if is_deep:
-                _refuse_half_filled(upright)
-            width, height = header[::-1] if _is_turned(image) else header
-            return _Loaded(upright, width, height, origin)
+        if data.startswith(tuple(tiff_pages.SIGNATURES)):
+            return _load_tiff(data, min_side)
+        if data.startswith(png.SIGNATURE):
+            png.refuse_damage(data)
+        try:
+            return _load_other(data, at_least, min_side)
+        except (UnidentifiedImageError, *_DECODER_ERRORS):  # perhaps for metadata, which cannot reject a capture
+            if not data.startswith((jpeg.SIGNATURE, png.SIGNATURE)):
+                raise
+        bare = png.without_metadata if data.startswith(png.SIGNATURE) else jpeg.without_metadata
+        return _load_other(bare(data), at_least, min_side)
     except UnidentifiedImageError:
+        if data.startswith(jpeg.SIGNATURE):
+            jpeg.channels_of(data)
         if data.startswith(_SIGNATURES):
             raise CaptureRejected(RejectCode.CORRUPT, "begins like an image, but its header is damaged") from None
         raise CaptureRejected(RejectCode.NOT_AN_IMAGE, "the bytes are no JPEG, PNG, TIFF or BMP") from None
@@ -167,19 +166,42 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> _Loaded:
         raise _undecodable(error) from error
 
 
-def _decode_jpeg(data: bytes, size: tuple[int, int]) -> RGBImage:
-    """Decode with libjpeg-turbo directly, at the scale that gives `size`: the same pixels as Pillow gives, but faster.
+def _load_other(data: bytes, at_least: int | None, min_side: int) -> _Loaded:
+    """JPEG and BMP, and PNG whose chunks are intact."""
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "BMP")) as image:
+        _check_size(image.size, min_side)
+        # An MPO is a photograph followed by previews of itself: its first image is the capture.
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if pages > 1:
+            raise CaptureRejected(RejectCode.MULTI_PAGE, f"holds {pages} images; export each as a file of its own")
+        header, is_deep, origin = image.size, _is_deep_colour(image), _origin(image)
+        width, height = header[::-1] if _orientation(image) in (5, 6, 7, 8) else header
+        if image.format in ("JPEG", "MPO"):
+            if at_least is not None:
+                image.draft("RGB", (at_least, at_least))
+            return _Loaded(_turned(_jpeg_pixels(data, image.size), image), width, height, origin)
+        image.load()
+        return _Loaded(colour.to_rgb(_upright(image), is_deep=is_deep), width, height, origin)
 
-    Damage that libjpeg notices is an error here. By default libjpeg fills the damaged part and only warns, and Pillow
-    passes that on as a sound image.
-    """
-    width, height = size
-    try:
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=True))
-    except ValueError as error:
-        if "premature end of jpeg file" in str(error).lower():
-            raise CaptureRejected(RejectCode.TRUNCATED, _CUT_SHORT) from None
-        raise CaptureRejected(RejectCode.CORRUPT, "the JPEG data are damaged inside the image") from None
+
+def _jpeg_pixels(data: bytes, size: tuple[int, int]) -> RGBImage:
+    """Decode at the scale that gives `size`."""
+    if jpeg.channels_of(data) < 4:
+        return jpeg.decode(data, size)
+    inverted = Image.fromarray(255 - jpeg.decode(data, size, "CMYK"), "CMYK")  # as Adobe stores it
+    return np.asarray(inverted.convert("RGB"))
+
+
+def _load_tiff(data: bytes, min_side: int) -> _Loaded:
+    page = tiff_pages.full_page(data)
+    _check_size(page.size, min_side)
+    layout = tiff.layout_of(page)
+    tiff.refuse_unread(page, layout)
+    loaded = tiff.load(page, layout)
+    rgb = colour.to_rgb(
+        loaded.image, is_deep=loaded.is_deep, is_premultiplied=loaded.is_premultiplied, is_inverted=loaded.is_inverted
+    )
+    return _Loaded(rgb, *rgb.size, _origin(loaded.described))
 
 
 def _turned(pixels: RGBImage, image: Image.Image) -> RGBImage:
@@ -226,7 +248,6 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-_CUT_SHORT = "the file ends before its image does"
 
 _DECODER_ERRORS = (
     OSError, EOFError, ValueError, SyntaxError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError,
@@ -235,72 +256,30 @@ _DECODER_ERRORS = (
 """What Pillow's decoders raise on hostile bytes, according to its source and to its fuzzers."""
 
 
-def _check_header(image: Image.Image, min_side: int) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, int], min_side: int) -> None:
+    width, height = size
     if width * height > MAX_PIXELS:
         raise CaptureRejected(RejectCode.TOO_LARGE, f"{width}x{height} pixels; at most {MAX_PIXELS:,} are decoded")
     if min(width, height) < min_side:
         raise CaptureRejected(
             RejectCode.TOO_SMALL, f"{width}x{height} pixels; the shorter side must have at least {min_side}"
         )
-    # An MPO is a photograph followed by previews of itself: its first image is the capture.
-    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if pages > 1:
-        raise CaptureRejected(RejectCode.MULTI_PAGE, f"holds {pages} images; export each as a file of its own")
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether the EXIF orientation swaps the sides that the header gives; Pillow's TIFF reader already swapped them."""
-    return image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether there are 16 bits per colour channel, of which Pillow keeps only the upper eight."""
-    return image.mode in ("RGB", "RGBA") and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
-
-
-def _refuse_half_filled(image: Image.Image) -> None:
-    """Refuse 12 bits stored in 16: the upper eight, which Pillow keeps, are almost black, and black looks benign."""
-    brightest = max(highest for _, highest in image.getextrema())  # type: ignore[misc]
-    if brightest < 128:
-        raise CaptureRejected(
-            RejectCode.UNSUPPORTED_DEPTH, "16 bits per channel that fill less than half of the range; export as 8 bits"
-        )
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def _undecodable(error: Exception) -> CaptureRejected:
     text = str(error).lower()
     if "truncated" in text or isinstance(error, EOFError):
-        return CaptureRejected(RejectCode.TRUNCATED, _CUT_SHORT)
+        return CaptureRejected(RejectCode.TRUNCATED, tiff_pages.CUT_SHORT)
     return CaptureRejected(RejectCode.CORRUPT, f"the image cannot be decoded ({type(error).__name__})")
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     try:
-        image = ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image)
     except Exception:  # Pillow raises many kinds on malformed EXIF; the pixels are sound without it
-        image = image.copy()
-    if image.mode.startswith(("I", "F")):
-        return _from_deep_grey(image).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))  # the background of a bright-field capture
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey to 8 bits by its effective depth; Pillow's own conversion makes all values above 255 white.
-
-    Cameras store 10, 12 or 14 bits in 16. The white of a bright-field background shows how many: the depth is the
-    smallest of 8, 10, 12, 14 and 16 bits that holds the largest value.
-    """
-    values = np.asarray(image)
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise CaptureRejected(RejectCode.CORRUPT, "pixel values are negative or not finite")
-    if values.dtype.kind == "f" and values.max() <= 1:
-        raise CaptureRejected(RejectCode.UNSUPPORTED_DEPTH, "pixel values on a scale of 0 to 1; export as 8 bits")
-    depth = next((bits for bits in (8, 10, 12, 14, 16) if values.max() < 2**bits), None)
-    if depth is None:
-        raise CaptureRejected(RejectCode.CORRUPT, "pixel values exceed 16 bits")
-    return Image.fromarray(np.round(values * (255 / (2**depth - 1))).astype(np.uint8), mode="L")
+        return image.copy()

@@ -112,8 +112,13 @@ class RejectCode(Code):
     TOO_LARGE = "too_large", "more than 64 megapixels or 256 MiB: refused before decoding"
     UNSUPPORTED_DEPTH = (
         "unsupported_depth",
-        "the brightness of the pixels is not known: 16-bit colour that fills less than half of its range, or"
-        " floating point from 0 to 1; export as 8 bits",
+        "the brightness of the pixels is not known, or of a depth that is not read: 16-bit colour that fills less than"
+        " half of its range, signed or floating-point numbers, 12 or 32 bits; export as 8 bits",
+    )
+    UNSUPPORTED_KIND = (
+        "unsupported_kind",
+        "sound, but of a kind that is not read, such as lossless JPEG, or JPEG 2000 inside a TIFF; the sentence beside"
+        " it names the kind and says how to export it",
     )
     MULTI_PAGE = "multi_page", "several images in one file; export each one as its own file"
     MISSING = (
