@@ -77,7 +77,8 @@ def look(bundle: Bundle, runner: GraphRunner, walked: Archive) -> Looked:
     _say_unreadable(faults)
     if not parts:
         raise DataError(
-            f"{display_name(walked.root)}: none of its {len(captures)} captures can be read, so there is nothing to adapt to"
+            f"{display_name(walked.root)}: none of its {len(captures)} captures can be read, so there is nothing to "
+            "adapt to"
         )
     return Looked(
         root=walked.root,
