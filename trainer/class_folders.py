@@ -8,17 +8,13 @@ from pathlib import Path
 
 from contract.archive import walk
 from contract.errors import DataError
-from contract.names import cleaned, printable, the_one_meant
+from contract.names import cleaned, printable
 from contract.states import SkipReason
-from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture
+from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture, is_part_of_split
 
 WITH_CAPTURES = "original"
 """The Kaggle set has Segmented/ beside Original/. It holds the same captures and is not read: the graph segments them
 itself."""
-_SPLIT_FOLDER = re.compile(
-    r"(train(ing)?|val(id(ation)?)?|test(ing)?|dev|hold[ _-]?out)([ _-]?(set|data|images?|split))?"
-    r"|(fold|split|cv)[ _-]?\d+"
-)
 _TABLE_FILE = re.compile(r"labels?(\b|_).*\.(csv|tsv|xlsx?|xlsm|ods|numbers)(\.txt)?")
 SHOWN = 5
 
@@ -62,9 +58,9 @@ def _refuse_splits(root: Path, base: Path, paths: Sequence[Sequence[str]], label
     """A folder per part of a split, above the classes or in them: that split would be forgotten without a word."""
     classes: dict[str, set[str]] = defaultdict(set)
     for top, *rest in paths:
-        if _is_split(top, labels):
+        if is_part_of_split(top, labels):
             classes[top].update(rest[:1] if len(rest) > 1 else ())
-    inner = {rest[0] for _, *rest in paths if len(rest) > 1 and _is_split(rest[0], labels)}
+    inner = {rest[0] for _, *rest in paths if len(rest) > 1 and is_part_of_split(rest[0], labels)}
     if classes:
         found = " and ".join(
             printable(top) + (f" (with {', '.join(map(printable, sorted(names)[:SHOWN]))})" if names else "")
@@ -83,10 +79,6 @@ def _refuse_splits(root: Path, base: Path, paths: Sequence[Sequence[str]], label
         f"split ({', '.join(SPLITS)}) and, if you know it, patient"
         + (f"; or name one part, such as {part}, and let the trainer split it" if with_classes else "")
     )
-
-
-def _is_split(folder: str, labels: Sequence[str]) -> bool:
-    return _SPLIT_FOLDER.fullmatch(folder.casefold().strip()) is not None and the_one_meant(folder, labels) is None
 
 
 def _not_read(base: Path, skipped: Mapping[str, Sequence[str]]) -> list[str]:

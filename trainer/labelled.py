@@ -1,5 +1,6 @@
 """One labelled capture, and what both layouts of DATA, a labels.csv and a folder per class, have in common."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,10 @@ from contract.names import alike, the_one_meant
 
 LABELS_FILE = "labels.csv"
 SPLITS = ("train", "validation", "test")
+_SPLIT_FOLDER = re.compile(
+    r"(train(ing)?|val(id(ation)?)?|test(ing)?|dev|hold[ _-]?out)([ _-]?(set|data|images?|split))?"
+    r"|(fold|split|cv)[ _-]?\d+"
+)
 
 
 @dataclass(frozen=True)
@@ -47,3 +52,8 @@ def with_one_spelling(found: Found, labels: Sequence[str] = ()) -> Found:
         if label != right
     ]
     return replace(found, captures=captures, warnings=(*found.warnings, *warnings))
+
+
+def is_part_of_split(folder: str, labels: Sequence[str] = ()) -> bool:
+    """Whether a folder is called like a part of a split (`train`, `val`, `fold 1`), and not like one of `labels`."""
+    return _SPLIT_FOLDER.fullmatch(folder.casefold().strip()) is not None and the_one_meant(folder, labels) is None

@@ -10,7 +10,7 @@ from contract.entries import is_junk
 from contract.errors import DataError
 from contract.names import alike, printable
 from contract.tables import Row, Table, read_table
-from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture
+from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture, is_part_of_split
 from trainer.listed_files import ListedFiles
 
 NEEDED, OPTIONAL = ("path", "label"), ("patient", "split", "site")
@@ -37,7 +37,8 @@ def read_labels_file(root: Path) -> Found:
         )
     captures, repeated = _once(table, _on_disk(root, table, captures))
     captures.sort(key=lambda capture: capture.path)
-    return Found(tuple(captures), "patient" in table.columns, (*table.warnings, *repeated))
+    warnings = (*table.warnings, *repeated, *_split_in_paths(table, captures))
+    return Found(tuple(captures), "patient" in table.columns, warnings)
 
 
 def _capture(table: Table, row: Row) -> LabelledCapture:
@@ -97,6 +98,15 @@ def _junk_in(path: str) -> str | None:
     parts = path.split("/")
     below = parts[-1:] if path.startswith("/") else [part for part in parts if part != ".."]
     return next((part for part in below if is_junk(os.fsencode(part))), None)
+
+
+def _split_in_paths(table: Table, captures: Sequence[LabelledCapture]) -> list[str]:
+    """A warning if the folders look like a split that the table does not give."""
+    parts = sorted({part for capture in captures for part in capture.path.split("/")[:-1] if is_part_of_split(part)})
+    if "split" in table.columns or len(parts) < 2:
+        return []
+    shown = " and ".join(map(printable, parts[:2]))
+    return [f"{table.file}: no column split, though captures lie in folders called {shown}; the split ignores them"]
 
 
 def _once(

@@ -167,3 +167,11 @@ def test_a_table_that_is_a_dead_link_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").symlink_to(tmp_path / "gone.csv")
     with pytest.raises(DataError, match=r"labels\.csv: cannot be read \(No such file"):
         find_captures(tmp_path)
+
+
+def test_a_split_that_only_the_folders_tell_is_named(tmp_path: Path) -> None:
+    names = ("train/Pre/a.jpg", "val/Pre/b.jpg")
+    read = found(tmp_path, "path,label\ntrain/Pre/a.jpg,Pre\nval/Pre/b.jpg,Pre\n", on_disk=names)
+    assert "no column split, though captures lie in folders called train and val" in read.warnings[0]
+    rows = "path,label,split\ntrain/Pre/a.jpg,Pre,train\nval/Pre/b.jpg,Pre,validation\n"
+    assert found(tmp_path, rows, on_disk=names).warnings == ()
