@@ -275,6 +275,11 @@ def _undecodable(error: Exception) -> CaptureRejected:
     text = str(error).lower()
     if "truncated" in text or isinstance(error, EOFError):
         return CaptureRejected(RejectCode.TRUNCATED, tiff_pages.CUT_SHORT)
+    if text.startswith("unsupported bmp compression"):
+        kind = text.removeprefix("unsupported bmp ")
+        return CaptureRejected(
+            RejectCode.UNSUPPORTED_KIND, f"a BMP of a kind that is not read ({kind}); export it as 24-bit BMP"
+        )
     return CaptureRejected(RejectCode.CORRUPT, f"the image cannot be decoded ({type(error).__name__})")
 
 

@@ -6,6 +6,8 @@ All others are refused by name.
 """
 
 import io
+import itertools
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 from contract import jpeg
 from contract.errors import CaptureRejected
 from contract.states import RejectCode
-from contract.tiff_pages import Page, Tag
+from contract.tiff_pages import CUT_SHORT, Page, Tag
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 """Values of PhotometricInterpretation."""
@@ -189,8 +191,9 @@ def load(page: Page, layout: Layout) -> Loaded:
 
     Otherwise raises what Pillow's decoders raise.
     """
+    blocks = blocks_of(page, layout)
     if layout.compression == JPEG:
-        _refuse_damage(page)
+        _refuse_damage(page, blocks)
     if layout.is_planar:
         return _load_planes(page, layout)
     is_premultiplied = layout.extra[:1] == (ASSOCIATED,)
@@ -247,9 +250,34 @@ def _plane(page: Page, layout: Layout, number: int) -> dict[Tag, tuple[int, ...]
     return replaced
 
 
-def _refuse_damage(page: Page) -> None:
+def blocks_of(page: Page, layout: Layout) -> list[bytes]:
+    """The stored bytes of the strips or tiles, all planes of them.
+
+    Raises CaptureRejected if the directory lists more or fewer than the image has, which Pillow would leave black, or
+    if the file ends before they do.
+    """
+    width, height = page.size
+    tiled = Tag.TILE_OFFSETS in page.entries
+    rows = page.number(Tag.TILE_LENGTH if tiled else Tag.ROWS_PER_STRIP, height)
+    columns = page.number(Tag.TILE_WIDTH) if tiled else width
+    offsets = page.numbers(Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS)
+    sizes = page.numbers(Tag.TILE_BYTE_COUNTS if tiled else Tag.STRIP_BYTE_COUNTS)
+    channels = CHANNELS[layout.colours] + len(layout.extra)
+    planes, channels = (channels, 1) if layout.is_planar else (1, channels)
+    if min(rows, columns) < 1 or len(offsets) != planes * -(-height // rows) * -(-width // columns):
+        raise CaptureRejected(RejectCode.CORRUPT, "its directory does not say where all of the pixels are")
+    if layout.compression == NONE:
+        row = (columns * channels * layout.bits + 7) // 8
+        tops = itertools.cycle(range(0, height, rows))
+        sizes = tuple(row * (rows if tiled else min(rows, height - next(tops))) for _ in offsets)
+    if len(sizes) != len(offsets) or max(map(operator.add, offsets, sizes)) > len(page.data):
+        raise CaptureRejected(RejectCode.TRUNCATED, CUT_SHORT)
+    return [page.data[at : at + size] for at, size in zip(offsets, sizes, strict=True)]
+
+
+def _refuse_damage(page: Page, blocks: list[bytes]) -> None:
     """Raise CaptureRejected if a strip or tile of JPEG is damaged: libtiff would paint over it and say nothing."""
     tables = page.bytes_of(Tag.JPEG_TABLES)
-    for block in page.blocks():
+    for block in blocks:
         stream = tables[:-2] + block[2:] if tables else block
         jpeg.decode(stream, (1, 1), {1: "GRAY", 4: "CMYK"}.get(jpeg.channels_of(stream), "RGB"))

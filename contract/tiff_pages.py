@@ -101,17 +101,6 @@ class Page:
             return True
         return self.number(Tag.SUBFILE_TYPE) == _OLD_REDUCED
 
-    def blocks(self) -> list[bytes]:
-        """The stored bytes of its strips or tiles. Raises CaptureRejected if the file ends before they do."""
-        tiled = Tag.TILE_OFFSETS in self.entries
-        offsets = self.numbers(Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS)
-        counts = self.numbers(Tag.TILE_BYTE_COUNTS if tiled else Tag.STRIP_BYTE_COUNTS)
-        if not offsets or len(offsets) != len(counts):
-            raise CaptureRejected(RejectCode.CORRUPT, "its directory does not say where the pixels are")
-        if max(at + count for at, count in zip(offsets, counts, strict=True)) > len(self.data):
-            raise CaptureRejected(RejectCode.TRUNCATED, CUT_SHORT)
-        return [self.data[at : at + count] for at, count in zip(offsets, counts, strict=True)]
-
     def bytes_of(self, tag: Tag) -> bytes:
         """The bytes of an entry, b"" where there is none."""
         return self._raw(tag) if tag in self.entries else b""

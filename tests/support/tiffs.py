@@ -52,7 +52,8 @@ class Stored:
     """A page as it is stored: `samples` are [height, width, channels], of the type that the file's numbers have.
 
     `block` are rows and columns of a strip or tile; whole rows are strips. `more` are entries of the directory, tag to
-    type (B, H, I) and values, which win over the others; None leaves an entry out.
+    type (B, H, I) and values, which win over the others; None leaves an entry out. With `pixels_last` the directory is
+    written before the pixels.
     """
 
     samples: Samples
@@ -65,6 +66,7 @@ class Stored:
     is_planar: bool = False
     block: tuple[int, int] | None = None
     more: dict[int, tuple[str, Sequence[int]] | None] = field(default_factory=dict)
+    pixels_last: bool = False
 
 
 def tiff(*pages: Stored, order: str = "<", big: bool = False) -> bytes:
@@ -80,23 +82,30 @@ def tiff(*pages: Stored, order: str = "<", big: bool = False) -> bytes:
 def _append(out: bytearray, page: Stored, order: str, big: bool, link: int) -> int:
     """Append a page, and write its offset to `link`. Returns where the next page's offset belongs."""
     blocks = _blocks(page, order)
-    offsets = []
-    for block in blocks:
-        offsets.append(len(out))
-        out += block + b"\0" * (len(block) % 2)
-    entries = _entries(page, offsets, [len(block) for block in blocks])
+    sizes, start = [len(block) for block in blocks], len(out)
+    if page.pixels_last:
+        start += len(_directory(_entries(page, sizes, sizes), order, big, 0)[0])
+    offsets = [start + sum(sizes[:number]) for number in range(len(sizes))]
+    blocks += [] if page.pixels_last else [b"\0" * (sum(sizes) % 2)]
+    at = len(out) if page.pixels_last else start + sum(map(len, blocks))
+    written, directory = _directory(_entries(page, offsets, sizes), order, big, at)
+    out += b"".join([written, *blocks] if page.pixels_last else [*blocks, written])
     inline, wide = (8, "Q") if big else (4, "I")
-    fields = b""
-    for tag, (kind, values) in sorted(entries.items()):
-        value = struct.pack(f"{order}{len(values)}{kind}", *values)
+    struct.pack_into(f"{order}{wide}", out, link, directory)
+    return at + len(written) - inline
+
+
+def _directory(entries: dict[int, tuple[str, Sequence[int]]], order: str, big: bool, at: int) -> tuple[bytes, int]:
+    """Values and, behind them, the directory, as they are written at `at`; and where the directory begins."""
+    inline, wide = (8, "Q") if big else (4, "I")
+    values, fields = b"", b""
+    for tag, (kind, numbers) in sorted(entries.items()):
+        value = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
         if len(value) > inline:
-            at = len(out)
-            out += value + b"\0" * (len(value) % 2)
-            value = struct.pack(f"{order}{wide}", at)
-        fields += struct.pack(f"{order}HH{wide}", tag, _TYPES[kind], len(values)) + value.ljust(inline, b"\0")
-    struct.pack_into(f"{order}{wide}", out, link, len(out))
-    out += struct.pack(f"{order}{'Q' if big else 'H'}", len(entries)) + fields + bytes(inline)
-    return len(out) - inline
+            value, values = struct.pack(f"{order}{wide}", at + len(values)), values + value + b"\0" * (len(value) % 2)
+        fields += struct.pack(f"{order}HH{wide}", tag, _TYPES[kind], len(numbers)) + value.ljust(inline, b"\0")
+    count = struct.pack(f"{order}{'Q' if big else 'H'}", len(entries))
+    return values + count + fields + bytes(inline), at + len(values)
 
 
 def _entries(page: Stored, offsets: list[int], counts: list[int]) -> dict[int, tuple[str, Sequence[int]]]:

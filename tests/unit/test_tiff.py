@@ -197,7 +197,9 @@ def test_jpeg_inside_a_tiff_has_the_pixels_of_its_jpegs(photometric: int, blocks
     rows, columns = page.block or (HEIGHT, WIDTH)
     right = np.zeros((HEIGHT + 32, WIDTH + 64, 3))
     corners = list(itertools.product(range(0, HEIGHT, rows), range(0, WIDTH, columns)))
-    for (top, left), block in zip(corners, full_page(data).blocks(), strict=True):
+    page_of_file = full_page(data)
+    blocks_of_file = reader.blocks_of(page_of_file, reader.layout_of(page_of_file))
+    for (top, left), block in zip(corners, blocks_of_file, strict=True):
         decoded = np.asarray(Image.open(io.BytesIO(block)).convert("RGB"))
         right[top : top + decoded.shape[0], left : left + decoded.shape[1]] = decoded
     right = right[:HEIGHT, :WIDTH]
@@ -213,6 +215,25 @@ def test_damage_in_a_jpeg_inside_a_tiff_is_noticed(blocks: str) -> None:
     assert code_of(data)[0] is None
     for at in range(start + 700, end - 200, 211):
         assert code_of(data[:at] + bytes(128) + data[at + 128 :])[0] in (RejectCode.CORRUPT, RejectCode.TRUNCATED), at
+
+
+@pytest.mark.parametrize("compression", reader.LOSSLESS)
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("is_planar", [False, True])
+def test_a_file_that_ends_within_its_last_block_is_truncated(compression: int, blocks: str, is_planar: bool) -> None:
+    stored = samples(3, 8)
+    data = tiff(
+        Stored(stored, RGB, 8, compression=compression, is_planar=is_planar, block=BLOCKS[blocks], pixels_last=True)
+    )
+    assert np.array_equal(pixels_of(data), stored)
+    for lost in (1, 2, 40):
+        assert code_of(data[:-lost])[0] is RejectCode.TRUNCATED
+
+
+@pytest.mark.parametrize("entries", [{273: 1}, {278: 8}, {257: 2 * HEIGHT}, {278: 0}])
+def test_strips_that_the_directory_does_not_list_are_not_left_black(entries: dict[int, int]) -> None:
+    more = {tag: ("I", [value]) for tag, value in entries.items()}
+    assert code_of(tiff(Stored(FULL, RGB, 8, block=(7, WIDTH), more=more)))[0] is RejectCode.CORRUPT
 
 
 # What is refused, with its name
