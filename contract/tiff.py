@@ -250,8 +250,8 @@ def _plane(page: Page, layout: Layout, number: int) -> dict[Tag, tuple[int, ...]
     return replaced
 
 
-def blocks_of(page: Page, layout: Layout) -> list[bytes]:
-    """The stored bytes of the strips or tiles, all planes of them.
+def blocks_of(page: Page, layout: Layout) -> list[slice]:
+    """Where the strips or tiles of all planes lie in the file.
 
     Raises CaptureRejected if the directory lists more or fewer than the image has, which Pillow would leave black, or
     if the file ends before they do.
@@ -272,12 +272,14 @@ def blocks_of(page: Page, layout: Layout) -> list[bytes]:
         sizes = tuple(row * (rows if tiled else min(rows, height - next(tops))) for _ in offsets)
     if len(sizes) != len(offsets) or max(map(operator.add, offsets, sizes)) > len(page.data):
         raise CaptureRejected(RejectCode.TRUNCATED, CUT_SHORT)
-    return [page.data[at : at + size] for at, size in zip(offsets, sizes, strict=True)]
+    return [slice(at, at + size) for at, size in zip(offsets, sizes, strict=True)]
 
 
-def _refuse_damage(page: Page, blocks: list[bytes]) -> None:
+def _refuse_damage(page: Page, blocks: list[slice]) -> None:
     """Raise CaptureRejected if a strip or tile of JPEG is damaged: libtiff would paint over it and say nothing."""
     tables = page.bytes_of(Tag.JPEG_TABLES)
     for block in blocks:
-        stream = tables[:-2] + block[2:] if tables else block
+        stream = page.data[block]
+        if tables:
+            stream = tables[:-2] + stream[2:]
         jpeg.decode(stream, (1, 1), {1: "GRAY", 4: "CMYK"}.get(jpeg.channels_of(stream), "RGB"))

@@ -200,7 +200,7 @@ def test_jpeg_inside_a_tiff_has_the_pixels_of_its_jpegs(photometric: int, blocks
     page_of_file = full_page(data)
     blocks_of_file = reader.blocks_of(page_of_file, reader.layout_of(page_of_file))
     for (top, left), block in zip(corners, blocks_of_file, strict=True):
-        decoded = np.asarray(Image.open(io.BytesIO(block)).convert("RGB"))
+        decoded = np.asarray(Image.open(io.BytesIO(data[block])).convert("RGB"))
         right[top : top + decoded.shape[0], left : left + decoded.shape[1]] = decoded
     right = right[:HEIGHT, :WIDTH]
     assert np.array_equal(pixels_of(data), 255 - right if photometric == WHITE_IS_ZERO else right)
