@@ -19,6 +19,7 @@ from producer.lazy import Lazy
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
 from tests.support.runs import found, request
+from tests.support.servers import RedisServer
 
 NAMES = {"病人 1": "Pro", "P2": "Benign"}
 
@@ -81,7 +82,7 @@ def test_a_pipe_that_is_closed_ends_a_command_quietly(submitted: Environment) ->
     ],
 )  # fmt: skip
 def test_a_role_that_may_only_read_is_told_so(
-    postgres_url: str, bundle: Bundle, tmp_path: Path, command: tuple[object, ...]
+    postgres_url: str, redis_server: RedisServer, bundle: Bundle, tmp_path: Path, command: tuple[object, ...]
 ) -> None:
     """`retry` and the like find nothing to do, and then do nothing; none fails in another way."""
     engine = open_engine(postgres_url)
@@ -94,7 +95,7 @@ def test_a_role_that_may_only_read_is_told_so(
     submit(engine, request(bundle, found("P1", "0.jpg")))
     engine.dispose()
     url = engine.url.set(username=role, drivername="postgresql").render_as_string(hide_password=False)
-    environment = Environment(tmp_path, url, "redis://127.0.0.1:1/0")
+    environment = Environment(tmp_path, url, redis_server.url)
     if command[0] in ("submit", "run"):
         command = (*command, write_archive(tmp_path / "archive", {"P1": "Pro"}, captures=1), "--bundle", bundle.path)
     try:

@@ -143,8 +143,8 @@ def test_the_new_result_reaches_reviewers_and_other_systems(database: Engine, bu
     second = screened(database, request(bundle, P2))
     case_id = cases_of(database, second)["P1"].case_id
     waiting, _ = review_list(database, run_id=second.run_id)
-    assert [row["case_id"] for row in waiting] == [case_id]
-    assert case_details(database, case_id, captures=3)["top_captures"] == []
+    assert [row.case_id for row in waiting] == [case_id]
+    assert not case_details(database, case_id, captures=3).top_captures
     with reading(database) as connection:
         queued = connection.execute(select(ReportQueue.cause).where(ReportQueue.case_id == case_id)).scalars().all()
     assert queued == ["screened"]
