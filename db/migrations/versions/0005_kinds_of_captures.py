@@ -1,4 +1,4 @@
-"""One more reject code, `unsupported_kind`: sound captures of a kind that is not read, which were called corrupt before.
+"""One more reject code, `unsupported_kind`: sound captures of a kind that is not read. They were called corrupt before.
 
 Revision: 0005, after 0004. Captures that were rejected before keep their codes.
 """
