@@ -91,7 +91,11 @@ def _make_postgresql_ours(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _check_encoding(dbapi_connection: Any, _record: Any) -> None:
         encoding = dbapi_connection.info.parameter_status("server_encoding")
+        if encoding is None:  # some poolers do not pass on what the server says when a client connects
+            encoding = dbapi_connection.execute("SHOW server_encoding").fetchone()[0]
+            dbapi_connection.rollback()
         if encoding != "UTF8":
+            dbapi_connection.close()
             raise DatabaseUnsuitable(
                 f"the database's encoding is {encoding}, which cannot hold every patient's name; make another one, "
                 "`createdb --encoding=UTF8 --template=template0 screening`, and name it in SCREEN_DATABASE_URL"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, make_url, select, text
 
@@ -86,6 +87,22 @@ def test_a_database_of_another_encoding_is_refused_and_left_empty(make_database:
     for refuse in (schema.upgrade, schema.check):
         with pytest.raises(DatabaseUnsuitable, match=encoding):
             refuse(engine)
+
+
+def test_the_encoding_is_asked_for_where_a_pooler_does_not_pass_it_on_faked(
+    make_database: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = psycopg.ConnectionInfo.parameter_status
+    monkeypatch.setattr(
+        psycopg.ConnectionInfo,
+        "parameter_status",
+        lambda info, name: None if name == "server_encoding" else said(info, name),
+    )
+    with pytest.raises(DatabaseUnsuitable, match="LATIN1"):
+        schema.check(open_engine(in_encoding(make_database, "LATIN1")))
+    engine = open_engine(make_database(""))
+    schema.upgrade(engine)
+    assert schema.check(engine) == schema.head_revision()
 
 
 @pytest.mark.parametrize("command", [("db", "upgrade"), ("db", "check"), ("status",), ("worker",)])
