@@ -159,7 +159,7 @@ def judge_emptied(emptied: Emptied) -> CaseResult:
         words = "still open"
         if emptied.verdict is not None:
             words = VERDICT_WORDS[emptied.verdict] + (f", {emptied.subtype}" if emptied.subtype else "")
-            words += " by the reviewers" if emptied.signed else ", reviewed by nobody"
+            words += ", signed off by the reviewers" if emptied.signed else ", reviewed by nobody"
             if not emptied.signed:
                 before = priority_of(emptied.verdict, emptied.score, missing=False, identity_conflict=False)
                 priority = max(priority, before)

@@ -109,7 +109,7 @@ class AbsentRow:
             return self.reason
         words = "still open" if self.earlier_verdict is None else VERDICT_WORDS[self.earlier_verdict]
         words += f", {self.earlier_subtype}" if self.earlier_subtype else ""
-        words += " by the reviewers" if self.earlier_signed else ""
+        words += ", signed off by the reviewers" if self.earlier_signed else ""
         fate = "stays as it is" if self.case_id is None else f"is withdrawn by case {self.case_id}"
         return f"{self.reason}; its result in run {self.earlier_run_id} ({words}) {fate}"
 

@@ -156,7 +156,10 @@ def test_a_result_that_reviewers_signed_is_named_as_theirs_and_adds_no_urgency(
     first = screened(database, request(bundle, FILES))
     act(database, cases_of(database, first)["P1"].case_id, ReviewAction.CONFIRM, ANNA)
     case = cases_of(database, screened(database, request(bundle, P2)))["P1"]
-    assert case.reasons[1].sentence == f"the result before, in run {first.run_id}, was ALL, Pro by the reviewers"
+    assert (
+        case.reasons[1].sentence
+        == f"the result before, in run {first.run_id}, was ALL, Pro, signed off by the reviewers"
+    )
     assert case.priority == 3.0
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from contract.case_policy import RULE_PARAMETERS, RULES, CasePolicy, RuleName
-from contract.case_rule import CaseCounts, CaseResult, JudgedCapture, judge
+from contract.case_rule import CaseCounts, CaseResult, Emptied, JudgedCapture, Reason, judge, judge_emptied
 from contract.states import Verdict
 from tests.support.commands import REPOSITORY
 
@@ -415,3 +415,39 @@ def test_no_exclusion_makes_a_case_benign(rows: NDArray[np.float64], data: st.Da
     result = judged(policy, rows, counts(len(rows)), marks=marks)
     assert result.verdict is not Verdict.BENIGN or without.verdict is Verdict.BENIGN
     assert result.excluded == sum(map(bool, marks))
+
+
+# A case without captures
+
+
+EMPTIED = {
+    "nothing is known of the result before": (Emptied("its folder is empty"), None, 3.0),
+    "still open": (Emptied("its folder is empty", 4), "still open", 3.0),
+    "ALL that nobody signed": (
+        Emptied("its folder is empty", 4, Verdict.ALL, "Pre", 0.9),
+        "ALL, Pre, reviewed by nobody",
+        6.9,
+    ),
+    "ALL that reviewers signed": (
+        Emptied("its folder is empty", 4, Verdict.ALL, "Pre", 0.9, signed=True),
+        "ALL, Pre, signed off by the reviewers",
+        3.0,
+    ),
+    "benign": (Emptied("its folder is empty", 4, Verdict.BENIGN, None, 0.1), "Benign, reviewed by nobody", 3.0),
+    "indeterminate": (
+        Emptied("its folder is empty", 4, Verdict.INDETERMINATE, "Pro", 0.5),
+        "indeterminate, Pro, reviewed by nobody",
+        4.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EMPTIED)
+def test_a_case_without_captures_is_insufficient_and_no_less_urgent_than_what_nobody_signed(what: str) -> None:
+    emptied, before, priority = EMPTIED[what]
+    result = judge_emptied(emptied)
+    assert (result.verdict, result.score, result.subtype, result.excluded) == (Verdict.INSUFFICIENT, None, None, 0)
+    assert result.priority == pytest.approx(priority)
+    assert result.reasons[0] == Reason("no_captures", "no captures are left: its folder is empty")
+    told = [Reason("result_before", f"the result before, in run 4, was {before}")] if before else []
+    assert result.reasons[1:] == told
