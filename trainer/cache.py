@@ -4,7 +4,7 @@
     CACHE/<key>/sizes.npy       int32 [N, 2], width and height of the files' images, upright
     CACHE/<key>/unreadable.json index of a capture -> why it cannot be decoded; its row is black
 
-The key is the digest of the data, the image spec, Pillow's version, and the source of the decoder and of `_decode_all`,
+The key is the digest of the data, the image spec, Pillow's version, and the source of DECODERS and of `_decode_all`,
 which writes the files: if any of these changes, a new cache is built.
 """
 
@@ -23,13 +23,15 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from contract import imaging
+from contract import colour, imaging, jpeg, png, tiff, tiff_pages
 from contract.errors import CaptureRejected, DataError, StorageFull
 from contract.imaging import Decoded, ImageSpec, decode
 from trainer.data import MAX_UNREADABLE, LabelledData
 
 WINDOW = 256
 """How many captures are decoded at a time: memory holds this many, however large the data set is."""
+DECODERS = (imaging, colour, jpeg, png, tiff, tiff_pages)
+"""The modules whose code decides what a capture's pixels are."""
 Advance = Callable[[int], None]
 
 
@@ -63,8 +65,8 @@ def decoded(
 
 
 def _key(data: LabelledData, spec: ImageSpec) -> str:
-    source = inspect.getsource(imaging) + inspect.getsource(_decode_all)
-    parts = "\0".join([data.digest, spec.model_dump_json(), PIL.__version__, source])
+    sources = [inspect.getsource(part) for part in (*DECODERS, _decode_all)]
+    parts = "\0".join([data.digest, spec.model_dump_json(), PIL.__version__, *sources])
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 

@@ -1,6 +1,7 @@
 """Labelled captures: both layouts, every way of being wrong, the cache and the split."""
 
 import csv
+import types
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 
 pytest.importorskip("sklearn")
 
+from contract import imaging
 from contract.errors import DataError, StorageFull
-from contract.imaging import ImageSpec
+from contract.imaging import ImageSpec, decode
+from tests.support.tiffs import Stored, tiff
 from trainer import cache, splits
 from trainer.config import DataTable
 from trainer.data import find_captures, read_data
@@ -183,10 +186,39 @@ def test_one_unreadable_image_in_a_hundred_is_left_out_more_are_refused(tmp_path
     (tmp_path / rows[0][0]).write_bytes(b"not an image")
     data = read_data(tmp_path, TABLE)
     unreadable = cache.decoded(data, SPEC, tmp_path / "cache").unreadable
-    assert {data.captures[i].path for i in unreadable} == {rows[0][0]}
+    assert {data.captures[i].path: why for i, why in unreadable.items()} == {
+        rows[0][0]: "not_an_image: the bytes are no JPEG, PNG, TIFF or BMP"
+    }
     (tmp_path / rows[1][0]).write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 100 images cannot be read.*Benign-0/0\.png \(not_an_image"):
         cache.decoded(read_data(tmp_path, TABLE), SPEC, tmp_path / "cache")
+
+
+def test_training_reads_captures_as_screening_does(tmp_path):
+    """The same pixels, and what screening refuses is left out with the same words."""
+    rows = archive(tmp_path, patients=5, each=7)
+    deep = np.random.default_rng(0).integers(0, 2**16, (18, 24, 3)).astype(np.uint16)
+    planar = tiff(Stored(deep, 2, 16, is_planar=True))
+    (tmp_path / rows[0][0]).write_bytes(planar)
+    (tmp_path / rows[1][0]).write_bytes(tiff(Stored(deep, 2, 16, more={259: ("H", [34712])})))
+    data = read_data(tmp_path, TABLE)
+    place = {capture.path: number for number, capture in enumerate(data.captures)}
+    found = cache.decoded(data, SPEC, tmp_path / "cache")
+    assert np.array_equal(found.pixels[place[rows[0][0]]], decode(planar, SPEC).pixels)
+    assert list(found.unreadable) == [place[rows[1][0]]]
+    assert (
+        "unsupported_kind: a TIFF of a kind that is not read (RGB, 16 bits, JPEG 2000)"
+        in found.unreadable[place[rows[1][0]]]
+    )
+
+
+def test_whatever_decodes_makes_a_new_cache_when_it_changes():
+    """Each module of contract/ that a decoder calls is a part of the cache's key."""
+    called = {
+        value for module in cache.DECODERS for value in vars(module).values() if isinstance(value, types.ModuleType)
+    }
+    assert {module for module in called if module.__name__.startswith("contract.")} <= set(cache.DECODERS)
+    assert cache.DECODERS[0] is imaging
 
 
 def test_a_cache_without_room_says_so(tmp_path, monkeypatch):
