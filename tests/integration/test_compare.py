@@ -58,10 +58,20 @@ def test_where_no_capture_moved_the_case_rule_did(database: Engine, bundle: Bund
 
 
 def test_patients_of_one_run_alone_are_counted(database: Engine, bundle: Bundle) -> None:
+    first, second = screened(database, bundle, [0.1]), screened(database, bundle, [0.1, 0.9])
+    result = compare_runs(database, first, second)
+    assert (result.patients, result.only_first, result.only_second, result.changed) == (1, 0, 1, [])
+    assert result.kappa is None
+    other_way = compare_runs(database, second, first)
+    assert (other_way.patients, other_way.only_first, other_way.only_second) == (1, 1, 0)
+
+
+def test_a_patient_whose_captures_are_gone_is_a_change(database: Engine, bundle: Bundle) -> None:
     first, second = screened(database, bundle, [0.1, 0.9]), screened(database, bundle, [0.1])
     result = compare_runs(database, first, second)
-    assert (result.patients, result.only_first, result.only_second, result.changed) == (1, 1, 0, [])
-    assert result.kappa is None
+    assert (result.patients, result.only_first, result.only_second) == (2, 0, 0)
+    (changed,) = result.changed
+    assert (changed.patient, changed.before.verdict, changed.after.verdict) == ("P1", "all", "insufficient")
 
 
 def test_only_runs_of_one_archive_can_be_compared(database: Engine, bundle: Bundle) -> None:
