@@ -137,7 +137,7 @@ def test_a_dry_run_lists_patients_and_doubts_their_depth(environment: Environmen
 
     flat = dry()
     assert "if the folders in them are the patients, submit with --patient-depth 2" in flat.err
-    assert [line.split()[:2] for line in flat.out.splitlines() if line.startswith("2026")] == [
+    assert [line.split()[:2] for line in flat.out.splitlines() if "2026-" in line] == [
         ["2026-11-23", "6"], ["2026-11-24", "3"], ["2026-11-25", "0"],
     ]  # fmt: skip
     deep = dry("--patient-depth", 2, "--json")

@@ -35,7 +35,7 @@ LEASE_S = 5
 def server() -> Iterator[PostgresServer]:
     """A PostgreSQL of the test's own, that it may kill."""
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
-        started = PostgresServer(Path(folder) / "data").start()
+        started = PostgresServer(Path(folder)).start()
         yield started
         started.stop()
 

