@@ -52,6 +52,11 @@ class PatientWithoutCaptures:
     code: NoCaptures
     reason: str
 
+    @property
+    def named(self) -> str:
+        """The patient's name, and the reason in brackets."""
+        return f"{display_name(self.patient)} ({self.reason})"
+
 
 class FoundCaptures:
     """The captures of an archive, patient by patient, sorted by the bytes of their paths. Iterate as often as needed.

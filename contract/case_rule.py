@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from contract.case_policy import CasePolicy, Scores
 from contract.states import MarkCode, Verdict
-from contract.words import VERDICT_WORDS
+from contract.words import result_words
 
 BOOTSTRAP_DRAWS = 1000
 BOOTSTRAP_SEED = 20221
@@ -156,13 +156,11 @@ def judge_emptied(emptied: Emptied) -> CaseResult:
     reasons = [Reason("no_captures", f"no captures are left: {emptied.why}")]
     priority = priority_of(Verdict.INSUFFICIENT, None, missing=True, identity_conflict=False)
     if emptied.run_id is not None:
-        words = "still open"
-        if emptied.verdict is not None:
-            words = VERDICT_WORDS[emptied.verdict] + (f", {emptied.subtype}" if emptied.subtype else "")
-            words += ", signed off by the reviewers" if emptied.signed else ", reviewed by nobody"
-            if not emptied.signed:
-                before = priority_of(emptied.verdict, emptied.score, missing=False, identity_conflict=False)
-                priority = max(priority, before)
+        words = result_words(emptied.verdict, emptied.subtype, signed=emptied.signed)
+        if emptied.verdict is not None and not emptied.signed:
+            words += ", reviewed by nobody"
+            before = priority_of(emptied.verdict, emptied.score, missing=False, identity_conflict=False)
+            priority = max(priority, before)
         reasons.append(Reason("result_before", f"the result before, in run {emptied.run_id}, was {words}"))
     return CaseResult(verdict=Verdict.INSUFFICIENT, priority=priority, reasons=reasons)
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contract import colour, jpeg, png, tiff, tiff_pages
 from contract.errors import CaptureRejected
 from contract.states import RejectCode
+from contract.words import CUT_SHORT
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 """Pillow's names of the formats that are screened (JPEG includes MPO); all others are refused without opening them."""
@@ -274,7 +275,7 @@ def _is_deep_colour(image: Image.Image) -> bool:
 def _undecodable(error: Exception) -> CaptureRejected:
     text = str(error).lower()
     if "truncated" in text or isinstance(error, EOFError):
-        return CaptureRejected(RejectCode.TRUNCATED, tiff_pages.CUT_SHORT)
+        return CaptureRejected(RejectCode.TRUNCATED, CUT_SHORT)
     if text.startswith("unsupported bmp compression"):
         kind = text.removeprefix("unsupported bmp ")
         return CaptureRejected(

@@ -2,7 +2,7 @@
 
 libjpeg warns of damage inside the image, paints over it and goes on, and with the same warnings it meets irregularities
 that no pixel depends on. So whatever draws a warning is refused, but first tried again without the irregularities that
-`_mended` knows: it writes the file's header anew and drops padding. The second attempt is as strict as the first.
+`_mended` knows: it writes the file's header again and drops padding. The second attempt is as strict as the first.
 Nothing is decoded under a warning.
 
 Markers by ITU-T T.81, table B.1.
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from contract.errors import CaptureRejected
 from contract.states import RejectCode
+from contract.words import CUT_SHORT
 
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SEGMENTS = 10_000
@@ -124,7 +125,7 @@ def decode(data: bytes, size: tuple[int, int], colours: str = "RGB") -> NDArray[
         except ValueError as error:
             last = str(error).lower()
     if "premature end of jpeg file" in first:
-        raise CaptureRejected(RejectCode.TRUNCATED, "the file ends before its image does")
+        raise CaptureRejected(RejectCode.TRUNCATED, CUT_SHORT)
     if "subsampling" in last and _has_unusual_sampling(data):
         raise CaptureRejected(
             RejectCode.UNSUPPORTED_KIND, f"a JPEG of a kind that is not read (unusual chroma subsampling); {_EXPORT}"

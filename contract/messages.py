@@ -43,7 +43,7 @@ def celery_config(redis_url: str, chunk_seconds: int = CHUNK_SECONDS) -> dict[st
         "worker_soft_shutdown_timeout": 60,
         "worker_cancel_long_running_tasks_on_connection_loss": False,  # True ran the work twice
         "worker_send_task_events": False,
-        "worker_enable_remote_control": False,  # else whoever reaches Redis may stop workers; and it needs channels
+        "worker_enable_remote_control": False,  # else any client of Redis may stop workers; and it needs channels
         "worker_hijack_root_logger": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

@@ -43,6 +43,12 @@ def path_bytes(path: str | os.PathLike[str]) -> bytes:
     return os.fsencode(path)
 
 
+def first_of(names: Sequence[str], most: int) -> str:
+    """At most so many of the names, and how many more there are: `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def cleaned(text: str) -> str:
     """Text from a cell of a table: in Unicode's form NFC, without blanks around it, and with one space for any blanks
     within it.

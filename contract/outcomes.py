@@ -1,5 +1,6 @@
 """What goes into the worker's pipeline and what comes out of it, in the form that the database layer stores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -22,6 +23,11 @@ class Mark:
 
     code: MarkCode
     sentence: str
+
+    @classmethod
+    def stored(cls, record: Mapping[str, str]) -> "Mark":
+        """A mark as a capture's row has it."""
+        return cls(MarkCode(record["code"]), record["sentence"])
 
 
 @dataclass(frozen=True, slots=True)

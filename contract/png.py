@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from contract.errors import CaptureRejected
 from contract.states import RejectCode
+from contract.words import CUT_SHORT
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"tRNS", b"acTL")
@@ -27,7 +28,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         end = at + 12 + length
         if end > len(data):
             if name == b"IDAT":
-                raise CaptureRejected(RejectCode.TRUNCATED, "the file ends before its image does")
+                raise CaptureRejected(RejectCode.TRUNCATED, CUT_SHORT)
             return
         yield name, at, end
         if name == b"IEND":

@@ -148,7 +148,7 @@ def _text(file: Path) -> str:
             raise DataError(f"{file}: is damaged {encoding.upper()} ({error.reason}); {EXPORT_AGAIN}") from None
         raise _unknown_encoding(file, data, error.start) from None
     if not text.strip():
-        raise DataError(f"{file}: is empty; {EXPORT_AGAIN}, or write it anew")
+        raise DataError(f"{file}: is empty; {EXPORT_AGAIN}, or write it again")
     if "\0" in text:
         raise DataError(f"{file}: is UTF-16 without a byte order mark, or no text at all; {EXPORT_AGAIN}")
     if text.lstrip().startswith("<"):
@@ -194,7 +194,7 @@ def _header_line(file: Path, lines: Sequence[str]) -> tuple[int, tuple[str, ...]
             separators = (*declared[1], *DELIMITERS)
         elif line.strip(' \t\r\n",;|'):
             return index, separators
-    raise DataError(f"{file}: is empty but for blank lines; {EXPORT_AGAIN}, or write it anew")
+    raise DataError(f"{file}: is empty but for blank lines; {EXPORT_AGAIN}, or write it again")
 
 
 def _delimiter(file: Path, lines: Sequence[str], known: Sequence[str], separators: Sequence[str]) -> str:
@@ -291,15 +291,15 @@ def _row(file: Path, line: int, cells: Sequence[str], names: Sequence[str], know
             f"{where}: has {len(cells)} cells and the header {len(names)}; write the empty cells too, or join the line "
             "with the next if it was broken"
         )
-    found = {}
+    by_column = {}
     for name, cell in zip(names, cells, strict=False):
         _refuse_swallowed(where, cell, len(names), delimiter)
         if name not in known:
             continue
         if name != "path" and _CONTROL.search(cell.strip()):
             raise DataError(f"{where}: {name} holds a line break or another control character; write it in one line")
-        found[name] = cell.strip() if name == "path" else cleaned(cell)
-    return Row(line, found)
+        by_column[name] = cell.strip() if name == "path" else cleaned(cell)
+    return Row(line, by_column)
 
 
 def _refuse_swallowed(where: str, cell: str, columns: int, delimiter: str) -> None:

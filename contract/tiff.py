@@ -1,8 +1,8 @@
 """The pixels of a TIFF, if its layout is on the list of those that are proved to be read right.
 
 TIFF allows far more layouts than any library reads, and a library that takes one for another gives wrong pixels without
-a word. So READ lists what is read; tests/unit/test_tiff.py compares each of its layouts, pixel by pixel, with tifffile.
-All others are refused by name.
+a word. So READ lists what is read, and all other layouts are refused by name. tests/unit/test_tiff.py writes each
+layout of READ and compares it pixel by pixel with what it wrote; where tifffile is installed, it reads them too.
 """
 
 import io
@@ -16,7 +16,8 @@ from PIL import Image
 from contract import jpeg
 from contract.errors import CaptureRejected
 from contract.states import RejectCode
-from contract.tiff_pages import CUT_SHORT, Page, Tag
+from contract.tiff_pages import Page, Tag
+from contract.words import CUT_SHORT
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 """Values of PhotometricInterpretation."""

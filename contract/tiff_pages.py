@@ -12,6 +12,7 @@ from enum import IntEnum
 
 from contract.errors import CaptureRejected
 from contract.states import RejectCode
+from contract.words import CUT_SHORT
 
 SIGNATURES = {
     b"II*\0": ("<", False),
@@ -31,7 +32,6 @@ MAX_ENTRIES = 4096
 """Of one directory; microscopes write some tens, with their private tags."""
 MAX_NUMBERS = 2**20
 """Of one entry; the most are the offsets of strips, one for each row at worst."""
-CUT_SHORT = "the file ends before its image does"
 
 
 class Tag(IntEnum):

@@ -9,3 +9,13 @@ VERDICT_WORDS = {
     Verdict.INSUFFICIENT: "insufficient",
     Verdict.BENIGN: "Benign",
 }
+CUT_SHORT = "the file ends before its image does"
+"""Why a capture is rejected as truncated."""
+
+
+def result_words(verdict: Verdict | None, subtype: str | None, *, signed: bool) -> str:
+    """A case's result in the middle of a sentence; `verdict` is None while the case is open."""
+    if verdict is None:
+        return "still open"
+    words = VERDICT_WORDS[verdict] + (f", {subtype}" if subtype else "")
+    return f"{words}, signed off by the reviewers" if signed else words

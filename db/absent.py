@@ -15,11 +15,12 @@ from contract.archive import PatientWithoutCaptures as FoundWithoutCaptures
 from contract.case_rule import Emptied
 from contract.names import display_name
 from contract.states import NoCaptures, ReviewState, Verdict
-from contract.words import VERDICT_WORDS
+from contract.words import result_words
 from db.models import Case, Patient, PatientWithoutCaptures
 from db.opinions import CASE_REVIEW
 
 _GONE = "no folder of it is among the archive's patients any more"
+_HAS_CASE = (Case.run_id == PatientWithoutCaptures.run_id) & (Case.patient_id == PatientWithoutCaptures.patient_id)
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,7 @@ class AbsentRow:
         """Why there are no captures, and what that means for an earlier result."""
         if self.earlier_run_id is None:
             return self.reason
-        words = "still open" if self.earlier_verdict is None else VERDICT_WORDS[self.earlier_verdict]
-        words += f", {self.earlier_subtype}" if self.earlier_subtype else ""
-        words += ", signed off by the reviewers" if self.earlier_signed else ""
+        words = result_words(self.earlier_verdict, self.earlier_subtype, signed=self.earlier_signed)
         fate = "stays as it is" if self.case_id is None else f"is withdrawn by case {self.case_id}"
         return f"{self.reason}; its result in run {self.earlier_run_id} ({words}) {fate}"
 
@@ -124,10 +123,7 @@ def emptied(connection: Connection, case_id: int) -> Emptied:
     """Why this case has no captures, and the result that it withdraws."""
     absent = connection.execute(
         select(PatientWithoutCaptures.reason, PatientWithoutCaptures.earlier_case_id)
-        .join(
-            Case,
-            (Case.run_id == PatientWithoutCaptures.run_id) & (Case.patient_id == PatientWithoutCaptures.patient_id),
-        )
+        .join(Case, _HAS_CASE)
         .where(Case.id == case_id)
     ).one()
     earlier = connection.execute(
@@ -156,10 +152,7 @@ def _rows() -> Any:
         )
         .select_from(PatientWithoutCaptures)
         .join(Patient, Patient.id == PatientWithoutCaptures.patient_id)
-        .outerjoin(
-            Case,
-            (Case.run_id == PatientWithoutCaptures.run_id) & (Case.patient_id == PatientWithoutCaptures.patient_id),
-        )
+        .outerjoin(Case, _HAS_CASE)
         .outerjoin(earlier, earlier.id == PatientWithoutCaptures.earlier_case_id)
         .outerjoin(CASE_REVIEW, CASE_REVIEW.c.case_id == earlier.id)
     )  # fmt: skip

@@ -46,6 +46,11 @@ class Progress:
         return self.cases_finished == self.cases
 
     @property
+    def some_ended_badly(self) -> bool:
+        """Whether captures were not screened, or patients have none."""
+        return bool(self.rejected or self.quarantined or self.patients_without_captures)
+
+    @property
     def accounted_for(self) -> bool:
         """submitted = screened + rejected + quarantined, and the same for patients."""
         return self.ended == self.submitted and not self.patients_missing

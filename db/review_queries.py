@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, an
 from contract.case_rule import Reason
 from contract.errors import NoSuchCase
 from contract.outcomes import Mark
-from contract.states import CaptureState, MarkCode, RejectCode, ReviewAction, ReviewState, Verdict
+from contract.states import CaptureState, RejectCode, ReviewAction, ReviewState, Verdict
 from db.clock import db_now
+from db.columns import Base
 from db.engine import reading
 from db.mix_ups import CONFLICTS, IdentityConflict
 from db.models import BundleRow, Capture, Case, Review, Run
@@ -198,9 +199,14 @@ def case_details(engine: Engine, case_id: int, *, captures: int) -> CaseDetails:
         )
 
 
+def _columns(model: type[Base], row: type) -> Select[*tuple[Any, ...]]:
+    """The columns of a table that the dataclass `row` has as fields."""
+    return select(*(getattr(model, field.name) for field in fields(row)))
+
+
 def _top_captures(connection: Connection, case_id: int, limit: int) -> tuple[TopCapture, ...]:
     rows = connection.execute(
-        select(*(getattr(Capture, field.name) for field in fields(TopCapture)))
+        _columns(Capture, TopCapture)
         .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
         .order_by(Capture.p_all.desc(), Capture.id)
         .limit(limit)
@@ -211,12 +217,12 @@ def _top_captures(connection: Connection, case_id: int, limit: int) -> tuple[Top
 
 
 def _marks(stored: list[dict[str, str]] | None) -> tuple[Mark, ...] | None:
-    return None if stored is None else tuple(Mark(MarkCode(mark["code"]), mark["sentence"]) for mark in stored)
+    return None if stored is None else tuple(map(Mark.stored, stored))
 
 
 def _ended_badly(connection: Connection, case_id: int) -> tuple[UnscreenedCapture, ...]:
     rows = connection.execute(
-        select(*(getattr(Capture, field.name) for field in fields(UnscreenedCapture)))
+        _columns(Capture, UnscreenedCapture)
         .where(Capture.case_id == case_id, Capture.state.in_((CaptureState.REJECTED, CaptureState.QUARANTINED)))
         .order_by(Capture.path_text)
     ).mappings()
@@ -234,9 +240,7 @@ def _conflicts(connection: Connection, case_id: int) -> tuple[IdentityConflict, 
 
 def _history(connection: Connection, case_id: int) -> tuple[ReviewRow, ...]:
     rows = connection.execute(
-        select(*(getattr(Review, field.name) for field in fields(ReviewRow)))
-        .where(Review.case_id == case_id)
-        .order_by(Review.id)
+        _columns(Review, ReviewRow).where(Review.case_id == case_id).order_by(Review.id)
     ).mappings()
     history = []
     for row in rows:

@@ -19,7 +19,6 @@ from contract.states import (
     CaptureState,
     CaseState,
     EventKind,
-    MarkCode,
     RejectCode,
     ReviewState,
     Verdict,
@@ -157,9 +156,7 @@ class RunReport:
         """
         now = self.progress
         return not (
-            now.rejected
-            or now.quarantined
-            or now.patients_without_captures
+            now.some_ended_badly
             or (now.finished and not now.accounted_for)
             or not UNSCREENED.isdisjoint(self.skipped)
             or self.implausible
@@ -303,7 +300,7 @@ def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: in
     return tuple(
         CaptureEvidence(
             row.id, row.path, row.path_text, row.label, row.probability, row.p_all, tuple(row.probabilities), row.cam,
-            tuple(Mark(MarkCode(mark["code"]), mark["sentence"]) for mark in row.marks or ()),
+            tuple(map(Mark.stored, row.marks or ())),
         )
         for row in rows
     )  # fmt: skip

@@ -53,6 +53,11 @@ def as_json(value: Any) -> str:
     return json.dumps(value, default=_jsonable, ensure_ascii=not is_unicode, indent=2) + "\n"
 
 
+def result_codes(verdict: Verdict, subtype: str | None) -> str:
+    """A result by its codes, for listings: `all, Pro`."""
+    return f"{verdict}, {subtype}" if subtype else str(verdict)
+
+
 def csv_out(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print rows as CSV on stdout."""
     click.echo(as_csv(rows, columns), nl=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from contract.errors import DataError, UsageError
-from contract.names import alike, cleaned, the_one_meant
+from contract.names import alike, cleaned, first_of, the_one_meant
 from contract.states import Verdict
 from contract.tables import Row, read_table
 from db.run_report import CaseRow
@@ -80,12 +80,12 @@ class TrueLabels:
         by_cleaned: dict[str, list[str]] = {}
         for folder in of_run:
             by_cleaned.setdefault(cleaned(folder), []).append(folder)
-        found = {}
+        folder_of = {}
         for patient in self.labels:
             folders = [patient] if patient in of_run else by_cleaned.get(patient, [])
             if len(folders) == 1:
-                found[patient] = folders[0]
-        return found
+                folder_of[patient] = folders[0]
+        return folder_of
 
     def _hint(self, of_run: set[str]) -> str:
         """Names folders that are written only nearly like patients of the table, as a part of a sentence, or ""."""
@@ -95,8 +95,7 @@ class TrueLabels:
 
 
 def _first(names: Iterable[str]) -> str:
-    shown = list(map(repr, names))
-    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
+    return first_of(list(map(repr, names)), _SHOWN)
 
 
 def read_truth(path: Path) -> TrueLabels:

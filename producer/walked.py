@@ -3,27 +3,16 @@
 from collections import Counter
 from itertools import groupby
 
-import click
-
-from contract.archive import MAX_PATIENT_DEPTH, Archive
+from contract.archive import Archive
 from contract.entries import counted, kind_of_file
 from contract.errors import ExitCode
-from contract.names import display_name
+from contract.names import display_name, first_of
 from contract.states import SkipReason
 from db.submission import SubmitPlan, SubmitRequest
 from producer.output import plain, say, stdout, table
 
 _SHOWN = 10
 """How many skipped files of a kind, or patients, the terminal names; the database and `--json` have all of them."""
-
-patient_depth_option = click.option(
-    "--patient-depth",
-    type=click.IntRange(1, MAX_PATIENT_DEPTH),
-    default=1,
-    show_default=True,
-    metavar="LEVELS",
-    help="Take the folders this many levels below ARCHIVE for the patients: 2 for ARCHIVE/date/patient.",
-)
 
 
 def say_walked(walked: Archive) -> None:
@@ -32,10 +21,10 @@ def say_walked(walked: Archive) -> None:
         kinds = ""
         if reason == SkipReason.NOT_A_CAPTURE:
             kinds = f" {counted(Counter(map(kind_of_file, names)))}:"
-        say(f"skipped ({reason}, {len(names)}):{kinds} {_some(names)}", "yellow")
+        say(f"skipped ({reason}, {len(names)}):{kinds} {first_of(names, _SHOWN)}", "yellow")
     if walked.without_captures:
-        patients = [f"{display_name(patient.patient)} ({patient.reason})" for patient in walked.without_captures]
-        say(f"without captures ({_patients(len(patients))}): {_some(patients)}", "bold yellow")
+        patients = [patient.named for patient in walked.without_captures]
+        say(f"without captures ({_patients(len(patients))}): {first_of(patients, _SHOWN)}", "bold yellow")
     doubt = walked.layout.doubt(walked.patient_depth)
     if doubt is not None:
         say(f"is each of these folders one patient? {doubt}", "bold yellow")
@@ -45,7 +34,7 @@ def say_withdrawn(plan: SubmitPlan) -> None:
     """Name on stderr the patients who had captures in an earlier run and have none now."""
     withdrawn = [patient for patient in plan.absent if patient.withdraws]
     if withdrawn:
-        names = _some([f"{patient.patient} (case {patient.earlier_case})" for patient in withdrawn])
+        names = first_of([f"{patient.patient} (case {patient.earlier_case})" for patient in withdrawn], _SHOWN)
         say(
             f"no captures any more ({_patients(len(withdrawn))}): {names}. Each gets a new result, insufficient, that "
             "withdraws the earlier one and names it. Is a disk missing? Then `screen cancel` the run and submit again",
@@ -74,11 +63,6 @@ def captures_by_patient(request: SubmitRequest) -> list[tuple[str, int]]:
 def exit_code(walked: Archive, plan: SubmitPlan) -> ExitCode:
     """SOME_ENDED_BADLY if patients have no captures, or captures may be left out of their patients' cases."""
     return ExitCode.SOME_ENDED_BADLY if plan.absent or walked.unscreened else ExitCode.OK
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _patients(count: int) -> str:

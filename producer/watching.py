@@ -32,8 +32,7 @@ def watch_run(database: Engine, run_id: int) -> ExitCode:
             f"{last.patients_without_captures} patients have no captures: `screen report {run_id}` says why",
             "bold yellow",
         )
-    bad = last.rejected or last.quarantined or last.cancelled or last.patients_without_captures or implausible
-    bad = bad or may_lack_captures(database, run_id)
+    bad = last.some_ended_badly or last.cancelled or implausible or may_lack_captures(database, run_id)
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
 
 

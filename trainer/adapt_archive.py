@@ -147,7 +147,7 @@ def measured(pixels: NDArray[np.uint8]) -> Measures:
 
 def _say_walked(walked: Archive) -> None:
     """Name the patients that have nothing to adapt to, and doubt the patients' depth."""
-    patients = [f"{display_name(patient.patient)} ({patient.reason})" for patient in walked.without_captures]
+    patients = [patient.named for patient in walked.without_captures]
     for patient in patients[:NAMED]:
         say(f"warning: no captures of {patient}")
     if len(patients) > NAMED:

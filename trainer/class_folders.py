@@ -8,7 +8,7 @@ from pathlib import Path
 
 from contract.archive import walk
 from contract.errors import DataError
-from contract.names import cleaned, printable
+from contract.names import cleaned, first_of, printable
 from contract.states import SkipReason
 from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture, is_part_of_split
 
@@ -91,6 +91,5 @@ def _not_read(base: Path, skipped: Mapping[str, Sequence[str]]) -> list[str]:
         if not names or reason == SkipReason.JUNK:
             continue
         why = "outside of every class's folder" if reason == SkipReason.NO_PATIENT else f"({reason})"
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        sentences.append(f"{base}: left out {len(names)} files {why}: {', '.join(names[:SHOWN])}{more}")
+        sentences.append(f"{base}: left out {len(names)} files {why}: {first_of(names, SHOWN)}")
     return sentences

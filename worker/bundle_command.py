@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from contract.archive import MAX_PATIENT_DEPTH, Archive, walk_archive
+from contract.archive import Archive, walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode, UsageError
+from contract.options import patient_depth_option
 from contract.reproduction import MOST_CHANGED
 from contract.settings import Settings, get_settings
 from contract.states import EngineName, Precision
@@ -59,10 +60,7 @@ def show(path: Path) -> None:
     "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Also compare this engine with float32 on every capture of this archive, a folder for each patient.",
 )  # fmt: skip
-@click.option(
-    "--patient-depth", type=click.IntRange(1, MAX_PATIENT_DEPTH), default=1, show_default=True, metavar="LEVELS",
-    help="With --captures: take the folders this many levels below the archive for the patients.",
-)  # fmt: skip
+@patient_depth_option("With --captures: take the folders this many levels below the archive for the patients.")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON on stdout, instead of the digest.")
 def verify(
     path: Path, engine: str | None, precision: str | None, captures: Path | None, patient_depth: int, as_json: bool

@@ -10,7 +10,7 @@ from contract.states import Verdict
 from db.compare import ChangedCase, ComparedResult, Comparison, MovedCapture
 from db.compare import compare_runs as compare
 from db.schema import open_database
-from producer.output import ID, csv_out, json_out, output_options, plain, stdout, table
+from producer.output import ID, csv_out, json_out, output_options, plain, result_codes, stdout, table
 
 COLUMNS = (
     "patient",
@@ -82,7 +82,7 @@ def _print(first: int, second: int, comparison: Comparison) -> None:
 
 def _result(result: ComparedResult) -> str:
     score = "" if result.score is None else f" {result.score:.2f}"
-    return (f"{result.verdict}, {result.subtype}" if result.subtype else str(result.verdict)) + score
+    return result_codes(result.verdict, result.subtype) + score
 
 
 def _capture(capture: MovedCapture) -> str:

@@ -7,17 +7,17 @@ import click
 from contract.archive import walk_archive
 from contract.errors import ExitCode
 from contract.names import display_name
+from contract.options import patient_depth_option
 from contract.pseudonyms import read_key
 from contract.settings import get_settings
 from producer.output import csv_out, json_out, output_options, plain, stdout, table
-from producer.walked import patient_depth_option
 
 COLUMNS = ("pseudonym", "patient")
 
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
-@patient_depth_option
+@patient_depth_option()
 @output_options
 def pseudonyms(archive: Path, patient_depth: int, output: str) -> ExitCode:
     """List the patients of ARCHIVE with the pseudonyms that they have in results.

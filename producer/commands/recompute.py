@@ -13,7 +13,7 @@ from contract.settings import get_settings
 from db import recompute as results
 from db.recompute import Change, Result
 from db.schema import open_database
-from producer.output import ID, csv_out, json_out, login_name, output_options, plain, say, stdout, table
+from producer.output import ID, csv_out, json_out, login_name, output_options, plain, result_codes, say, stdout, table
 
 COLUMNS = (
     "case_id", "patient", "verdict_before", "verdict_after", "subtype_before", "subtype_after", "score_before",
@@ -122,4 +122,4 @@ def _is_another(change: Change) -> bool:
 
 
 def _verdict(result: Result) -> str:
-    return f"{result.verdict}, {result.subtype}" if result.subtype else str(result.verdict)
+    return result_codes(result.verdict, result.subtype)

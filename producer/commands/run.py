@@ -11,6 +11,7 @@ from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode
 from contract.names import display_name
+from contract.options import patient_depth_option
 from contract.settings import Settings, get_settings
 from contract.shared_locks import check_shared_locks
 from db import schema
@@ -27,7 +28,7 @@ from producer.publish import check_redis, publish_chunks
 from producer.services import bundled_redis, check_alive, embedded_worker
 from producer.truth import TrueLabels, read_truth, truth_option
 from producer.walked import exit_code as walked_exit_code
-from producer.walked import patient_depth_option, say_walked, say_withdrawn
+from producer.walked import say_walked, say_withdrawn
 from producer.watching import follow_run
 
 
@@ -48,7 +49,7 @@ from producer.watching import follow_run
     "--worker-log", type=click.Path(path_type=Path, dir_okay=False), default=Path("screening-worker.log"),
     show_default=True, help="Write the worker's log lines to this file.",
 )  # fmt: skip
-@patient_depth_option
+@patient_depth_option()
 @pseudonymize_option
 @truth_option
 def run(

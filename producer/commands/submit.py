@@ -9,6 +9,7 @@ import click
 from contract.archive import Archive, walk_archive
 from contract.bundle import Bundle
 from contract.errors import BrokerUnavailable, ExitCode, UsageError
+from contract.options import patient_depth_option
 from contract.pseudonyms import read_key
 from contract.settings import Settings, get_settings
 from db.schema import open_database
@@ -21,7 +22,6 @@ from producer.walked import (
     captures_by_patient,
     exit_code,
     list_patients,
-    patient_depth_option,
     say_walked,
     say_withdrawn,
 )
@@ -38,7 +38,7 @@ from producer.watching import watch_run
     help="Screen with this bundle instead of the one that SCREEN_BUNDLE names.",
 )
 @click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
-@patient_depth_option
+@patient_depth_option()
 @pseudonymize_option
 @click.option(
     "--dry-run",

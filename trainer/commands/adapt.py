@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from contract.archive import MAX_PATIENT_DEPTH
 from contract.bundle import Bundle
+from contract.options import patient_depth_option
 from trainer.options import require_train_extra
 
 
@@ -29,10 +29,7 @@ from trainer.options import require_train_extra
     "--labels", type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Measure the accuracy with OUT.to-label.csv of an earlier call, after its labels were filled in.",
 )  # fmt: skip
-@click.option(
-    "--patient-depth", type=click.IntRange(1, MAX_PATIENT_DEPTH), default=1, show_default=True, metavar="LEVELS",
-    help="Take the folders this many levels below ARCHIVE for the patients: 2 for ARCHIVE/date/patient.",
-)  # fmt: skip
+@patient_depth_option()
 def adapt(
     bundle: Path,
     archive: Path,
