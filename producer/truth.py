@@ -53,7 +53,7 @@ class TrueLabels:
         if not self._in(known):
             raise UsageError(
                 f"{self.file}: none of its patients ({_first(self.labels)}) is in this archive{self._hint(known)}; "
-                "name this archive's table, with each patient as their folder is called, or as their pseudonym"
+                "name this archive's table, with patients as reports name them: by their folder, or their pseudonym"
             )
 
     def of(self, patients: Iterable[str], known: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ def files(root: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize("base", ["", "Original/", "original/"])
-@pytest.mark.parametrize("folder", [".ipynb_checkpoints", "@eaDir", "__MACOSX", "$RECYCLE.BIN", ".hidden"])
+@pytest.mark.parametrize("folder", [".ipynb_checkpoints", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "#recycle", ".hidden"])
 def test_junk_is_neither_a_class_nor_a_capture_of_one(tmp_path: Path, base: str, folder: str) -> None:
     real = [f"{base}Benign/0.jpg", f"{base}Pre/series/1.jpg"]
     junk = [f"{base}{folder}/2.jpg", f"{base}{folder}/Pre/2.jpg", f"{base}Pre/{folder}/3.jpg", f"{base}Pre/._1.jpg"]
