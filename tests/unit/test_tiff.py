@@ -265,6 +265,11 @@ REFUSED = {
     "no photometric": (page(BLACK_IS_ZERO, 8, 1, more={262: None}), KIND, "photometric interpretation -1"),
     "an unknown one": (page(777, 8, 1), KIND, "photometric interpretation 777"),
     "subsampled YCbCr": (page(YCBCR, more={530: ("H", [2, 2])}), KIND, "fewer pixels of colour"),
+    "YCbCr of video range": (
+        page(YCBCR, more={530: ("H", [1, 1]), 532: ("R", [16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1])}),
+        KIND,
+        "in a range of its own",
+    ),
     "bits reversed": (page(more={266: ("H", [2])}), KIND, "bits in reverse order"),
     "predictor 3": (page(more={317: ("H", [3])}), KIND, "predictor 3"),
     "palette of 16 bits": (page(PALETTE, 16, 1), KIND, "palette, 16 bits"),
