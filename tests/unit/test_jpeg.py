@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from contract import jpeg
 from contract.errors import CaptureRejected
 from contract.imaging import ImageSpec, decode, decode_full
 from contract.states import RejectCode
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on nonsense in metadata
 
 BROKEN = {RejectCode.TRUNCATED, RejectCode.CORRUPT}
 WIDTH, HEIGHT = 160, 120
@@ -165,6 +167,13 @@ def test_a_progressive_jpeg_that_lacks_scans_is_not_mended() -> None:
         cut = data[: tables if b"\xff\xda" not in data[tables:at] else at]
         for tail in (b"", bytes(2000), bytes(2000) + b"\xff\xd9"):
             assert pixels_or_none(cut + tail) is None
+
+
+@pytest.mark.parametrize("space", ["sRGB", "LAB", "XYZ"])
+def test_a_colour_profile_changes_no_pixel(space: str) -> None:
+    """A bundle was trained on the numbers of the pixels, whatever a profile says of them: docs/data.md."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()  # type: ignore[arg-type]
+    assert np.array_equal(pixels_of(encoded(field(), icc_profile=profile)), pixels_of(SOUND["baseline"]))
 
 
 def test_the_pixels_are_those_that_pillow_decodes() -> None:
