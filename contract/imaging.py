@@ -170,6 +170,7 @@ def _load(data: bytes, *, at_least: int | None, min_side: int) -> _Loaded:
 def _load_other(data: bytes, at_least: int | None, min_side: int) -> _Loaded:
     """JPEG and BMP, and PNG whose chunks are intact."""
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "BMP")) as image:
+        channels = jpeg.channels_of(data) if image.format in ("JPEG", "MPO") else 0
         _check_size(image.size, min_side)
         # An MPO is a photograph followed by previews of itself: its first image is the capture.
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -177,17 +178,17 @@ def _load_other(data: bytes, at_least: int | None, min_side: int) -> _Loaded:
             raise CaptureRejected(RejectCode.MULTI_PAGE, f"holds {pages} images; export each as a file of its own")
         header, is_deep, origin = image.size, _is_deep_colour(image), _origin(image)
         width, height = header[::-1] if _orientation(image) in (5, 6, 7, 8) else header
-        if image.format in ("JPEG", "MPO"):
+        if channels:
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
-            return _Loaded(_turned(_jpeg_pixels(data, image.size), image), width, height, origin)
+            return _Loaded(_turned(_jpeg_pixels(data, image.size, channels), image), width, height, origin)
         image.load()
         return _Loaded(colour.to_rgb(_upright(image), is_deep=is_deep), width, height, origin)
 
 
-def _jpeg_pixels(data: bytes, size: tuple[int, int]) -> RGBImage:
+def _jpeg_pixels(data: bytes, size: tuple[int, int], channels: int) -> RGBImage:
     """Decode at the scale that gives `size`."""
-    if jpeg.channels_of(data) < 4:
+    if channels < 4:
         return jpeg.decode(data, size)
     inverted = Image.fromarray(255 - jpeg.decode(data, size, "CMYK"), "CMYK")  # as Adobe stores it
     return np.asarray(inverted.convert("RGB"))
@@ -276,7 +277,7 @@ def _undecodable(error: Exception) -> CaptureRejected:
     text = str(error).lower()
     if "truncated" in text or isinstance(error, EOFError):
         return CaptureRejected(RejectCode.TRUNCATED, CUT_SHORT)
-    if text.startswith("unsupported bmp compression"):
+    if text.startswith(("unsupported bmp compression", "unsupported bmp bitfields")):
         kind = text.removeprefix("unsupported bmp ")
         return CaptureRejected(
             RejectCode.UNSUPPORTED_KIND, f"a BMP of a kind that is not read ({kind}); export it as 24-bit BMP"

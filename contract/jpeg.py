@@ -90,6 +90,10 @@ def channels_of(data: bytes) -> int:
         raise CaptureRejected(RejectCode.UNSUPPORTED_KIND, f"a JPEG of a kind that is not read ({kind}); {_EXPORT}")
     if bits != 8:
         raise CaptureRejected(RejectCode.UNSUPPORTED_DEPTH, f"a JPEG with {bits} bits per channel; {_EXPORT}")
+    if not any(frame.parameters[1:3]):
+        raise CaptureRejected(
+            RejectCode.UNSUPPORTED_KIND, f"a JPEG of a kind that is not read (height behind the scan); {_EXPORT}"
+        )
     if channels not in (1, 3, 4):
         raise CaptureRejected(RejectCode.UNSUPPORTED_KIND, f"a JPEG with {channels} channels; {_EXPORT}")
     return channels
@@ -158,12 +162,15 @@ def _mended(data: bytes, drop_padding: bool) -> _Mended | None:
     frames = [segment for segment in segments if segment.marker in _FRAMES]
     if len(frames) != 1 or segments[-2].marker != _SOS or (drop_padding and not _is_complete(segments, frames[0])):
         return None  # with two images, one may be the thumbnail in a segment whose length is damaged
+    has_tables = _has_tables(segments, frames[0])
     out, last = bytearray(b"\xff\xd8"), _SOI
     for segment in segments[:-1]:
         if last == _SOS:
             out += segment.before
-        if (last == _DHT and segment.before.strip(b"\0")) or (segment.marker == _SOI and last != _SOI):
-            return None  # perhaps tables in a segment whose length is damaged, or a second image
+        if last == _DHT and segment.before.strip(b"\0") and not has_tables:
+            return None  # perhaps these bytes are tables, and the length of their segment is damaged
+        if segment.marker == _SOI and last != _SOI:
+            return None  # perhaps a second image
         if (parameters := _needed(segment, frames[0])) is not None:
             out += struct.pack(">BBH", 0xFF, segment.marker, len(parameters) + 2) + parameters
         last = segment.marker
@@ -207,6 +214,26 @@ def without_metadata(data: bytes) -> bytes:
         if is_exif or _needed(segment, segment) is not None:
             kept.append(data[segment.start : segment.start + 4] + segment.parameters)
     return data
+
+
+def _has_tables(segments: list[_Segment], frame: _Segment) -> bool:
+    """Whether the only scan of a sequential frame finds all Huffman tables that it names in segments that are whole.
+
+    For lost tables libjpeg would take standard ones, or those of an earlier scan.
+    """
+    scans = [segment.parameters for segment in segments if segment.marker == _SOS]
+    if frame.marker not in _SEQUENTIAL or len(scans) != 1 or not scans[0]:
+        return False
+    named = scans[0][2 : 2 + 2 * scans[0][0] : 2]
+    wanted = {one >> 4 for one in named} | {0x10 | one & 15 for one in named}  # DC, and AC marked by 0x10
+    for tables in (segment.parameters for segment in segments if segment.marker == _DHT):
+        at = 0
+        while at + 17 <= len(tables):
+            wanted.discard(tables[at])
+            at += 17 + sum(tables[at + 1 : at + 17])
+        if at != len(tables):
+            return False
+    return not wanted
 
 
 def _needed(segment: _Segment, frame: _Segment) -> bytes | None:

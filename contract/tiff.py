@@ -92,6 +92,8 @@ PLANES = {(BLACK_IS_ZERO, 8), (BLACK_IS_ZERO, 16), (RGB, 8), (RGB, 16), (CMYK, 8
 
 Each plane is read as a grey page, so these are right if grey is; channels that are neither colour nor alpha are left.
 """
+_FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
+"""Values of ReferenceBlackWhite that say nothing new."""
 MODES = {(BLACK_IS_ZERO, 1): "L", (BLACK_IS_ZERO, 2): "LA", (RGB, 3): "RGB", (RGB, 4): "RGBA", (CMYK, 4): "CMYK"}
 EXPORT = "export it as RGB with 8 bits per channel, uncompressed or with LZW"
 
@@ -113,7 +115,7 @@ class Layout:
         """The layout in words, for the sentence of a refusal."""
         colours = COLOURS.get(self.colours, f"photometric interpretation {self.colours}")
         compression = COMPRESSIONS.get(self.compression, f"compression {self.compression}")
-        words = [f"{colours}, {self.bits} bits{FORMATS.get(self.sample_format, '')}"]
+        words = [f"{colours}, {self.bits} bit{'s' * (self.bits > 1)}{FORMATS.get(self.sample_format, '')}"]
         words += [f"{len(self.extra)} more channel{'s' * (len(self.extra) > 1)}"] if self.extra else []
         words += ["planar"] if self.is_planar else []
         words += [compression] if compression else []
@@ -178,6 +180,8 @@ def refuse_unread(page: Page, layout: Layout) -> None:
         raise _unread(layout)
     elif layout.colours == YCBCR and page.numbers(Tag.YCBCR_SUBSAMPLING, (2, 2)) != (1, 1):
         raise _unread(layout, "with fewer pixels of colour than of brightness")
+    elif layout.colours == YCBCR and page.fractions(Tag.REFERENCE_BLACK_WHITE, _FULL_RANGE) != _FULL_RANGE:
+        raise _unread(layout, "in a range of its own")
     is_native = layout.compression == NONE and layout.sample_format != UNSIGNED
     if layout.bits == 32 and not layout.is_little_endian and not is_native:
         raise _unread(layout, "big-endian")

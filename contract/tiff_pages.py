@@ -46,14 +46,14 @@ class Tag(IntEnum):
     REFERENCE_BLACK_WHITE, EXIF = 532, 34665
 
 
-_NOT_FOR_DECODERS = {Tag.NEW_SUBFILE_TYPE, Tag.SUBFILE_TYPE, Tag.SUB_IFDS, Tag.INK_SET}
+_NOT_FOR_DECODERS = {Tag.NEW_SUBFILE_TYPE, Tag.SUBFILE_TYPE, Tag.SUB_IFDS, Tag.INK_SET, Tag.REFERENCE_BLACK_WHITE}
 _FOR_DECODERS = tuple(sorted(set(Tag) - _NOT_FOR_DECODERS))
 """What the pixels need, and orientation, camera and time. A fault in any other entry cannot reject a capture."""
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Type of an entry -> bytes of one value."""
 _WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 """Types that hold whole numbers -> how `struct` reads them."""
-_SHORT, _LONG, _EIGHT_BYTES = 3, 4, (16, 17, 18)
+_SHORT, _LONG, _FRACTION, _EIGHT_BYTES = 3, 4, 5, (16, 17, 18)
 _REDUCED, _MASK = 1, 4
 """Bits of NewSubfileType."""
 _OLD_REDUCED = 2
@@ -81,6 +81,14 @@ class Page:
     def number(self, tag: Tag, default: int = 0) -> int:
         """The first whole number of an entry; `default` where there is none."""
         return self.numbers(tag, (default,))[0]
+
+    def fractions(self, tag: Tag, default: tuple[float, ...] = ()) -> tuple[float, ...]:
+        """The fractions of an entry; `default` where there are none."""
+        if self.entries.get(tag, (0, 0, 0))[0] != _FRACTION:
+            return default
+        raw = self._raw(tag)
+        pairs = struct.unpack(f"{self.order}{len(raw) // 4}I", raw)
+        return tuple(top / (bottom or 1) for top, bottom in zip(pairs[::2], pairs[1::2], strict=True))
 
     def _raw(self, tag: int) -> bytes:
         kind, count, at = self.entries[tag]
@@ -164,7 +172,8 @@ def full_page(data: bytes) -> Page:
     chain = [page for page in _chain(data, order, big, first) if min(page.size) > 0]
     full = [page for page in chain if not page.is_reduced]
     if not full:
-        below = [_directory(data, order, big, at)[0] for page in chain for at in page.numbers(Tag.SUB_IFDS)[:MAX_PAGES]]
+        places = [at for page in chain for at in page.numbers(Tag.SUB_IFDS)[:MAX_PAGES]]
+        below = [_directory(data, order, big, at)[0] for at in places[:MAX_PAGES]]
         full = [page for page in below if min(page.size) > 0 and not page.is_reduced]
     if not full and len(chain) == 1:
         full = chain

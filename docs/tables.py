@@ -14,7 +14,7 @@ from sqlalchemy import Column
 from sqlalchemy.dialects import postgresql
 
 from benchmarks import document
-from contract import states
+from contract import states, tiff
 from contract.errors import ExitCode
 from contract.settings import PREFIX, Settings
 from db import models  # noqa: F401 - declares the tables
@@ -166,6 +166,18 @@ def _codes(name: str) -> str:
     return markdown(("code", "meaning"), ((f"`{code}`", code.meaning) for code in codes))
 
 
+def _tiff_layouts(_: str) -> str:
+    depths: dict[str, dict[str, None]] = {}
+    for colours, sample_format, bits in sorted(tiff.READ):
+        name = tiff.COLOURS[colours].partition(" ")[0]
+        depths.setdefault(name, {})[f"{bits}{tiff.FORMATS.get(sample_format, '')}"] = None
+    planes = {tiff.COLOURS[colours] for colours, _ in tiff.PLANES}
+    return markdown(
+        ("colours", "bits per channel", "channels as planes"),
+        ((name, ", ".join(bits), "8, 16" if name in planes else "no") for name, bits in depths.items()),
+    )
+
+
 def _columns(name: str) -> str:
     if name in VIEW_COLUMNS:
         return markdown(("column", "meaning"), VIEW_COLUMNS[name].items())
@@ -189,6 +201,7 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "exit codes": _exit_codes,
     "codes": _codes,
     "columns": _columns,
+    "TIFF layouts": _tiff_layouts,
     "keys": lambda _: keys.tables(),
 }
 """The first words of a table's name -> what makes it."""

@@ -14,7 +14,8 @@ from PIL import Image
 
 Samples = NDArray[Any]
 NONE, LZW, JPEG, DEFLATE, PACKBITS, OLD_DEFLATE, LZMA, ZSTANDARD = 1, 5, 7, 8, 32773, 32946, 34925, 50000
-_TYPES = {"H": 3, "I": 4, "Q": 16, "B": 1}
+_TYPES = {"B": 1, "H": 3, "I": 4, "R": 5}
+"""B, H, I: whole numbers of 1, 2 and 4 bytes; R: fractions, each two numbers of 4 bytes."""
 
 
 def lzw(data: bytes) -> bytes:
@@ -52,8 +53,8 @@ class Stored:
     """A page as it is stored: `samples` are [height, width, channels], of the type that the file's numbers have.
 
     `block` are rows and columns of a strip or tile; whole rows are strips. `more` are entries of the directory, tag to
-    type (B, H, I) and values, which win over the others; None leaves an entry out. With `pixels_last` the directory is
-    written before the pixels.
+    type (B, H, I, R) and values, which win over the others; None leaves an entry out. With `pixels_last` the directory
+    is written before the pixels.
     """
 
     samples: Samples
@@ -100,10 +101,12 @@ def _directory(entries: dict[int, tuple[str, Sequence[int]]], order: str, big: b
     inline, wide = (8, "Q") if big else (4, "I")
     values, fields = b"", b""
     for tag, (kind, numbers) in sorted(entries.items()):
-        value = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
+        value = struct.pack(f"{order}{len(numbers)}{kind.replace('R', 'I')}", *numbers)
         if len(value) > inline:
             value, values = struct.pack(f"{order}{wide}", at + len(values)), values + value + b"\0" * (len(value) % 2)
-        fields += struct.pack(f"{order}HH{wide}", tag, _TYPES[kind], len(numbers)) + value.ljust(inline, b"\0")
+        fields += struct.pack(f"{order}HH{wide}", tag, _TYPES[kind], len(numbers) // (1 + (kind == "R"))) + value.ljust(
+            inline, b"\0"
+        )
     count = struct.pack(f"{order}{'Q' if big else 'H'}", len(entries))
     return values + count + fields + bytes(inline), at + len(values)
 

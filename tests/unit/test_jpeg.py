@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from contract import jpeg
 from contract.errors import CaptureRejected
 from contract.imaging import ImageSpec, decode, decode_full
 from contract.states import RejectCode
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on nonsense in metadata
 
 BROKEN = {RejectCode.TRUNCATED, RejectCode.CORRUPT}
 WIDTH, HEIGHT = 160, 120
@@ -119,6 +121,7 @@ IRREGULAR: dict[str, Callable[[bytes], bytes]] = {
     "zeros before SOS": before(SCAN, bytes(16)),
     "0xFF before SOS": before(SCAN, b"\xff" * 300),
     "zeros and 0xFF before SOS": before(SCAN, b"\0\0\xff\xff"),
+    "text before the only SOS": lambda data: data if data.count(b"\xff\xda") > 1 else before(SCAN, b"lamp\r\n")(data),
     "0xFF00 before DQT": before(TABLES, b"\xff\0\xff\0"),
     "doubled SOI": lambda data: data[:2] + data,
     "trebled SOI": lambda data: data[:2] * 2 + data,
@@ -164,6 +167,13 @@ def test_a_progressive_jpeg_that_lacks_scans_is_not_mended() -> None:
         cut = data[: tables if b"\xff\xda" not in data[tables:at] else at]
         for tail in (b"", bytes(2000), bytes(2000) + b"\xff\xd9"):
             assert pixels_or_none(cut + tail) is None
+
+
+@pytest.mark.parametrize("space", ["sRGB", "LAB", "XYZ"])
+def test_a_colour_profile_changes_no_pixel(space: str) -> None:
+    """A bundle was trained on the numbers of the pixels, whatever a profile says of them: docs/data.md."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()  # type: ignore[arg-type]
+    assert np.array_equal(pixels_of(encoded(field(), icc_profile=profile)), pixels_of(SOUND["baseline"]))
 
 
 def test_the_pixels_are_those_that_pillow_decodes() -> None:
@@ -278,18 +288,26 @@ def test_wrong_restart_markers_are_damage(change: str) -> None:
 
 def test_bytes_behind_huffman_tables_may_be_tables() -> None:
     """Their segment's length may be damaged; libjpeg would take standard tables in the place of the lost ones."""
-    data = SOUND["optimised"]
-    at = data.index(b"\xff\xc4", data.index(b"\xff\xc4") + 2)
-    assert pixels_or_none(data[:at] + bytes(6) + data[at:]) is not None
-    assert pixels_or_none(data[:at] + b"\x10\0\1\2" + data[at:]) is None
+    data = bytearray(SOUND["optimised"])
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xc4"]
+    text = bytes(data[: starts[1]]) + b"text" + bytes(data[starts[1] :])
+    assert np.array_equal(pixels_of(text), pixels_of(SOUND["optimised"])), "all tables are there"
+    joined = bytearray(data[: starts[0]])
+    tables = b"".join(bytes(data[at + 4 : at + 2 + struct.unpack_from(">H", data, at + 2)[0]]) for at in starts)
+    end = starts[-1] + 2 + struct.unpack_from(">H", data, starts[-1] + 2)[0]
+    for length in (len(tables), 17 + sum(tables[1:17])):  # all tables, and the first alone
+        whole = joined + struct.pack(">BBH", 0xFF, 0xC4, length + 2) + tables + data[end:]
+        assert (pixels_or_none(bytes(whole)) is not None) == (length == len(tables))
 
 
 # What is sound, but of another kind
 
 
-def frame(marker: int, bits: int = 8, channels: int = 3) -> bytes:
+def frame(marker: int, bits: int = 8, channels: int = 3, height: int = 100) -> bytes:
     """A JPEG as far as its frame."""
-    body = struct.pack(">BHHB", bits, 100, 100, channels) + b"".join(bytes([c + 1, 0x11, 0]) for c in range(channels))
+    body = struct.pack(">BHHB", bits, height, 100, channels) + b"".join(
+        bytes([c + 1, 0x11, 0]) for c in range(channels)
+    )
     return SOUND["baseline"][:20] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + SOUND["baseline"][20:]
 
 
@@ -305,6 +323,7 @@ def frame(marker: int, bits: int = 8, channels: int = 3) -> bytes:
         (frame(0xCA), RejectCode.UNSUPPORTED_KIND, "arithmetic coding"),
         (frame(0xC5), RejectCode.UNSUPPORTED_KIND, "hierarchical coding"),
         (frame(0xF7), RejectCode.UNSUPPORTED_KIND, "JPEG-LS"),
+        (frame(0xC0, height=0), RejectCode.UNSUPPORTED_KIND, "height behind the scan"),
         (frame(0xC0, 8, 2), RejectCode.UNSUPPORTED_KIND, "2 channels"),
     ],
 )
