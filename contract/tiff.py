@@ -2,7 +2,7 @@
 
 TIFF allows far more layouts than any library reads, and a library that takes one for another gives wrong pixels without
 a word. So READ lists what is read, and all other layouts are refused by name. tests/unit/test_tiff.py writes each
-layout of READ and compares it pixel by pixel with what it wrote; where tifffile is installed, it reads them too.
+layout of READ and compares it pixel by pixel with the samples that it wrote; tifffile confirms that it wrote them.
 """
 
 import io

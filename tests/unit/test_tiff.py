@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -173,9 +174,6 @@ def test_planes_are_put_together_right(layout: Layout) -> None:
 @pytest.mark.parametrize("layout", [*LAYOUTS, *[(*layout, "planar") for layout in PLANAR]], ids=name)
 def test_tifffile_reads_the_samples_that_the_tests_mean(layout: tuple[Any, ...]) -> None:
     """The files above are what they claim to be: a library that shares no code with the reader says so."""
-    tifffile = pytest.importorskip(
-        "tifffile", reason="tifffile is not installed: the proof by a second library is left out"
-    )
     is_planar = layout[4:] == ("planar",)
     for title, data, stored in written(layout[:4], is_planar):
         with tifffile.TiffFile(io.BytesIO(data)) as file:
