@@ -11,10 +11,12 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, RowMapping, func, select
 
 from contract.bundle import Manifest
+from contract.bundle_warnings import bundle_warnings, training_sentence
 from contract.case_policy import CasePolicy
 from contract.case_rule import Reason
 from contract.outcomes import Mark
 from contract.states import CaptureState, CaseState, EventKind, MarkCode, RejectCode, ReviewState, Verdict
+from db.bundles import in_training
 from db.drift import Drift, drift_of
 from db.engine import reading
 from db.mix_ups import CONFLICTS, IdentityConflict
@@ -69,6 +71,7 @@ class CaseRow:
     case_rule: str | None
     identity_conflict: bool | None
     aggregated_at: datetime | None
+    superseded_by: int | None
     policy: CasePolicy
     review: Review | None
 
@@ -123,12 +126,17 @@ class EvidenceLimits:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run at one moment. `cases` come by urgency, open ones last; `evidence` is by case id."""
+    """A run at one moment. `warnings` are what the bundle says against itself; `in_training` counts the screened
+    captures that it was made with, and is None if it does not list them. `cases` come by urgency, open ones last;
+    `evidence` is by case id.
+    """
 
     run: RunSummary
     root: bytes
     pseudonym_key: str | None
     manifest: Manifest
+    warnings: tuple[str, ...]
+    in_training: int | None
     engines: tuple[str, ...]
     skipped: Mapping[str, Sequence[str]]
     progress: Progress
@@ -138,6 +146,11 @@ class RunReport:
     identity_conflicts: tuple[IdentityConflict, ...]
     drift: tuple[Drift, ...]
     evidence: Mapping[int, CaseEvidence]
+
+    @property
+    def training_sentence(self) -> str | None:
+        """How many of its screened captures the bundle was made with, if there are any."""
+        return training_sentence(self.in_training, self.run.screened)
 
 
 def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None) -> RunReport:
@@ -154,6 +167,8 @@ def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None
             root=run.root,
             pseudonym_key=run.pseudonym_key,
             manifest=run.manifest,
+            warnings=tuple(bundle_warnings(run.manifest)),
+            in_training=in_training(connection, run.bundle_digest, run_id=run_id),
             engines=tuple(sorted(name for name in connection.execute(engines).scalars() if name)),
             skipped=(connection.execute(submitted).scalar() or {}).get("skipped", {}),
             progress=progress_of(connection, run_id),

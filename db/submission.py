@@ -16,9 +16,10 @@ from contract.names import display_name
 from contract.states import PASSING, CaptureState, EventKind
 from db.aggregation import aggregate_finished_cases
 from db.audit import SUBMIT, note
+from db.bundles import ensure_bundle
 from db.columns import Life, columns_of
 from db.engine import AnyRow, insert_many, reading, slices, writing
-from db.models import BundleRow, Capture, Case, Chunk, Patient, Run
+from db.models import Capture, Case, Chunk, Patient, Run
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
 AT_A_TIME = 5000
@@ -229,7 +230,7 @@ class _RunWriter:
         self._waiting: list[tuple[int, FoundCapture]] = []
         self._complete: list[int] = []
         self.chunk_ids: list[int] = []
-        _ensure_bundle(connection, request.bundle)
+        ensure_bundle(connection, request.bundle)
         self.id: int = connection.execute(
             insert(Run)
             .values(
@@ -317,18 +318,6 @@ class _RunWriter:
             self._connection.execute(
                 insert(Capture).from_select(["run_id", "case_id", "reused_from", *_COPIED], copied)
             )
-
-
-def _ensure_bundle(connection: Connection, bundle: Bundle) -> None:
-    stored_path = connection.execute(select(BundleRow.path).where(BundleRow.digest == bundle.digest)).scalar()
-    path = str(bundle.path.resolve())
-    if stored_path is None:
-        manifest = bundle.manifest.model_dump(mode="json")
-        connection.execute(
-            insert(BundleRow).values(digest=bundle.digest, name=bundle.manifest.name, path=path, manifest=manifest)
-        )
-    elif stored_path != path:
-        connection.execute(update(BundleRow).where(BundleRow.digest == bundle.digest).values(path=path))
 
 
 def _ensure_patients(connection: Connection, external_ids: Sequence[str], *, pseudonymous: bool) -> dict[str, int]:
