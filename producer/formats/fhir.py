@@ -48,7 +48,7 @@ def fhir_bundle(report: RunReport, written: datetime) -> str:
     from fhir.resources.R4B.bundle import Bundle  # takes a quarter of a second, and most commands do not need it
 
     warnings = [*report.warnings, *([report.training_sentence] if report.training_sentence else [])]
-    device = _device(report.run, warnings)
+    device = _device(report.run, report.warnings)  # it is the same in the exports of all runs
     finding = None if report.implausible is None else f"{report.implausible.finding}."
     resources = [device]
     for case in report.cases:
