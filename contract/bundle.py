@@ -12,8 +12,10 @@ split.csv          the digest, label, split and group of every capture; no names
 report.html        the model card; figures/ holds its pictures
 """
 
+import csv
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +32,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 HALF_MODEL = "model.half.onnx"
+SPLIT = "split.csv"
 GOLDEN = "golden"
 EXPECTED = f"{GOLDEN}/expected.json"
 EXPECTED_ARRAYS = f"{GOLDEN}/expected.npz"
@@ -187,6 +190,16 @@ class Bundle:
             ]
         except OSError as error:
             raise BundleError(f"bundle {self.path}: golden captures cannot be read ({error}); export again") from error
+
+    def captures_of(self, splits: Collection[str]) -> frozenset[str] | None:
+        """The sha256 of each capture in these splits; None if the bundle lists none. Raises BundleError."""
+        if SPLIT not in self.manifest.files:
+            return None
+        try:
+            with (self.path / SPLIT).open(encoding="utf-8", newline="") as stream:
+                return frozenset(row["sha256"] for row in csv.DictReader(stream) if row["split"] in splits)
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise BundleError(f"bundle {self.path}: {SPLIT} cannot be read ({error}); export again") from error
 
     def golden_set(self) -> GoldenSet:
         """The golden captures with the answers expected for them. Raises BundleError."""

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         1, ge=1, le=9, description="reviewers who must agree before a case is closed; fixed for a run at submit"
     )
     report_at: Literal["screening", "sign_off"] = Field(
-        "screening",
+        "sign_off",
         description="when a case goes to the reporting queue: when it is screened, or when reviewers have closed it; "
         "fixed for a run at submit",
     )

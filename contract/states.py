@@ -63,15 +63,22 @@ class ReviewAction(Code):
 
 
 class ReportCause(Code):
-    """Why a row stands in the reporting queue; the last two correct the row before them."""
+    """Why a row stands in the reporting queue. The first two report a case for the first time; all others name the row
+    that they replace.
+    """
 
     SCREENED = "screened", "the case has its result"
     SIGNED_OFF = "signed_off", "reviewers have closed the case, in a run that reports at sign-off"
+    SIGNED = "signed", "reviewers have closed the case as it was reported, in a run that reports at screening"
     OVERRIDE = "override", "reviewers closed the case with another verdict or subtype, or opened it again"
     RECOMPUTED = (
         "recomputed",
         "captures were tried again, a capture was found under another patient too, or `screen recompute "
         "--apply` changed the result",
+    )
+    SUPERSEDED = (
+        "superseded",
+        "a newer case of the same archive and patient has taken the place of the one in the row that this one replaces",
     )
 
 
@@ -87,6 +94,7 @@ class EventKind(Code):
     RETRIED = "retried", "captures that had ended badly were opened again"
     RECOMPUTED = "recomputed", "the result of a case was written again; the detail has the result before"
     IDENTITY_CONFLICT = "identity_conflict", "a capture was found under two patients"
+    SUPERSEDED = "superseded", "a newer case of the patient took the case's place; the detail names it"
     PURGED = "purged", "runs were removed; the detail counts what was removed"
 
 
@@ -99,6 +107,10 @@ class ReviewState(Code):
     DISAGREEMENT = "disagreement", "reviewers disagree, and not enough of them share the latest opinion"
     DEFERRED = "deferred", "the last action on the case was to put it off"
     CLOSED = "closed", "as many reviewers as must agree share the latest opinion"
+    SUPERSEDED = (
+        "superseded",
+        "a newer case of the same archive and patient took its place before it was closed: review that one",
+    )
 
 
 class RejectCode(Code):

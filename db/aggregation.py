@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select, update
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
 from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge, judge_emptied
+from contract.signed import beside_signed
 from contract.states import CaptureState, CaseState, EventKind
 from db.absent import emptied
 from db.audit import WORKER, note
@@ -22,6 +23,7 @@ from db.engine import AnyRow, slices
 from db.mix_ups import is_in_conflict, one_at_a_time, perhaps_freed
 from db.models import BundleRow, Capture, Case, Run
 from db.report_queue import queue_result
+from db.superseding import signed_before, supersede
 
 
 def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
@@ -39,7 +41,7 @@ def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) ->
     one_at_a_time(connection)
     unfinished = select(Capture.case_id).where(Capture.case_id.in_(case_ids), Capture.state == CaptureState.PENDING)
     finished = connection.execute(
-        select(Case.id, Case.run_id, Case.submitted, Run.bundle_digest)
+        select(Case.id, Case.run_id, Case.submitted, Run.bundle_digest, Run.cancelled_at)
         .join(Run, Run.id == Case.run_id)
         .where(Case.id.in_(case_ids), Case.state == CaseState.OPEN, Case.id.not_in(unfinished))
         .order_by(Case.id)
@@ -64,6 +66,8 @@ def with_policy(manifest: Manifest, policy: dict[str, Any] | None) -> Manifest:
 
 
 def _aggregate(connection: Connection, case: AnyRow, manifest: Manifest) -> None:
+    # First: it waits for reviewers who sign an earlier case at this moment, and the result says what they signed.
+    supersede(connection, case.id, cancelled=case.cancelled_at is not None)
     counts = case_counts(connection, case.id, case.submitted)
     written = connection.execute(
         update(Case)
@@ -142,9 +146,10 @@ def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCou
 
 
 def case_result(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> CaseResult:
-    """Apply the bundle's case policy to the rows of a case; the same rows always give the same result.
+    """Apply the bundle's case policy to the rows of a case; beside what was signed for the patient before.
 
-    A case without captures, which only a submit makes, withdraws an earlier result.
+    The same rows and opinions always give the same result. A case without captures, which only a submit makes,
+    withdraws an earlier result and says itself whether that was signed.
     """
     if not counts.submitted:
         return judge_emptied(emptied(connection, case_id))
@@ -152,7 +157,9 @@ def case_result(connection: Connection, case_id: int, counts: CaseCounts, manife
         select(*JUDGED).where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED).order_by(Capture.id)
     ).all()
     conflict = is_in_conflict(connection, case_id, [row.sha256 for row in rows])
-    return judge_rows(rows, counts, manifest, identity_conflict=conflict)
+    result = judge_rows(rows, counts, manifest, identity_conflict=conflict)
+    signed = signed_before(connection, case_id)
+    return result if signed is None else beside_signed(result, signed)
 
 
 JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)

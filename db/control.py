@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, select, update
+from sqlalchemy import Connection, Engine, Select, func, select, update
 
 from contract.errors import NoSuchRun, UsageError
 from contract.states import CaptureState, CaseState, ChunkState, EventKind
@@ -12,9 +12,12 @@ from db.audit import note
 from db.chunks import new_chunks
 from db.clock import db_now
 from db.columns import Life, columns_of
-from db.engine import AnyRow, slices, writing
+from db.engine import AnyRow, reading, slices, writing
+from db.mix_ups import one_at_a_time
 from db.models import Capture, Case, Chunk, Run
 from db.opinions import signed
+from db.runs import named_run
+from db.superseding import supersede
 
 RETRIED = (CaptureState.REJECTED, CaptureState.QUARANTINED)
 _OPEN_CASE: dict[str, Any] = {"state": CaseState.OPEN, **dict.fromkeys(columns_of(Case, Life.OUTCOME))}
@@ -34,7 +37,8 @@ class Retried:
 def cancel(engine: Engine, run_id: int, *, actor: str) -> bool:
     """From now on no chunk of the run is handed out; False if it was cancelled before. Raises NoSuchRun.
 
-    Workers finish and write the chunks that they already have, because that work is done anyway.
+    Workers finish and write the chunks that they already have, because that work is done anyway. Finished cases stay in
+    the review queue.
     """
     with writing(engine) as connection:
         _existing(connection, run_id)
@@ -46,8 +50,19 @@ def cancel(engine: Engine, run_id: int, *, actor: str) -> bool:
         return bool(changed)
 
 
+def finished_cases(engine: Engine, run_id: int) -> int | None:
+    """How many cases of a run have their result; None if the run is cancelled already. Raises NoSuchRun."""
+    with reading(engine) as connection:
+        if named_run(connection, run_id).cancelled_at is not None:
+            return None
+        finished = select(func.count()).where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
+        return connection.execute(finished).scalar_one()
+
+
 def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
     """Continue a cancelled run; returns the ids of its pending chunks, to be published. Raises NoSuchRun.
+
+    Cases that it finished while it was cancelled now take the place of earlier ones.
 
     A run that was not cancelled works as well: the caller wants its chunks sent, and one more message does no harm.
     """
@@ -58,6 +73,10 @@ def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
         ).rowcount
         if changed:
             note(connection, EventKind.RESUMED, actor=actor, run_id=run_id)
+            one_at_a_time(connection)
+            finished = select(Case.id).where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
+            for case_id in connection.execute(finished.order_by(Case.id)).scalars().all():
+                supersede(connection, case_id, cancelled=False)
         return list(
             connection.execute(
                 select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING).order_by(Chunk.id)

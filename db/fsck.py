@@ -11,14 +11,16 @@ from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.orm import aliased
 
 from contract.case_rule import CaseCounts
-from contract.states import CaptureState, CaseState, ChunkState, ReviewState
+from contract.errors import UsageError
+from contract.states import CaptureState, CaseState, ChunkState, EventKind, ReportCause, ReviewAction, ReviewState
 from db.aggregation import JUDGED, judge_rows, with_policy
+from db.audit import WORKER
 from db.clock import db_now
 from db.columns import columns_of
 from db.compare import same_value
 from db.engine import AnyRow, reading
 from db.mix_ups import CONFLICTS
-from db.models import Capture, Case, Chunk, PatientWithoutCaptures, ReportQueue, Review
+from db.models import Capture, Case, Chunk, Event, PatientWithoutCaptures, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW
 from db.progress import progress_of
 from db.runs import RunRow, named_run
@@ -44,7 +46,9 @@ class Finding:
 def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = None) -> list[Finding]:
     """Check every invariant of a run; with `against`, also that its results equal those of that run, row by row.
 
-    An expired lease is a finding only after `grace_s` seconds, the time the sweeper has to notice. Raises NoSuchRun.
+    An expired lease is a finding only after `grace_s` seconds, the time the sweeper has to notice.
+
+    Raises NoSuchRun, and UsageError if the two runs had different bundles: then their results may differ.
     """
     with reading(engine) as connection:
         run = named_run(connection, run_id)
@@ -57,7 +61,13 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
             _identity(connection, run),
         ]
         if against is not None:
-            findings += _comparison(connection, run, named_run(connection, against))
+            other = named_run(connection, against)
+            if other.bundle_digest != run.bundle_digest:
+                raise UsageError(
+                    f"runs {run_id} and {against} had different bundles ({run.bundle_name} and {other.bundle_name}), "
+                    f"so their results may differ; `screen compare-runs {against} {run_id}` says where"
+                )
+            findings += _comparison(connection, run, other)
         return findings
 
 
@@ -126,6 +136,7 @@ def _cases(connection: Connection, run: RunRow) -> Iterator[Finding]:
     )
     yield _finding(connection, "the counts of a case are those of its rows", cases, miscounted, "case")
     yield _queue(connection, run, cases)
+    yield from _superseded(connection, run, cases)
 
 
 def _patients(connection: Connection, run: RunRow) -> Iterator[Finding]:
@@ -147,14 +158,17 @@ def _patients(connection: Connection, run: RunRow) -> Iterator[Finding]:
 
 
 def _queue(connection: Connection, run: RunRow, cases: int) -> Finding:
-    """Queue rows that no other row replaces: exactly one for each case that has a result. If the run's results wait for
-    the sign-off, exactly one for each case that reviewers have closed, and none for a case without a review.
+    """Queue rows that no other row of the case replaces: exactly one for each case that has a result, at most one if a
+    newer case superseded it. If the run's results wait for the sign-off, exactly one for each case that reviewers have
+    closed, and none for a case without a review.
     """
     later = aliased(ReportQueue)
     current = (
         select(func.count())
         .where(ReportQueue.case_id == Case.id)
-        .where(~select(later.id).where(later.replaces_id == ReportQueue.id).exists())
+        .where(
+            ~select(later.id).where(later.replaces_id == ReportQueue.id, later.case_id == ReportQueue.case_id).exists()
+        )
         .scalar_subquery()
     )
     if run.report_at_sign_off:
@@ -164,10 +178,48 @@ def _queue(connection: Connection, run: RunRow, cases: int) -> Finding:
         reviewed = select(Review.id).where(Review.case_id == Case.id)
         broken = or_(current > 1, and_(closed.exists(), current != 1), and_(~reviewed.exists(), current != 0))
     else:
-        has_result = Case.state == CaseState.AGGREGATED
-        broken = or_(and_(has_result, current != 1), and_(~has_result, current > 1))
+        is_reported = and_(Case.state == CaseState.AGGREGATED, Case.superseded_by.is_(None))
+        broken = or_(and_(is_reported, current != 1), and_(~is_reported, current > 1))
     wrong = select(Case.id).where(Case.run_id == run.id, broken)
     return _finding(connection, "exactly one result and one queue row per case", cases, wrong, "case")
+
+
+def _superseded(connection: Connection, run: RunRow, cases: int) -> Iterator[Finding]:
+    """Of several finished cases of one archive and patient only the newest waits for review, and other systems know."""
+    newer, newer_run = aliased(Case), aliased(Run)
+    of_patient = (
+        select(newer.id)
+        .join(newer_run, newer_run.id == newer.run_id)
+        .where(newer.patient_id == Case.patient_id, newer.id > Case.id, newer_run.root == run.root)
+    )
+    finished = of_patient.where(newer.state == CaseState.AGGREGATED, newer_run.cancelled_at.is_(None))
+    signed = select(Review.id).where(
+        Review.case_id == Case.id, Review.action.in_((ReviewAction.CONFIRM, ReviewAction.OVERRIDE))
+    )
+    forgotten = and_(
+        Case.state == CaseState.AGGREGATED, Case.superseded_by.is_(None), finished.exists(), ~signed.exists()
+    )
+    misled = and_(Case.superseded_by.is_not(None), ~of_patient.where(newer.id == Case.superseded_by).exists())
+    wrong = select(Case.id).where(Case.run_id == run.id, or_(forgotten, misled))
+    yield _finding(connection, "a newer case supersedes each one that nobody signed", cases, wrong, "case")
+    later, before, of_newer = aliased(ReportQueue), aliased(ReportQueue), aliased(ReportQueue)
+    replaced = select(later.id).where(later.replaces_id == ReportQueue.id)
+    withdrawn = select(before.id).where(
+        before.id == ReportQueue.replaces_id,
+        before.case_id == ReportQueue.case_id,
+        ReportQueue.cause == ReportCause.SUPERSEDED,
+    )
+    by_worker = select(Event.id).where(
+        Event.run_id == run.id, Event.case_id == Case.id, Event.kind == EventKind.SUPERSEDED, Event.actor == WORKER
+    )
+    unlinked = (
+        select(Case.id)
+        .join(ReportQueue, ReportQueue.case_id == Case.id)
+        .where(Case.run_id == run.id, Case.superseded_by.is_not(None), by_worker.exists())
+        .where(~replaced.exists(), ~withdrawn.exists())
+        .where(select(of_newer.id).where(of_newer.case_id == Case.superseded_by).exists())
+    )
+    yield _finding(connection, "the queue row of a superseded case is replaced", cases, unlinked, "case")
 
 
 def _results(connection: Connection, run: RunRow) -> Finding:

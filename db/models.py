@@ -46,7 +46,25 @@ class BundleRow(Base):
     manifest: Mapped[dict[str, Any]] = mapped_column(
         doc="the whole manifest, so that results can be recomputed without the files"
     )
+    warnings: Mapped[list[Any] | None] = mapped_column(
+        doc="JSON list of sentences: its notice and the warnings of its model card; of a bundle last submitted before "
+        "schema 0006 only the notice"
+    )
+    training_captures: Mapped[int | None] = mapped_column(
+        doc="how many captures it was made with, training and validation; empty if it does not list them"
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the first submit with it")
+
+
+class TrainingCapture(Base):
+    """A capture that a bundle was made with, in its training or its validation split."""
+
+    __tablename__ = "training_capture"
+
+    bundle_digest: Mapped[str] = mapped_column(
+        ForeignKey("bundle.digest", ondelete="CASCADE"), primary_key=True, doc="the bundle"
+    )
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True, doc="sha256 of the capture's file")
 
 
 class Run(Base):
@@ -143,6 +161,11 @@ class Case(Base):
         ),
     )
     review_held_until: Mapped[datetime | None] = history(doc="until this time no other reviewer is given the case")
+    superseded_by: Mapped[int | None] = history(
+        ForeignKey("case.id", ondelete="SET NULL"),
+        index=True,
+        doc="the newer case of the same archive and patient that took its place before reviewers had closed it",
+    )
 
     __table_args__ = (
         UniqueConstraint("run_id", "patient_id"),
@@ -320,13 +343,16 @@ class ReportQueue(Base):
     cause: Mapped[str] = mapped_column(
         String(16),
         doc=(
-            "`screened`, or `signed_off` if the run's results wait for that; `override` by a reviewer; "
-            "`recomputed`: captures were tried again, one was also found under another patient, or `screen "
-            "recompute --apply`"
+            "`screened`, or `signed_off` if the run's results wait for that; `signed` by reviewers as it was "
+            "reported; `override` by a reviewer; `recomputed`: captures were tried again, one was also found under "
+            "another patient, or `screen recompute --apply`; `superseded`: a newer case of the patient replaces an "
+            "earlier one"
         ),
     )
     replaces_id: Mapped[int | None] = mapped_column(
-        ForeignKey("report_queue.id", ondelete="CASCADE"), unique=True, doc="the row that this one corrects"
+        ForeignKey("report_queue.id", ondelete="CASCADE"),
+        unique=True,
+        doc="the row that this one corrects; empty for `superseded` when that row's run was purged",
     )
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time at which the row was added")
     taken_by: Mapped[str | None] = mapped_column(Text, doc="the consumer that took it last")
@@ -335,6 +361,7 @@ class ReportQueue(Base):
 
     __table_args__ = (
         Index(None, "run_id"),
+        Index(None, "case_id"),
         Index("ix_report_queue_waiting", "acknowledged_at", "id"),
         # A case is reported once when it is screened; a later row names the row that it replaces.
         Index(
@@ -346,7 +373,8 @@ class ReportQueue(Base):
         ),
         CheckConstraint(one_of("cause", ReportCause), name="cause"),
         CheckConstraint(
-            "(cause IN ('screened', 'signed_off')) = (replaces_id IS NULL)", name="correction_names_what_it_replaces"
+            "cause = 'superseded' OR (cause IN ('screened', 'signed_off')) = (replaces_id IS NULL)",
+            name="correction_names_what_it_replaces",
         ),
     )
 

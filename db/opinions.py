@@ -22,8 +22,11 @@ CASE_REVIEW = table(
     column("final_verdict", coded(Verdict)), column("final_subtype", Text()), column("closed_at", UTCDateTime()),
     column("last_action", coded(ReviewAction)), column("last_reviewer", Text()),
     column("last_action_at", UTCDateTime()), column("holder", Text()), column("held_until", UTCDateTime()),
+    column("superseded_by", Integer()),
 )  # fmt: skip
 """One row for each case that has a result."""
+DONE_WITH = (ReviewState.CLOSED, ReviewState.SUPERSEDED)
+"""States in which a case waits for no reviewer."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class CaseReview:
     last_action_at: datetime | None
     holder: str | None
     held_until: datetime | None
+    superseded_by: int | None
 
 
 def signed() -> ColumnElement[bool]:

@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, delete, func, or_, select, text, union, update
 
 from contract.errors import UsageError
-from contract.states import CaseState, EventKind, ReviewState
+from contract.states import CaseState, EventKind, ReportCause
 from db.audit import note
 from db.clock import db_now
 from db.engine import AnyRow, reading, slices, writing
 from db.models import BundleRow, Case, Event, Patient, PatientWithoutCaptures, ReportQueue, Run
-from db.opinions import CASE_REVIEW
+from db.opinions import CASE_REVIEW, DONE_WITH
 
 DAYS = {"d": 1, "m": 30, "y": 365}
 _DAY_S = 86_400
@@ -68,6 +68,14 @@ def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) ->
             return run
         of_run = [select(model.patient_id).where(model.run_id == run_id) for model in (Case, PatientWithoutCaptures)]
         patient_ids = connection.execute(union(*of_run)).scalars().all()
+        # A newer case's row that replaces one of this run must stay: it is how other systems get the newer result.
+        its_rows = select(ReportQueue.id).where(ReportQueue.run_id == run_id).scalar_subquery()
+        connection.execute(
+            update(ReportQueue)
+            .where(ReportQueue.run_id != run_id, ReportQueue.cause == ReportCause.SUPERSEDED)
+            .where(ReportQueue.replaces_id.in_(its_rows))
+            .values(replaces_id=None)
+        )
         connection.execute(delete(Run).where(Run.id == run_id))
         removed_patients = 0
         elsewhere = or_(
@@ -110,9 +118,7 @@ def _old_run(connection: Connection, row: AnyRow, force: bool) -> OldRun:
 
     open_ = count(select(func.count()).where(Case.run_id == row.id, Case.state == CaseState.OPEN))
     waiting = count(select(func.count()).where(ReportQueue.run_id == row.id, ReportQueue.acknowledged_at.is_(None)))
-    unsigned = count(
-        select(func.count()).where(CASE_REVIEW.c.run_id == row.id, CASE_REVIEW.c.state != ReviewState.CLOSED)
-    )
+    unsigned = count(select(func.count()).where(CASE_REVIEW.c.run_id == row.id, CASE_REVIEW.c.state.not_in(DONE_WITH)))
     kept = None
     if open_ and row.cancelled_at is None:
         kept = "it is not finished; cancel it first"

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, column, func, insert, or_, select, table, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, column, insert, or_, select, table, update
 from sqlalchemy.orm import aliased
 from sqlalchemy.types import TypeEngine
 
 from contract.states import ReportCause, Verdict
 from db.clock import UTCDateTime, db_now
 from db.columns import coded
-from db.engine import reading, slices, writing
-from db.models import ReportQueue, Run
+from db.engine import AnyRow, reading, slices, writing
+from db.models import Case, ReportQueue, Run
 
 _AT_ONCE = 500
 _FREE: dict[str, Any] = {"taken_by": None, "taken_until": None}
@@ -26,7 +26,7 @@ _FREE: dict[str, Any] = {"taken_by": None, "taken_until": None}
 class QueuedResult:
     """A row of the view reporting_queue, a result for other systems; docs/data.md describes the columns.
 
-    `reasons` is as the driver gives it: JSON as text on SQLite, the list on PostgreSQL.
+    `reasons` and `bundle_warnings` are as the driver gives them: JSON as text on SQLite, the list on PostgreSQL.
     """
 
     queue_id: int
@@ -54,6 +54,9 @@ class QueuedResult:
     bundle_name: str
     bundle_digest: str
     software_version: str
+    superseded_by: int | None
+    bundle_warnings: str | list[str] | None
+    in_training: int | None
 
 
 @dataclass
@@ -79,21 +82,81 @@ def queue_result(
     closed: bool = False,
 ) -> None:
     """Report the case's result. A case that was reported before gets a row that replaces the last one, with the cause
-    `correction`.
+    `correction`. The first row of a case replaces the row of an earlier case that it superseded, if there is one.
 
-    If the run's results wait for the sign-off, a case is reported for the first time when reviewers have `closed` it.
+    If the run's results wait for the sign-off, a case is reported for the first time when reviewers have `closed` it;
+    then its row replaces that of any earlier case of the patient, because both are signed. A case whose last row was
+    replaced by that of a newer case is not reported any more.
     """
-    last, at_sign_off = connection.execute(
-        select(
-            select(func.max(ReportQueue.id)).where(ReportQueue.case_id == case_id).scalar_subquery(),
-            Run.report_at_sign_off,
-        ).where(Run.id == run_id)
+    later = aliased(ReportQueue)
+    last = connection.execute(
+        select(ReportQueue.id, ReportQueue.cause, select(later.id).where(later.replaces_id == ReportQueue.id).exists())
+        .where(ReportQueue.case_id == case_id)
+        .order_by(ReportQueue.id.desc())
+        .limit(1)
+    ).first()
+    at_sign_off, superseded_by = connection.execute(
+        select(Run.report_at_sign_off, Case.superseded_by).join(Run, Run.id == Case.run_id).where(Case.id == case_id)
     ).one()
-    if last is None and at_sign_off and not closed:
+    if last is not None:
+        last_id, last_cause, is_replaced = last
+        if not is_replaced and (superseded_by is None or last_cause != ReportCause.SUPERSEDED):
+            _add(connection, run_id, case_id, correction, last_id)
+        return
+    if superseded_by is not None or (at_sign_off and not closed):
         return
     first_cause = ReportCause.SIGNED_OFF if at_sign_off else ReportCause.SCREENED
-    cause = first_cause if last is None else correction
-    connection.execute(insert(ReportQueue).values(run_id=run_id, case_id=case_id, cause=cause, replaces_id=last))
+    earlier = _rows_of_earlier_cases(connection, case_id, also_signed=at_sign_off)
+    if not earlier:
+        _add(connection, run_id, case_id, first_cause, None)
+        return
+    _add(connection, run_id, case_id, ReportCause.SUPERSEDED, earlier[0].id)
+    for row in earlier[1:]:
+        _add(connection, row.run_id, row.case_id, ReportCause.SUPERSEDED, row.id)
+
+
+def withdraw(connection: Connection, case_id: int, *, superseded_by: int) -> None:
+    """Tell other systems that a case was superseded, if the newer case was reported already: then the row of that case
+    cannot name the earlier one, and the earlier case gets a last row of its own.
+    """
+    reported = select(ReportQueue.id).where(ReportQueue.case_id == superseded_by)
+    if connection.execute(reported.limit(1)).first() is None:
+        return
+    later = aliased(ReportQueue)
+    row = connection.execute(
+        select(ReportQueue.id, ReportQueue.run_id)
+        .where(ReportQueue.case_id == case_id)
+        .where(~select(later.id).where(later.replaces_id == ReportQueue.id).exists())
+    ).first()
+    if row is not None:
+        _add(connection, row.run_id, case_id, ReportCause.SUPERSEDED, row.id)
+
+
+def _rows_of_earlier_cases(connection: Connection, case_id: int, *, also_signed: bool) -> list[AnyRow]:
+    """Rows that no other replaces, the latest first, of earlier cases of this archive and patient that were superseded,
+    or of all earlier ones.
+    """
+    current, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
+    later = aliased(ReportQueue)
+    statement = (
+        select(ReportQueue.id, ReportQueue.run_id, ReportQueue.case_id)
+        .select_from(current)
+        .join(run, run.id == current.run_id)
+        .join(earlier, (earlier.patient_id == current.patient_id) & (earlier.id < current.id))
+        .join(earlier_run, (earlier_run.id == earlier.run_id) & (earlier_run.root == run.root))
+        .join(ReportQueue, ReportQueue.case_id == earlier.id)
+        .where(current.id == case_id)
+        .where(~select(later.id).where(later.replaces_id == ReportQueue.id).exists())
+        .order_by(ReportQueue.id.desc())
+    )
+    if not also_signed:
+        statement = statement.where(earlier.superseded_by.is_not(None))
+    return list(connection.execute(statement).all())
+
+
+def _add(connection: Connection, run_id: int, case_id: int, cause: ReportCause, replaces_id: int | None) -> None:
+    values = {"run_id": run_id, "case_id": case_id, "cause": cause, "replaces_id": replaces_id}
+    connection.execute(insert(ReportQueue).values(values))
 
 
 def take(engine: Engine, consumer: str, *, limit: int, hold_s: float) -> list[QueuedResult]:

@@ -19,7 +19,7 @@ from contract.states import CaseState, ReportCause, ReviewAction, ReviewState, V
 from db.clock import db_now
 from db.engine import writing
 from db.models import BundleRow, Case, ReportQueue, Review, Run
-from db.opinions import CASE_REVIEW, OPINIONS, CaseReview
+from db.opinions import CASE_REVIEW, DONE_WITH, OPINIONS, CaseReview
 from db.report_queue import queue_result
 
 
@@ -51,6 +51,7 @@ class _Reported(NamedTuple):
 
     verdict: str
     subtype: str | None
+    signed: bool
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class _LockedCase:
     state: str
     verdict: str
     subtype: str | None
+    superseded_by: int | None
     review_holder: str | None
     review_held_until: datetime | None
     is_held: bool
@@ -84,8 +86,8 @@ def act(
     A confirm stores the verdict and subtype that it confirms. An override must have an `opinion` and a comment. Every
     action except a comment ends the reviewer's hold; anybody may comment at any time.
 
-    Raises NoSuchCase; CaseHeld if another reviewer has the case in hand; UsageError if the case has no result yet, or
-    if the action makes no sense.
+    Raises NoSuchCase; CaseHeld if another reviewer has the case in hand; UsageError if the case has no result yet, if
+    a newer case took its place and the action is no comment, or if the action makes no sense.
     """
     comment = _readable(comment)
     if comment is None and action in (ReviewAction.OVERRIDE, ReviewAction.COMMENT):
@@ -93,6 +95,7 @@ def act(
     with writing(engine) as connection:
         locked = _locked(connection, case_id)
         if action != ReviewAction.COMMENT:
+            _refuse_if_superseded(locked)
             _refuse_if_held(locked, reviewer.name)
         before = review_of(connection, case_id)
         if action == ReviewAction.DEFER and before.state == ReviewState.CLOSED:
@@ -132,7 +135,8 @@ def review_of(connection: Connection, case_id: int) -> CaseReview:
 def _locked(connection: Connection, case_id: int) -> _LockedCase:
     row = connection.execute(
         select(
-            Case.id, Case.run_id, Case.state, Case.verdict, Case.subtype, Case.review_holder, Case.review_held_until,
+            Case.id, Case.run_id, Case.state, Case.verdict, Case.subtype, Case.superseded_by, Case.review_holder,
+            Case.review_held_until,
             (Case.review_held_until > db_now()).label("is_held"), Run.bundle_digest, Run.report_at_sign_off,
             BundleRow.manifest,
         )
@@ -146,6 +150,15 @@ def _locked(connection: Connection, case_id: int) -> _LockedCase:
     if row.state != CaseState.AGGREGATED:
         raise UsageError(f"case {case_id} has no result yet; `screen watch {row.run_id}` follows its run")
     return _LockedCase(**{**row._mapping, "is_held": bool(row.is_held)})
+
+
+def _refuse_if_superseded(locked: _LockedCase) -> None:
+    if locked.superseded_by is not None:
+        newer = locked.superseded_by
+        raise UsageError(
+            f"case {locked.id} was superseded by case {newer}, a newer one of the same patient; review that one: "
+            f"`screen review show {newer}`"
+        )
 
 
 def _refuse_if_held(locked: _LockedCase, reviewer: str) -> None:
@@ -190,8 +203,8 @@ def _signed(locked: _LockedCase, action: ReviewAction, opinion: Opinion | None) 
 def _to_report(locked: _LockedCase, review: CaseReview) -> _Reported | None:
     """The result that other systems should have now; None if they should have none yet."""
     if review.final_verdict is not None:
-        return _Reported(review.final_verdict, review.final_subtype)
-    return None if locked.report_at_sign_off else _Reported(review.verdict, review.subtype)
+        return _Reported(review.final_verdict, review.final_subtype, signed=True)
+    return None if locked.report_at_sign_off else _Reported(review.verdict, review.subtype, signed=False)
 
 
 def _reported(connection: Connection, locked: _LockedCase, review: CaseReview) -> _Reported | None:
@@ -208,19 +221,21 @@ def _reported(connection: Connection, locked: _LockedCase, review: CaseReview) -
         .order_by(Review.id.desc())
         .limit(1)
     ).first()
-    return None if opinion is None else _Reported(opinion.verdict, opinion.subtype)
+    return None if opinion is None else _Reported(opinion.verdict, opinion.subtype, signed=True)
 
 
 def _report(connection: Connection, locked: _LockedCase, reported: _Reported | None, review: CaseReview) -> None:
     """Queue a new result for other systems, in the transaction of the action, if they have an outdated one.
 
     By the run's policy they get every result as soon as it is screened, or the first one when reviewers have closed the
-    case. After that each change is a correction.
+    case. After that each change is a correction. That it was signed is a change, too.
     """
     result = _to_report(locked, review)
     if result is not None and result != reported:
         closed = review.state == ReviewState.CLOSED
-        queue_result(connection, locked.run_id, locked.id, correction=ReportCause.OVERRIDE, closed=closed)
+        is_the_same = reported is not None and reported[:2] == result[:2]
+        cause = ReportCause.SIGNED if closed and is_the_same else ReportCause.OVERRIDE
+        queue_result(connection, locked.run_id, locked.id, correction=cause, closed=closed)
 
 
 # Handing out
@@ -230,8 +245,8 @@ def next_case(engine: Engine, reviewer: Reviewer, *, hold_s: float, run_id: int 
     """Hand a case to the reviewer for `hold_s` seconds: returns its id, or None if nothing is left for them.
 
     The case that they have in hand comes first, then the most urgent, then deferred ones, the longest ago first. They
-    do not get cases of cancelled runs, cases that another reviewer has in hand, cases on which their own opinion
-    counts, and cases for which they have just asked for a second opinion.
+    do not get cases that a newer one superseded, cases that another reviewer has in hand, cases on which their own
+    opinion counts, and cases for which they have just asked for a second opinion.
     """
     with writing(engine) as connection:
         # A locked case is being handed out, so skip it; or its run is recomputed: then the second round waits for it.
@@ -253,8 +268,7 @@ def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
     is_in_hand = and_(Case.review_holder == reviewer, Case.review_held_until > db_now())
     opinion = select(OPINIONS.c.review_id).where(OPINIONS.c.case_id == Case.id, OPINIONS.c.reviewer == reviewer)
     conditions: list[ColumnElement[bool]] = [
-        Run.cancelled_at.is_(None),
-        CASE_REVIEW.c.state != ReviewState.CLOSED,
+        CASE_REVIEW.c.state.not_in(DONE_WITH),
         or_(Case.review_holder.is_(None), Case.review_held_until <= db_now(), Case.review_holder == reviewer),
         or_(
             CASE_REVIEW.c.last_action.is_distinct_from(ReviewAction.SECOND_OPINION),
@@ -266,7 +280,6 @@ def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
         conditions.append(Case.run_id == run_id)
     return (
         select(Case.id)
-        .join(Run, Run.id == Case.run_id)
         .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
         .where(*conditions)
         .order_by(

@@ -6,16 +6,19 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, and_, case, func, or_, select
 
+from contract.bundle import Manifest
+from contract.bundle_warnings import bundle_warnings
 from contract.case_rule import Reason
 from contract.errors import NoSuchCase
 from contract.outcomes import Mark
 from contract.states import CaptureState, RejectCode, ReviewAction, ReviewState, Verdict
+from db.bundles import in_training
 from db.clock import db_now
 from db.columns import Base
 from db.engine import reading
 from db.mix_ups import CONFLICTS, IdentityConflict
 from db.models import BundleRow, Capture, Case, Review, Run
-from db.opinions import CASE_REVIEW, CaseReview
+from db.opinions import CASE_REVIEW, DONE_WITH, CaseReview
 from db.runs import require_run
 
 CONFLICTS_SHOWN = 5
@@ -97,6 +100,8 @@ class CaseDetails(ListedCase):
     bundle_name: str
     bundle_digest: str
     notice: str | None
+    warnings: tuple[str, ...]
+    in_training: int | None
     labels: tuple[str, ...]
     benign_label: str
     top_captures: tuple[TopCapture, ...]
@@ -115,16 +120,16 @@ def review_list(
 ) -> tuple[list[ListedCase], int]:
     """Cases by urgency, deferred ones last, at most `limit` of them, and how many there are in all.
 
-    Without `state`, cases that are not closed. `mine` names a reviewer: the cases that they have in hand or have acted
-    on, closed ones too. Cases of cancelled runs are left out. Raises NoSuchRun.
+    Without `state`, cases that are neither closed nor superseded. `mine` names a reviewer: the cases that they have in
+    hand or have acted on, in any state. Finished cases of cancelled runs are there, too. Raises NoSuchRun.
     """
-    conditions: list[ColumnElement[bool]] = [Run.cancelled_at.is_(None)]
+    conditions: list[ColumnElement[bool]] = []
     if run_id is not None:
         conditions.append(Case.run_id == run_id)
     if state is not None:
         conditions.append(CASE_REVIEW.c.state == state)
     elif mine is None:
-        conditions.append(CASE_REVIEW.c.state != ReviewState.CLOSED)
+        conditions.append(CASE_REVIEW.c.state.not_in(DONE_WITH))
     if mine is not None:
         acted = select(Review.id).where(Review.case_id == Case.id, Review.reviewer == mine).exists()
         conditions.append(or_(and_(Case.review_holder == mine, Case.review_held_until > db_now()), acted))
@@ -158,7 +163,6 @@ def _cases() -> Select[*tuple[Any, ...]]:
             *(getattr(Case, name) for name in _OF_RESULT),
         )
         .select_from(Case)
-        .join(Run, Run.id == Case.run_id)
         .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
     )
 
@@ -190,6 +194,8 @@ def case_details(engine: Engine, case_id: int, *, captures: int) -> CaseDetails:
             bundle_name=run.name,
             bundle_digest=run.bundle_digest,
             notice=run.manifest["notice"],
+            warnings=tuple(bundle_warnings(Manifest.model_validate(run.manifest))),
+            in_training=in_training(connection, run.bundle_digest, case_id=case_id),
             labels=tuple(run.manifest["labels"]),
             benign_label=run.manifest["benign_label"],
             top_captures=_top_captures(connection, case_id, captures),

@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, RowMapping, func, select
 
 from contract.bundle import Manifest
+from contract.bundle_warnings import bundle_warnings, training_sentence
 from contract.case_policy import CasePolicy
 from contract.case_rule import Reason
 from contract.outcomes import Mark
@@ -24,6 +25,7 @@ from contract.states import (
     Verdict,
 )
 from db.absent import AbsentRow, absent_of_run
+from db.bundles import in_training
 from db.drift import Drift, drift_of
 from db.engine import reading
 from db.mix_ups import CONFLICTS, IdentityConflict
@@ -78,6 +80,7 @@ class CaseRow:
     case_rule: str | None
     identity_conflict: bool | None
     aggregated_at: datetime | None
+    superseded_by: int | None
     policy: CasePolicy
     review: Review | None
 
@@ -132,12 +135,17 @@ class EvidenceLimits:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run at one moment. `cases` come by urgency, open ones last; `evidence` is by case id."""
+    """A run at one moment. `warnings` are what the bundle says against itself; `in_training` counts the screened
+    captures that it was made with, and is None if it does not list them. `cases` come by urgency, open ones last;
+    `evidence` is by case id.
+    """
 
     run: RunSummary
     root: bytes
     pseudonym_key: str | None
     manifest: Manifest
+    warnings: tuple[str, ...]
+    in_training: int | None
     engines: tuple[str, ...]
     skipped: Mapping[str, Sequence[str]]
     progress: Progress
@@ -162,6 +170,11 @@ class RunReport:
             or self.implausible
         )
 
+    @property
+    def training_sentence(self) -> str | None:
+        """How many of its screened captures the bundle was made with, if there are any."""
+        return training_sentence(self.in_training, self.run.screened)
+
 
 def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None) -> RunReport:
     """Read a run, with evidence only within these limits. Raises NoSuchRun."""
@@ -174,6 +187,8 @@ def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None
             root=run.root,
             pseudonym_key=run.pseudonym_key,
             manifest=run.manifest,
+            warnings=tuple(bundle_warnings(run.manifest)),
+            in_training=in_training(connection, run.bundle_digest, run_id=run_id),
             engines=tuple(sorted(name for name in connection.execute(engines).scalars() if name)),
             skipped=_skipped(connection, run_id),
             progress=progress_of(connection, run_id),

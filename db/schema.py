@@ -80,6 +80,7 @@ def open_database(url: str, *, pooled: bool = True) -> Engine:
 
 def check(engine: Engine) -> str:
     """The schema's revision if it is this release's; otherwise raises DatabaseVersionError with the next step."""
+    _refuse_to_create(engine)
     with reading(engine) as connection:
         current = _current(connection)
     _refuse_newer(current)
@@ -90,6 +91,16 @@ def check(engine: Engine) -> str:
             f"the database has schema {current}, this release wants {head_revision()}; run `screen db upgrade`"
         )
     return current
+
+
+def _refuse_to_create(engine: Engine) -> None:
+    """SQLite would create the file, and leave it behind; in a folder that is not there it fails by itself."""
+    file = Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
+    if file is not None and file.parent.is_dir() and not file.exists():
+        raise DatabaseVersionError(
+            f"there is no database {file} here; go to its folder or name it in SCREEN_DATABASE_URL, or make one with "
+            "`screen db upgrade`"
+        )
 
 
 def _refuse_newer(current: str | None) -> None:

@@ -17,10 +17,11 @@ from contract.states import CaptureState, EventKind
 from db.absent import Absent, absent_patients, codes_of_run, write_absent
 from db.aggregation import aggregate_finished_cases
 from db.audit import SUBMIT, note
+from db.bundles import ensure_bundle
 from db.columns import Life, columns_of
 from db.engine import insert_many, reading, slices, writing
 from db.history import History, LatestCase, history_of, last_run, latest_cases, refuse_other_depth
-from db.models import BundleRow, Capture, Case, Chunk, Patient, Run
+from db.models import Capture, Case, Chunk, Patient, Run
 
 AT_A_TIME = 5000
 """About this many captures are in memory at once; patients are not divided."""
@@ -239,7 +240,7 @@ class _RunWriter:
         self._waiting: list[tuple[int, FoundCapture]] = []
         self._complete: list[int] = []
         self.chunk_ids: list[int] = []
-        _ensure_bundle(connection, request.bundle)
+        ensure_bundle(connection, request.bundle)
         self.id: int = connection.execute(
             insert(Run)
             .values(
@@ -339,18 +340,6 @@ class _RunWriter:
             self._connection.execute(
                 insert(Capture).from_select(["run_id", "case_id", "reused_from", *_COPIED], copied)
             )
-
-
-def _ensure_bundle(connection: Connection, bundle: Bundle) -> None:
-    stored_path = connection.execute(select(BundleRow.path).where(BundleRow.digest == bundle.digest)).scalar()
-    path = str(bundle.path.resolve())
-    if stored_path is None:
-        manifest = bundle.manifest.model_dump(mode="json")
-        connection.execute(
-            insert(BundleRow).values(digest=bundle.digest, name=bundle.manifest.name, path=path, manifest=manifest)
-        )
-    elif stored_path != path:
-        connection.execute(update(BundleRow).where(BundleRow.digest == bundle.digest).values(path=path))
 
 
 def _ensure_patients(connection: Connection, external_ids: Sequence[str], *, pseudonymous: bool) -> dict[str, int]:

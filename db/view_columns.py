@@ -57,10 +57,12 @@ VIEW_COLUMNS = {
         ),
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
+        "superseded_by": "the newer case of the same archive and patient that took its place; empty if there is none",
     },
     "review_queue": {
         "priority": (
-            "from 8 on, patients that may have been mixed up; 6 to 7 ALL, 4 to 6 indeterminate, 2 to 4 "
+            "from 8 on, patients that may have been mixed up, or whose result differs from what was "
+            "signed; 6 to 7 ALL, 4 to 6 indeterminate, 2 to 4 "
             "insufficient, 0 to 2 benign; within these the score decides, and an incomplete case comes before a "
             "complete one"
         ),
@@ -79,7 +81,7 @@ VIEW_COLUMNS = {
         "identity_conflict": "whether a capture of it also lies under another patient",
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
-        "review_state": "see [Review states](#review-states); never `closed` here",
+        "review_state": "see [Review states](#review-states); never `closed` or `superseded` here",
     },
     "case_review": {
         "run_id": "the run",
@@ -99,6 +101,7 @@ VIEW_COLUMNS = {
         "last_action_at": "time of the last action",
         "holder": "the reviewer to whom `screen review next` last gave the case; empty once they have acted",
         "held_until": "until this time no other reviewer is given the case; it may be in the past",
+        "superseded_by": "the newer case of the same archive and patient that took its place; empty if there is none",
     },
     "review_opinions": {
         "run_id": "the run",
@@ -119,7 +122,8 @@ VIEW_COLUMNS = {
         "taken_until": "when the consumer's lease ends",
         "acknowledged_at": "when it was delivered; empty until then",
         "superseded": (
-            "1 if a later row corrects it: consumers get both, in their order, and both with the current result"
+            "1 if a later row corrects it: consumers get both, in their order, and both with the current result of "
+            "their case"
         ),
         "run_id": "the run",
         "case_id": "the case",
@@ -138,6 +142,12 @@ VIEW_COLUMNS = {
         "bundle_name": "name of the bundle",
         "bundle_digest": "the bundle's identity",
         "software_version": "version of slide-screen that wrote the run",
+        "superseded_by": "the newer case of the same archive and patient that took its place; empty if there is none",
+        "bundle_warnings": "JSON list of sentences: the bundle's notice and the warnings of its model card",
+        "in_training": (
+            "screened captures that were in the bundle's training or validation, where its answers look better than "
+            "they are; empty if it does not list them"
+        ),
     },
     "identity_conflicts": {
         "run_id": "the run",

@@ -73,7 +73,7 @@ VIEWS = {
         SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, k.state, k.verdict, k.subtype,
                k.subtype_margin, k.score, k.score_low, k.score_high, k.priority, k.submitted, k.screened, k.rejected,
                k.quarantined, k.reasons, k.case_rule, k.aggregated_at, bundle.name AS bundle_name, run.bundle_digest,
-               k.identity_conflict, k.excluded, k.novel
+               k.identity_conflict, k.excluded, k.novel, k.superseded_by
         FROM "case" k
         JOIN patient ON patient.id = k.patient_id
         JOIN run ON run.id = k.run_id
@@ -112,10 +112,11 @@ VIEWS = {
                CASE WHEN state = 'closed' THEN latest_verdict END AS final_verdict,
                CASE WHEN state = 'closed' THEN latest_subtype END AS final_subtype,
                CASE WHEN state = 'closed' THEN latest_at END AS closed_at,
-               last_action, last_reviewer, last_action_at, holder, held_until
+               last_action, last_reviewer, last_action_at, holder, held_until, superseded_by
         FROM (
             SELECT known.*,
-                   CASE WHEN agreeing >= wanted THEN 'closed'
+                   CASE WHEN superseded_by IS NOT NULL THEN 'superseded'
+                        WHEN agreeing >= wanted THEN 'closed'
                         WHEN last_action = 'defer' THEN 'deferred'
                         WHEN agreeing < opinions THEN 'disagreement'
                         WHEN asked = 1 THEN 'second_opinion'
@@ -129,7 +130,7 @@ VIEWS = {
                        CASE WHEN done.asked = 1 AND run.reviewers_required < 2 THEN 2
                             ELSE run.reviewers_required END AS wanted,
                        last.action AS last_action, last.reviewer AS last_reviewer, last.created_at AS last_action_at,
-                       k.review_holder AS holder, k.review_held_until AS held_until
+                       k.review_holder AS holder, k.review_held_until AS held_until, k.superseded_by
                 FROM "case" k
                 JOIN run ON run.id = k.run_id
                 JOIN patient ON patient.id = k.patient_id
@@ -161,9 +162,8 @@ VIEWS = {
                case_review.state AS review_state
         FROM "case" k
         JOIN patient ON patient.id = k.patient_id
-        JOIN run ON run.id = k.run_id
         JOIN case_review ON case_review.case_id = k.id
-        WHERE run.cancelled_at IS NULL AND case_review.state <> 'closed'
+        WHERE case_review.state NOT IN ('closed', 'superseded')
     """,
     # What to report is the case's result as it is now: what reviewers agree on, or else the proposal.
     "reporting_queue": """
@@ -175,7 +175,13 @@ VIEWS = {
                CASE WHEN r.state = 'closed' THEN r.final_subtype ELSE k.subtype END AS subtype,
                CASE WHEN r.state = 'closed' THEN 1 ELSE 0 END AS signed_off, r.closed_at,
                k.score, k.score_low, k.score_high, k.reasons, k.submitted, k.screened, k.excluded,
-               bundle.name AS bundle_name, run.bundle_digest, run.software_version
+               bundle.name AS bundle_name, run.bundle_digest, run.software_version, k.superseded_by,
+               bundle.warnings AS bundle_warnings,
+               CASE WHEN bundle.training_captures IS NOT NULL THEN (
+                   SELECT COUNT(*) FROM capture c
+                   JOIN training_capture t ON t.bundle_digest = run.bundle_digest AND t.sha256 = c.sha256
+                   WHERE c.case_id = k.id AND c.state = 'screened'
+               ) END AS in_training
         FROM report_queue q
         JOIN "case" k ON k.id = q.case_id
         JOIN case_review r ON r.case_id = k.id

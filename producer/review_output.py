@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from contract.bundle_warnings import training_sentence
 from contract.states import ReviewAction, ReviewState
 from contract.words import FOR_REVIEW
 from db.opinions import CaseReview
 from db.review_queries import CaseDetails, ListedCase, ReviewRow, TopCapture, UnscreenedCapture
+from producer.alarm import print_warnings
 from producer.output import plain, shown_verdict, stdout, table
 
 _STATE = {
@@ -18,6 +20,7 @@ _STATE = {
     ReviewState.DISAGREEMENT: Text("disagreement", "bold magenta"),
     ReviewState.DEFERRED: Text("deferred", "dim"),
     ReviewState.CLOSED: Text("closed", "green"),
+    ReviewState.SUPERSEDED: Text("superseded", "dim"),
 }
 _ACTION = {
     ReviewAction.CONFIRM: "confirmed",
@@ -68,9 +71,11 @@ def _in_hand(row: ListedCase) -> str:
 
 def print_case(case: CaseDetails) -> None:
     """Print one case on stdout: the proposal and its reasons, the captures with the highest P(ALL), and the history."""
-    if case.notice:
-        stdout.print(plain(case.notice), style="bold yellow")
+    print_warnings(case.warnings, training_sentence(case.in_training, case.screened))
     stdout.print(Text(f"Case {case.case_id} of run {case.run_id}, for review", "bold"))
+    if case.superseded_by is not None:
+        newer = f"A newer case of this patient took its place: `screen review show {case.superseded_by}`"
+        stdout.print(newer, style="bold yellow", highlight=False)
     stdout.print(_head(case))
     if case.conflicts:
         stdout.print(_conflicts(case))
@@ -99,7 +104,7 @@ def _head(case: CaseDetails) -> Table:
     review = _STATE[case.state].copy()
     if case.final_verdict:
         review.append(" as ").append_text(result(case.final_verdict, case.final_subtype))
-    review.append(f"; {agreement(case)}")
+    review.append(f" by case {case.superseded_by}" if case.superseded_by is not None else f"; {agreement(case)}")
     head.add_row("review", review)
     if case.holder:
         head.add_row("in hand", plain(f"{case.holder}, to {case.held_until:%H:%M} UTC"))

@@ -7,6 +7,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from contract.bundle_warnings import is_red
+
 FIGURES = "figures"
 
 
@@ -26,6 +28,7 @@ def render(template: str, file: Path, pictures: dict[str, bytes], **values: Any)
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["red"] = is_red
     environment.filters |= {"figure": figure, "percent": percent, "rate": rate, "measured": measured}
 
     def picture(name: str, caption: str) -> Markup:

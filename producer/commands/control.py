@@ -1,11 +1,12 @@
 """`screen cancel`, `screen resume`, `screen retry`."""
 
+import sys
 from collections.abc import Sequence
 
 import click
 from sqlalchemy import Engine
 
-from contract.errors import BrokerUnavailable, ExitCode
+from contract.errors import BrokerUnavailable, ExitCode, UsageError
 from contract.settings import Settings, get_settings
 from contract.states import CaptureState
 from db import control
@@ -16,9 +17,15 @@ from producer.publish import check_redis, publish_chunks
 
 @click.command()
 @click.argument("run", type=ID)
-def cancel(run: int) -> ExitCode:
-    """Cancel RUN: workers get no more of its chunks. They finish their current chunks, and nothing is deleted."""
+@click.option("--yes", is_flag=True, help="Do not ask first; needed if cases are finished and there is no terminal.")
+def cancel(run: int, yes: bool) -> ExitCode:
+    """Cancel RUN: workers get no more of its chunks. They finish their current chunks, and nothing is deleted.
+
+    If cases of the run are finished, it says how many and asks first; they stay in the review queue.
+    """
     _, database = _opened()
+    if not yes:
+        _ask(run, control.finished_cases(database, run))
     changed = control.cancel(database, run, actor=login_name())
     say(f"run {run} is cancelled" if changed else f"run {run} was cancelled before")
     say(f"`screen resume {run}` continues it")
@@ -70,6 +77,20 @@ def retry(run: int, rejected: bool, quarantined: bool, case_id: int | None) -> E
     say(f"run {run}: {retried.captures} captures of {retried.cases} cases are tried again")
     _publish(settings, database, run, retried.chunk_ids)
     return ExitCode.OK
+
+
+def _ask(run: int, finished: int | None) -> None:
+    if not finished:
+        return
+    cases = f"{finished} case{'s' if finished > 1 else ''}"
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"run {run} has {cases} with a result, which stay in the review queue; there is no terminal to ask on: "
+            "give --yes to cancel the run all the same"
+        )
+    click.confirm(
+        f"Run {run} has {cases} with a result, which stay in the review queue. Cancel it?", abort=True, err=True
+    )
 
 
 def _opened() -> tuple[Settings, Engine]:

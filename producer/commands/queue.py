@@ -14,9 +14,10 @@ from db.schema import open_database
 from producer.output import ID, csv_out, json_out, output_options, plain, say, stdout, table
 
 COLUMNS = (
-    "queue_id", "cause", "replaces_id", "superseded", "created_at", "taken_by", "taken_until", "run_id", "case_id",
-    "patient", "verdict", "subtype", "signed_off", "closed_at", "score", "score_low", "score_high", "reasons",
-    "submitted", "screened", "excluded", "bundle_name", "bundle_digest", "software_version",
+    "queue_id", "cause", "replaces_id", "superseded", "superseded_by", "created_at", "taken_by", "taken_until",
+    "run_id", "case_id", "patient", "verdict", "subtype", "signed_off", "closed_at", "score", "score_low", "score_high",
+    "reasons", "submitted", "screened", "excluded", "bundle_name", "bundle_digest", "software_version",
+    "bundle_warnings", "in_training",
 )  # fmt: skip
 
 consumer_option = click.option(

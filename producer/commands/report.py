@@ -10,7 +10,7 @@ from contract.errors import ExitCode, UsageError
 from contract.settings import get_settings
 from db.run_report import RunReport, read_run
 from db.schema import open_database
-from producer.alarm import say_alarm
+from producer.alarm import say_alarm, say_warnings
 from producer.formats import ExportFormat, Truth, load_formats
 from producer.output import ID, say, stdout
 from producer.truth import TrueLabels, read_truth, truth_option
@@ -55,8 +55,7 @@ def report(run: int, truth: Path | None, **chosen: Path | bool | None) -> ExitCo
     labels = beside(true_labels, read)
     if shown is None or not shown.says_warnings:
         say_alarm(read.implausible)
-        if read.manifest.notice:
-            say(read.manifest.notice, "bold yellow")
+        say_warnings(read.warnings, read.training_sentence)
     for file_format, file in files.items():
         file_format.write(read, file, labels)
         say(f"{file_format.name}: {file}")

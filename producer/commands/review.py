@@ -36,7 +36,7 @@ TOP_CAPTURES = 8
 COLUMNS = (
     "case_id", "run_id", "patient", "verdict", "subtype", "score", "score_low", "score_high", "priority", "state",
     "opinions", "agreeing", "wanted", "final_verdict", "final_subtype", "closed_at", "last_action", "last_reviewer",
-    "last_action_at", "holder", "held_until", "submitted", "screened", "reasons", "identity_conflict",
+    "last_action_at", "holder", "held_until", "superseded_by", "submitted", "screened", "reasons", "identity_conflict",
 )  # fmt: skip
 
 case_argument = click.argument("case", type=ID)
@@ -76,7 +76,7 @@ def _say_alarms(database: Engine, runs: Iterable[int]) -> None:
 @click.option(
     "--state",
     type=click.Choice([state.value for state in ReviewState]),
-    help="Show the cases in this state instead of all that are not closed.",
+    help="Show the cases in this state instead of all that are neither closed nor superseded.",
 )
 @click.option("--mine", is_flag=True, help="Show the cases that you have in hand or have acted on, also closed ones.")
 @click.option(
@@ -87,7 +87,9 @@ def _say_alarms(database: Engine, runs: Iterable[int]) -> None:
 def list_(
     run: int | None, state: str | None, mine: bool, limit: int | None, reviewer: Reviewer, output: str
 ) -> ExitCode:
-    """List what waits for review, the most urgent first, deferred cases last."""
+    """List what waits for review, the most urgent first, deferred cases last.
+
+    Cases that a newer case of the patient superseded are left out; `--state superseded` lists them."""
     database = _database()
     rows, total = review_list(
         database, run_id=run, state=ReviewState(state) if state else None, mine=reviewer.name if mine else None,

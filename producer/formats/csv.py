@@ -11,7 +11,7 @@ from producer.output import as_csv
 COLUMNS = (
     "case_id", "patient", "verdict", "subtype", "subtype_margin", "score", "score_low", "score_high", "priority",
     "submitted", "screened", "rejected", "quarantined", "excluded", "novel", "reasons", "case_rule",
-    "aggregated_at", "identity_conflict",
+    "aggregated_at", "identity_conflict", "superseded_by",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from contract.signed import WITHOUT_NAMES
 from contract.words import FOR_REVIEW
 from db.absent import AbsentRow
 from db.plausibility import Implausibility
@@ -22,6 +23,7 @@ from producer.output import say
 SYSTEM = "urn:slide-screen"
 PROPOSAL = f"Proposal. {FOR_REVIEW}"
 SIGNED = "Reviewed and signed off."
+SUPERSEDED = "A newer screening of this patient has taken the place of this one."
 COUNTS = ("submitted", "screened", "rejected", "quarantined", "excluded")
 VERDICTS = {
     "all": "acute lymphoblastic leukaemia (ALL)", "benign": "benign", "indeterminate": "indeterminate",
@@ -40,17 +42,19 @@ def render(report: RunReport, _: Truth | None) -> str:
 def fhir_bundle(report: RunReport, written: datetime) -> str:
     """The Bundle of a run's finished cases as JSON.
 
-    The same case has the same ids in every export. Reviewers are not named. In an implausible run, every report that no
-    reviewer has signed says so too, because a reader may take a single report out of the Bundle.
+    The same case has the same ids in every export. Reviewers are not named. What the bundle says against itself is a
+    note of the Device. Every report that no reviewer has signed says it too, and that a run is implausible, because a
+    reader may take a single report out of the Bundle.
     """
     from fhir.resources.R4B.bundle import Bundle  # takes a quarter of a second, and most commands do not need it
 
-    device = _device(report.run)
+    warnings = [*report.warnings, *([report.training_sentence] if report.training_sentence else [])]
+    device = _device(report.run, report.warnings)  # it is the same in the exports of all runs
     finding = None if report.implausible is None else f"{report.implausible.finding}."
     resources = [device]
     for case in report.cases:
         if case.review is not None:
-            resources += _of_case(report.run, case, device.id, finding)
+            resources += _of_case(report.run, case, device.id, [*([finding] if finding else []), *warnings])
     if report.implausible is not None:
         resources.insert(0, _issue(report.run, resources, report.implausible, device.id))
     for patient in report.without_captures:
@@ -64,7 +68,7 @@ def _entry(resource: Any) -> dict[str, Any]:
     return {"fullUrl": f"urn:uuid:{resource.id}", "resource": resource}
 
 
-def _device(run: RunSummary) -> Any:
+def _device(run: RunSummary, warnings: Sequence[str]) -> Any:
     from fhir.resources.R4B.device import Device
 
     return Device(
@@ -72,6 +76,7 @@ def _device(run: RunSummary) -> Any:
         identifier=[{"system": f"{SYSTEM}:bundle", "value": run.bundle_digest}],
         deviceName=[{"name": f"slide-screen, bundle {run.bundle_name}", "type": "model-name"}],
         version=[{"value": run.software_version}],
+        note=[{"text": sentence} for sentence in warnings] or None,
     )
 
 
@@ -121,7 +126,7 @@ def _patient(external_id: str) -> Any:
     return Patient(id=_id("patient", external_id), identifier=[{"system": f"{SYSTEM}:patient", "value": external_id}])
 
 
-def _of_case(run: RunSummary, case: CaseRow, device: str, finding: str | None) -> list[Any]:
+def _of_case(run: RunSummary, case: CaseRow, device: str, doubts: Sequence[str]) -> list[Any]:
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
     from fhir.resources.R4B.observation import Observation
 
@@ -150,10 +155,11 @@ def _of_case(run: RunSummary, case: CaseRow, device: str, finding: str | None) -
     if subtype is not None:
         concept = _code("subtype", subtype, subtype)
         observations.insert(1, observation("subtype", "subtype of ALL", valueCodeableConcept=concept))
-    reasons = "; ".join(reason.sentence for reason in case.reasons)
+    reasons = "; ".join(WITHOUT_NAMES.get(reason.code, reason.sentence) for reason in case.reasons)
     conclusion = [
         SIGNED if review.closed else PROPOSAL,
-        "" if review.closed else finding,
+        "" if case.superseded_by is None else SUPERSEDED,
+        *([] if review.closed else doubts),
         f"{_named(verdict, subtype)}.",
         reasons,
     ]

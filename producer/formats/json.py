@@ -20,6 +20,8 @@ def render(report: RunReport, truth: Truth | None) -> str:
             "implausible": report.implausible and report.implausible.record(),
             "run": asdict(report.run),
             "notice": manifest.notice,
+            "warnings": report.warnings,
+            "in_training": report.in_training,
             "for_review": FOR_REVIEW,
             "labels": manifest.labels,
             "benign_label": manifest.benign_label,

@@ -10,7 +10,7 @@ from db.absent import AbsentRow
 from db.drift import drift_warning
 from db.mix_ups import IdentityConflict
 from db.run_report import BadCapture, CaseRow, RunReport
-from producer.alarm import print_alarm
+from producer.alarm import print_alarm, print_warnings
 from producer.formats import ExportFormat, Truth
 from producer.output import plain, shown_verdict, stdout, table
 from producer.truth import is_right
@@ -25,8 +25,7 @@ def render(report: RunReport, truth: Truth | None) -> str:
 
 def _print(report: RunReport, truth: Truth | None) -> None:
     print_alarm(report.implausible)
-    if report.manifest.notice:
-        stdout.print(plain(report.manifest.notice), style="bold yellow")
+    print_warnings(report.warnings, report.training_sentence)
     stdout.print(_results(report, truth))
     if report.identity_conflicts:
         stdout.print(_conflicts(report.identity_conflicts))

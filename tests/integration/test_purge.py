@@ -41,11 +41,12 @@ def screened(database: Engine, bundle: Bundle, files: list[FoundCapture], *, age
 
 def settled(database: Engine, run: int) -> None:
     """Every result of the run is delivered and signed."""
-    acknowledge(database, "lis", [row.queue_id for row in take(database, "lis", limit=99, hold_s=60)])
     with reading(database) as connection:
         cases = connection.execute(select(Case.id).where(Case.run_id == run)).scalars().all()
     for case in cases:
         act(database, case, ReviewAction.CONFIRM, ANNA)
+    while taken := take(database, "lis", limit=99, hold_s=60):  # the sign-off only after what it replaces
+        acknowledge(database, "lis", [row.queue_id for row in taken])
 
 
 def rows(database: Engine) -> dict[str, int]:

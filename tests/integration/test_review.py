@@ -33,11 +33,17 @@ ANNA, BEN, CARLA = (Reviewer(name, "1.2.3") for name in ("anna", "ben", "carla")
 
 
 def screened(
-    database: Engine, bundle: Bundle, scores: Sequence[float], *, reviewers: int = 1, sign_off: bool = False
+    database: Engine,
+    bundle: Bundle,
+    scores: Sequence[float],
+    *,
+    reviewers: int = 1,
+    sign_off: bool = False,
+    root: bytes = b"/a",
 ) -> list[int]:
     """A finished run with a patient for each of these P(ALL); the ids of its cases. Thresholds are 0.4 and 0.6."""
     files = [one for p in range(len(scores)) for one in found(f"P{p:03d}", "0.jpg", "1.jpg")]
-    wanted = request(bundle, files, chunk_size=2, everything=True)
+    wanted = request(bundle, files, chunk_size=2, everything=True, root=root)
     run = submit(database, replace(wanted, reviewers_required=reviewers, report_at_sign_off=sign_off))
     for chunk_id, p_all in zip(run.chunk_ids, scores, strict=True):
         lease = claimed(database, chunk_id)
@@ -245,17 +251,19 @@ def test_an_upgrade_takes_the_protection_away_and_puts_it_back(database: Engine,
 # What other systems are told
 
 
-def test_an_override_corrects_what_was_reported_and_a_confirm_does_not(database: Engine, case: int) -> None:
+def test_other_systems_are_told_of_a_sign_off_of_an_override_and_of_a_case_that_is_open_again(
+    database: Engine, case: int
+) -> None:
     act(database, case, CONFIRM, ANNA)
     act(database, case, OVERRIDE, ANNA, opinion=Opinion(Verdict.ALL, "Pro"), comment="the same in other words")
-    assert reported(database) == [("screened", None)]
+    assert reported(database) == [("screened", None), ("signed", 1)], "once"
     act(database, case, OVERRIDE, ANNA, opinion=EARLY, comment="small blasts")
-    assert reported(database) == [("screened", None), ("override", 1)]
+    assert reported(database)[2:] == [("override", 2)]
     act(database, case, SECOND_OPINION, ANNA)
-    assert reported(database)[2:] == [("override", 2)], "open again: the proposal stands until two agree"
+    assert reported(database)[3:] == [("override", 3)], "open again: the proposal stands until two agree"
     act(database, case, DEFER, BEN)
     act(database, case, OVERRIDE, BEN, opinion=EARLY, comment="small blasts, yes")
-    assert reported(database)[3:] == [("override", 3)]
+    assert reported(database)[4:] == [("override", 4)]
     assert all(finding.holds for finding in fsck(database, 1, grace_s=0))
 
 
@@ -312,12 +320,13 @@ def test_nobody_is_handed_what_she_has_an_opinion_on_or_has_passed_on(database: 
     assert take(database, ANNA) == second, "she has none on it yet, and two must agree"
 
 
-def test_only_the_run_that_was_asked_for_and_none_that_was_cancelled(database: Engine, bundle: Bundle) -> None:
-    _, (other,) = screened(database, bundle, [0.9]), screened(database, bundle, [0.8])
+def test_only_the_run_that_was_asked_for_also_if_it_was_cancelled(database: Engine, bundle: Bundle) -> None:
+    (first,) = screened(database, bundle, [0.9])
+    (other,) = screened(database, bundle, [0.8], root=b"/b")
     assert [take(database, ANNA, run_id=2), take(database, BEN, run_id=2)] == [other, None]
     cancel(database, 1, actor="test")
-    assert take(database, BEN) is None
-    assert [row.case_id for row in review_list(database)[0]] == [other]
+    assert take(database, BEN) == first, "what is finished is still to be reviewed"
+    assert [row.case_id for row in review_list(database)[0]] == [first, other]
 
 
 def test_a_hold_that_is_over_is_handed_out_again(database: Engine, case: int) -> None:

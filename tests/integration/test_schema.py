@@ -16,7 +16,7 @@ from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsE
 from db import schema
 from db.columns import Base
 from db.engine import migrating, open_engine, reading, writing
-from db.models import Event, ReportQueue
+from db.models import BundleRow, Case, Event, ReportQueue
 from tests.support.commands import REPOSITORY
 
 RUN_OF_0001 = (
@@ -97,6 +97,47 @@ def test_corrections_in_the_reporting_queue_survive_its_new_rules(database_url: 
     assert [tuple(row) for row in rows] == [(1, None), (2, 1), (3, 2)]
     with writing(engine) as connection:
         connection.execute(insert(ReportQueue).values(id=4, run_id=1, case_id=1, cause="override", replaces_id=3))
+
+
+def test_an_upgrade_marks_open_cases_that_were_superseded_before_it_and_no_signed_ones(database_url: str) -> None:
+    """Five runs of one patient: the first is signed, the fourth was cancelled."""
+    engine = open_engine(database_url)
+    with writing(engine) as connection:
+        _write_at(connection, "0003")
+        for run in (2, 3, 4, 5):
+            connection.execute(
+                text(
+                    "INSERT INTO run (id, bundle_digest, root, root_text, submitted, cases, skipped, software_version,"
+                    " cancelled_at) SELECT :run, bundle_digest, root, root_text, 1, 1, 0, 'test',"
+                    " CASE WHEN :run = 4 THEN created_at END FROM run WHERE id = 1"
+                ),
+                {"run": run},
+            )
+            connection.execute(
+                text(
+                    'INSERT INTO "case" (id, run_id, patient_id, state, submitted, screened, rejected, quarantined,'
+                    " verdict) VALUES (:run, :run, 1, 'aggregated', 1, 1, 0, 0, 'benign')"
+                ),
+                {"run": run},
+            )
+        connection.execute(
+            text(
+                "INSERT INTO review (case_id, action, reviewer, verdict, bundle_digest, software_version)"
+                " VALUES (1, 'confirm', 'anna', 'all', 'd', 'test')"
+            )
+        )
+        connection.execute(text("""UPDATE bundle SET manifest = '{"notice": "Only drawings."}'"""))
+    schema.upgrade(engine)
+    with reading(engine) as connection:
+        marked = connection.execute(select(Case.id, Case.superseded_by).order_by(Case.id)).all()
+        events = connection.execute(select(Event.case_id, Event.actor, Event.detail).order_by(Event.id)).all()
+        warnings = connection.execute(select(BundleRow.warnings)).scalar_one()
+    assert [tuple(row) for row in marked] == [(1, None), (2, 3), (3, 5), (4, 5), (5, None)]
+    assert [tuple(event) for event in events] == [
+        (2, "upgrade", {"superseded_by": 3}), (3, "upgrade", {"superseded_by": 5}),
+        (4, "upgrade", {"superseded_by": 5}),
+    ]  # fmt: skip
+    assert warnings == ["Only drawings."]
 
 
 A_NEW_CODE = """
