@@ -28,6 +28,15 @@ class IdentityConflict:
     other_capture_id: int
     other_path: str
     sha256: str
+    archive: str
+    other_archive: str
+
+    @property
+    def other_named(self) -> str:
+        """The other patient, with the archive if it is another one."""
+        return (
+            self.other_patient if self.archive == self.other_archive else f"{self.other_patient} ({self.other_archive})"
+        )
 
 
 CONFLICTS = table("identity_conflicts", *(column(field.name) for field in fields(IdentityConflict)))

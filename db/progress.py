@@ -139,9 +139,10 @@ class RunSummary:
     cases_indeterminate: int
     cases_insufficient: int
     finished_at: datetime | None
+    site: str | None
 
 
-_TYPES: dict[Any, TypeEngine[Any]] = {int: Integer(), str: Text()}
+_TYPES: dict[Any, TypeEngine[Any]] = {int: Integer(), str: Text(), str | None: Text()}
 _SUMMARY = table(
     "run_summary", *(column(field.name, _TYPES.get(field.type, UTCDateTime())) for field in fields(RunSummary))
 )

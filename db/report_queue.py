@@ -54,6 +54,8 @@ class QueuedResult:
     bundle_name: str
     bundle_digest: str
     software_version: str
+    archive: str
+    site: str | None
 
 
 @dataclass

@@ -45,6 +45,7 @@ class SubmitRequest:
     report_at_sign_off: bool = False
     pseudonym_key: str | None = None
     """Fingerprint of the key whose pseudonyms replace patients' names in `captures` and `skipped`; None: real names."""
+    site: str | None = None
 
 
 @dataclass
@@ -209,7 +210,7 @@ def _earlier(
             .join(Case, Case.id == Capture.case_id)
             .join(Patient, Patient.id == Case.patient_id)
             .join(Run, Run.id == Case.run_id)
-            .where(Patient.external_id.in_(patients))
+            .where(Patient.root == request.root, Patient.external_id.in_(patients))
             .where(Run.root == request.root, Run.bundle_digest == request.bundle.digest, Run.cancelled_at.is_(None))
             .where(Run.pseudonym_key.is_not_distinct_from(request.pseudonym_key))
             .where(Capture.reject_code.is_(None) | Capture.reject_code.not_in(PASSING))
@@ -243,6 +244,7 @@ class _RunWriter:
                 reviewers_required=request.reviewers_required,
                 report_at_sign_off=request.report_at_sign_off,
                 pseudonym_key=request.pseudonym_key,
+                site=request.site,
             )
             .returning(Run.id)
         ).scalar_one()
@@ -275,9 +277,7 @@ class _RunWriter:
             aggregate_finished_cases(self._connection, case_ids)
 
     def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
-        patient_ids = _ensure_patients(
-            self._connection, [case.patient for case in cases], pseudonymous=self._request.pseudonym_key is not None
-        )
+        patient_ids = _ensure_patients(self._connection, self._request, [case.patient for case in cases])
         rows = self._connection.execute(
             insert(Case).returning(Case.id, Case.patient_id),
             [
@@ -331,14 +331,18 @@ def _ensure_bundle(connection: Connection, bundle: Bundle) -> None:
         connection.execute(update(BundleRow).where(BundleRow.digest == bundle.digest).values(path=path))
 
 
-def _ensure_patients(connection: Connection, external_ids: Sequence[str], *, pseudonymous: bool) -> dict[str, int]:
+def _ensure_patients(connection: Connection, request: SubmitRequest, external_ids: Sequence[str]) -> dict[str, int]:
+    """The ids of these patients of the archive; those that it did not have yet get a row."""
     upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    pseudonymous = request.pseudonym_key is not None
     patient_ids: dict[str, int] = {}
     for batch in slices(external_ids, 500):
         connection.execute(
-            upsert(Patient).on_conflict_do_nothing(index_elements=["external_id"]),
-            [{"external_id": external_id, "pseudonymous": pseudonymous} for external_id in batch],
+            upsert(Patient).on_conflict_do_nothing(index_elements=["root", "external_id"]),
+            [{"root": request.root, "external_id": external_id, "pseudonymous": pseudonymous} for external_id in batch],
         )
-        rows = connection.execute(select(Patient.external_id, Patient.id).where(Patient.external_id.in_(batch)))
+        rows = connection.execute(
+            select(Patient.external_id, Patient.id).where(Patient.root == request.root, Patient.external_id.in_(batch))
+        )
         patient_ids |= dict(rows.all())
     return patient_ids

@@ -23,6 +23,7 @@ VIEW_COLUMNS = {
         "cases_indeterminate": "finished cases that are indeterminate",
         "cases_insufficient": "finished cases that are insufficient",
         "finished_at": "when the last case got its result; empty until then",
+        "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
     },
     "case_results": {
         "run_id": "the run",
@@ -51,6 +52,8 @@ VIEW_COLUMNS = {
         ),
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
+        "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
+        "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
     },
     "review_queue": {
         "priority": (
@@ -74,6 +77,8 @@ VIEW_COLUMNS = {
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
         "review_state": "see [Review states](#review-states); never `closed` here",
+        "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
+        "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
     },
     "case_review": {
         "run_id": "the run",
@@ -132,6 +137,8 @@ VIEW_COLUMNS = {
         "bundle_name": "name of the bundle",
         "bundle_digest": "the bundle's identity",
         "software_version": "version of slide-screen that wrote the run",
+        "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
+        "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
     },
     "identity_conflicts": {
         "run_id": "the run",
@@ -139,12 +146,14 @@ VIEW_COLUMNS = {
         "patient": "the patient of the case",
         "capture_id": "the capture",
         "path": "path of the capture in the archive",
-        "other_run_id": "the run of the other case: the same run, or an earlier or later one of the archive",
+        "other_run_id": "the run of the other case: the same, or an earlier or later one of any archive",
         "other_case_id": "the other case",
         "other_patient": "the other patient",
         "other_capture_id": "the other capture",
         "other_path": "path of the other capture",
         "sha256": "the sha256 that both have",
+        "archive": "the archive of the case",
+        "other_archive": "the archive of the other case; it may be the same",
     },
 }
 """View -> column -> its meaning."""

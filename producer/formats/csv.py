@@ -1,20 +1,35 @@
-"""The cases of a run as CSV, for spreadsheets."""
+"""The cases of a run as CSV, for programs: UTF-8, every value unchanged."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from db.run_report import RunReport
+from producer.csv_text import as_csv
 from producer.formats import ExportFormat, Truth
 from producer.formats.json import case_record
-from producer.output import as_csv
 
 COLUMNS = (
     "case_id", "patient", "verdict", "subtype", "subtype_margin", "score", "score_low", "score_high", "priority",
     "submitted", "screened", "rejected", "quarantined", "excluded", "novel", "reasons", "case_rule",
-    "aggregated_at", "identity_conflict",
+    "aggregated_at", "identity_conflict", "archive", "site",
 )  # fmt: skip
 
 
+def table_of(report: RunReport, truth: Truth | None) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    """The rows of the cases, and the names of their columns: what both kinds of CSV show."""
+    of_run = {"archive": report.run.archive, "site": report.run.site}
+    rows = [case_record(case, truth, report.manifest.benign_label) | of_run for case in report.cases]
+    return rows, COLUMNS if truth is None else (*COLUMNS, "truth", "right")
+
+
 def render(report: RunReport, truth: Truth | None) -> str:
-    columns = COLUMNS if truth is None else (*COLUMNS, "truth", "right")
-    return as_csv([case_record(case, truth, report.manifest.benign_label) for case in report.cases], columns)
+    return as_csv(*table_of(report, truth))
 
 
-FORMAT = ExportFormat("csv", "Print a row for each case as CSV on stdout.", to_file=False, render=render)
+FORMAT = ExportFormat(
+    "csv",
+    "Print a row for each case as CSV on stdout, for programs: UTF-8, every value unchanged.",
+    to_file=False,
+    render=render,
+    is_utf8=True,
+)

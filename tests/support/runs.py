@@ -27,9 +27,10 @@ def request(
     chunk_size: int = 4,
     everything: bool = False,
     root: bytes = b"/a",
+    site: str | None = None,
 ) -> SubmitRequest:
     in_order = sorted(captures, key=lambda one: one.path)
-    return SubmitRequest(root, bundle, in_order, {}, chunk_size, "test", everything)
+    return SubmitRequest(root, bundle, in_order, {}, chunk_size, "test", everything, site=site)
 
 
 def submitted(database: Engine, bundle: Bundle, patients: int, captures: int, *, chunk_size: int = 4) -> Submission:
