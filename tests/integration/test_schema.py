@@ -136,6 +136,8 @@ def test_a_name_in_two_archives_becomes_two_patients_and_cases_follow_their_arch
                 {"path": b"P1/1.jpg", "sha": "same" if root == "/b" else "other"},
             )
         connection.execute(text("UPDATE run SET root = :root WHERE id = 1"), {"root": b"/a"})
+        if engine.dialect.name == "postgresql":  # it did not count the row whose number was given
+            connection.execute(text("SELECT setval(pg_get_serial_sequence('patient', 'id'), 1)"))
     schema.upgrade(engine)
     with reading(engine) as connection:
         rows = connection.execute(
