@@ -210,7 +210,7 @@ def test_what_has_no_sure_label_is_left_out_and_counted(
     assert {(row["patient"], row["label"]) for row in rows} == {
         (f"{here}/{patient}", "Benign") for patient in ("benign", "again", "excluded", "twin-1", "twin-2")
     } | {(f"{elsewhere}/again", "Pre")}, "the same name in two archives is two patients"
-    assert len(rows) == 2 + 3 + 2 + 2 + 2
+    assert len(rows) == 2 + 3 + 3 + 2 + 2 + 2
     assert {Path(row["path"]).parent.parent for row in rows} == {tmp_path, tmp_path / "elsewhere"}
 
 
