@@ -37,6 +37,13 @@ class Settings(BaseSettings):
         None,
         description="folder of bundles on this machine, searched by digest when the recorded path does not exist here",
     )
+    site: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,31}$",
+        description="short name of the laboratory, in exports, queue rows and FHIR identifiers: up to 32 letters, "
+        "digits, `.` and `-`; needed as soon as more than one database reports to one system; fixed for a run at "
+        "submit",
+    )
     chunk_size: int = Field(256, ge=1, le=4096, description="captures in a chunk: seconds of work, never minutes")
     lease_seconds: int = Field(
         60, ge=3, le=3600, description="how long a chunk belongs to a worker that has stopped answering"

@@ -20,7 +20,7 @@ from db.columns import columns_of
 from db.compare import same_value
 from db.engine import AnyRow, reading
 from db.mix_ups import CONFLICTS
-from db.models import Capture, Case, Chunk, Event, PatientWithoutCaptures, ReportQueue, Review, Run
+from db.models import Capture, Case, Chunk, Event, Patient, PatientWithoutCaptures, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW
 from db.progress import progress_of
 from db.runs import RunRow, named_run
@@ -190,7 +190,7 @@ def _superseded(connection: Connection, run: RunRow, cases: int) -> Iterator[Fin
     of_patient = (
         select(newer.id)
         .join(newer_run, newer_run.id == newer.run_id)
-        .where(newer.patient_id == Case.patient_id, newer.id > Case.id, newer_run.root == run.root)
+        .where(newer.patient_id == Case.patient_id, newer.id > Case.id)
     )
     finished = of_patient.where(newer.state == CaseState.AGGREGATED, newer_run.cancelled_at.is_(None))
     signed = select(Review.id).where(
@@ -275,14 +275,15 @@ def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[
     names = sorted(path.decode("utf-8", "backslashreplace") for path in differ)
     yield Finding(f"every capture ended as in run {other.id}", len(captures), len(differ), names[:EXAMPLES])
 
-    def results_of(run_id: int) -> dict[int, AnyRow]:
+    def results_of(run_id: int) -> dict[str, AnyRow]:
+        """By the patient's name: the other run may be of a copy of the archive, whose patients have other ids."""
         columns = (getattr(Case, name) for name in of_cases)
-        rows = connection.execute(select(Case.patient_id, *columns).where(Case.run_id == run_id))
-        return {row.patient_id: row for row in rows}
+        cases = select(Patient.external_id, Case.patient_id, *columns).join(Patient, Patient.id == Case.patient_id)
+        return {row.external_id: row for row in connection.execute(cases.where(Case.run_id == run_id))}
 
     results, expected_results = results_of(run.id), results_of(other.id)
     patients = [
-        patient
+        (results.get(patient) or expected_results[patient]).patient_id
         for patient in results.keys() | expected_results.keys()
         if not _same_row(results.get(patient), expected_results.get(patient), of_cases)
     ]

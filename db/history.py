@@ -70,7 +70,7 @@ def history_of(
             .join(Patient, Patient.id == Case.patient_id)
             .join(Run, Run.id == Case.run_id)
             .outerjoin(Capture, Capture.case_id == Case.id)
-            .where(Patient.external_id.in_(names), *_in_force(root, pseudonym_key))
+            .where(Patient.root == root, Patient.external_id.in_(names), *_in_force(root, pseudonym_key))
             .where(Run.bundle_digest == bundle_digest)
             .order_by(Case.id)
         )  # fmt: skip

@@ -28,6 +28,15 @@ class IdentityConflict:
     other_capture_id: int
     other_path: str
     sha256: str
+    archive: str
+    other_archive: str
+
+    @property
+    def other_named(self) -> str:
+        """The other patient, with the archive if it is another one."""
+        return (
+            self.other_patient if self.archive == self.other_archive else f"{self.other_patient} ({self.other_archive})"
+        )
 
 
 CONFLICTS = table("identity_conflicts", *(column(field.name) for field in fields(IdentityConflict)))
@@ -95,7 +104,7 @@ def perhaps_freed(connection: Connection, case_id: int) -> list[int]:
 
 
 def _replaced_in_conflict() -> Select[int]:
-    """Earlier cases of the patient of `case_id`, in runs of the same archive and bundle, that are in conflict."""
+    """Earlier cases of the patient of `case_id`, in runs with the same bundle, that are in conflict."""
     current, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
     return (
         select(earlier.id)
@@ -104,7 +113,7 @@ def _replaced_in_conflict() -> Select[int]:
         .join(earlier, (earlier.patient_id == current.patient_id) & (earlier.id < current.id))
         .join(earlier_run, earlier_run.id == earlier.run_id)
         .where(current.id == bindparam("case_id"), earlier.identity_conflict.is_(True))
-        .where(earlier_run.root == run.root, earlier_run.bundle_digest == run.bundle_digest)
+        .where(earlier_run.bundle_digest == run.bundle_digest)
         .where(earlier_run.pseudonym_key.is_not_distinct_from(run.pseudonym_key))
     )
 

@@ -100,6 +100,9 @@ class Run(Base):
     pseudonym_key: Mapped[str | None] = mapped_column(
         String(16), doc="fingerprint of the key that made its patients' pseudonyms; empty if they have none"
     )
+    site: Mapped[str | None] = mapped_column(
+        String(32), doc="the laboratory's SCREEN_SITE at submit; empty if it was not set, and before schema 0007"
+    )
     software_version: Mapped[str] = mapped_column(Text, doc="version of slide-screen that wrote the run")
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of submit")
     cancelled_at: Mapped[datetime | None] = mapped_column(doc="set when the run is cancelled")
@@ -107,17 +110,33 @@ class Run(Base):
     __table_args__ = (Index(None, "root", "bundle_digest"),)
 
 
+class ThisDatabase(Base):
+    """One row: what tells this database apart from every other one."""
+
+    __tablename__ = "this_database"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False, doc="always 1")
+    uuid: Mapped[str] = mapped_column(String(36), doc="a random UUID, drawn once; exported ids are made from it")
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
 class Patient(Base):
-    """The only place that holds a patient's external id."""
+    """A patient's folder of one archive, and the only place that holds a patient's external id."""
 
     __tablename__ = "patient"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
+    root: Mapped[bytes] = mapped_column(
+        LargeBinary, doc="the archive's real path as bytes: the same name in another archive is another patient"
+    )
     external_id: Mapped[str] = mapped_column(
-        Text, unique=True, doc="the path of the patient's folder below the archive's root, as text; mostly one name"
+        Text, doc="the path of the patient's folder below the archive's root, as text; mostly one name"
     )
     pseudonymous: Mapped[bool] = mapped_column(default=False, doc="whether external_id is a pseudonym")
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the first submit")
+
+    __table_args__ = (UniqueConstraint("root", "external_id"),)
 
 
 class Case(Base):

@@ -188,9 +188,10 @@ class RunSummary:
     patients_without_captures: int
     patient_depth: int
     finished_at: datetime | None
+    site: str | None
 
 
-_TYPES: dict[Any, TypeEngine[Any]] = {int: Integer(), int | None: Integer(), str: Text()}
+_TYPES: dict[Any, TypeEngine[Any]] = {int: Integer(), int | None: Integer(), str: Text(), str | None: Text()}
 _SUMMARY = table(
     "run_summary", *(column(field.name, _TYPES.get(field.type, UTCDateTime())) for field in fields(RunSummary))
 )

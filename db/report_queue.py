@@ -57,6 +57,8 @@ class QueuedResult:
     superseded_by: int | None
     bundle_warnings: str | list[str] | None
     in_training: int | None
+    archive: str
+    site: str | None
 
 
 @dataclass
@@ -133,17 +135,14 @@ def withdraw(connection: Connection, case_id: int, *, superseded_by: int) -> Non
 
 
 def _rows_of_earlier_cases(connection: Connection, case_id: int, *, also_signed: bool) -> list[AnyRow]:
-    """Rows that no other replaces, the latest first, of earlier cases of this archive and patient that were superseded,
-    or of all earlier ones.
+    """Rows that no other replaces, the latest first, of earlier cases of this patient that were superseded, or of all
+    earlier ones.
     """
-    current, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
-    later = aliased(ReportQueue)
+    current, earlier, later = aliased(Case), aliased(Case), aliased(ReportQueue)
     statement = (
         select(ReportQueue.id, ReportQueue.run_id, ReportQueue.case_id)
         .select_from(current)
-        .join(run, run.id == current.run_id)
         .join(earlier, (earlier.patient_id == current.patient_id) & (earlier.id < current.id))
-        .join(earlier_run, (earlier_run.id == earlier.run_id) & (earlier_run.root == run.root))
         .join(ReportQueue, ReportQueue.case_id == earlier.id)
         .where(current.id == case_id)
         .where(~select(later.id).where(later.replaces_id == ReportQueue.id).exists())

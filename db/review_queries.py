@@ -42,6 +42,8 @@ class ListedCase(CaseReview):
     novel: int | None
     identity_conflict: bool | None
     aggregated_at: datetime
+    archive: str
+    site: str | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,6 @@ class ReviewRow:
 class CaseDetails(ListedCase):
     """A case as a reviewer sees it: beside its row in the list, its bundle, the evidence, and what was done so far."""
 
-    archive: str
     bundle_name: str
     bundle_digest: str
     notice: str | None
@@ -148,7 +149,8 @@ def review_list(
 
 
 _OF_REVIEW = [field.name for field in fields(CaseReview)]
-_OF_RESULT = [field.name for field in fields(ListedCase) if field.name not in _OF_REVIEW]
+_OF_RUN = ("archive", "site")
+_OF_RESULT = [field.name for field in fields(ListedCase) if field.name not in (*_OF_REVIEW, *_OF_RUN)]
 _HOLD = ("holder", "held_until")
 
 
@@ -161,8 +163,11 @@ def _cases() -> Select[*tuple[Any, ...]]:
             case((is_held, Case.review_holder)).label("holder"),
             case((is_held, Case.review_held_until)).label("held_until"),
             *(getattr(Case, name) for name in _OF_RESULT),
+            Run.root_text.label("archive"),
+            Run.site,
         )
         .select_from(Case)
+        .join(Run, Run.id == Case.run_id)
         .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
     )
 
@@ -170,7 +175,7 @@ def _cases() -> Select[*tuple[Any, ...]]:
 def _listed(row: RowMapping) -> dict[str, Any]:
     """The fields of a `ListedCase`."""
     reasons = tuple(Reason(**reason) for reason in row["reasons"] or ())
-    return {name: row[name] for name in (*_OF_REVIEW, *_OF_RESULT)} | {"reasons": reasons}
+    return {name: row[name] for name in (*_OF_REVIEW, *_OF_RESULT, *_OF_RUN)} | {"reasons": reasons}
 
 
 def case_details(engine: Engine, case_id: int, *, captures: int) -> CaseDetails:
@@ -184,13 +189,12 @@ def case_details(engine: Engine, case_id: int, *, captures: int) -> CaseDetails:
         if row is None:
             raise NoSuchCase(f"there is no case {case_id} with a result; `screen review list` lists what waits")
         run = connection.execute(
-            select(Run.root_text, Run.bundle_digest, BundleRow.name, BundleRow.manifest)
+            select(Run.bundle_digest, BundleRow.name, BundleRow.manifest)
             .join(BundleRow, BundleRow.digest == Run.bundle_digest)
             .where(Run.id == row["run_id"])
         ).one()
         return CaseDetails(
             **_listed(row),
-            archive=run.root_text,
             bundle_name=run.name,
             bundle_digest=run.bundle_digest,
             notice=run.manifest["notice"],

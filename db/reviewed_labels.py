@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine, select, text
 
 from contract.bundle import Manifest
+from contract.names import display_name
 from contract.states import CaptureState, ReviewState, Verdict
 from db.engine import reading, slices
 from db.models import BundleRow, Capture, Case, Run
@@ -16,12 +17,17 @@ from db.runs import require_run
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """A closed case. `label` is the subtype if the final verdict is ALL, the bundle's benign label if it is benign."""
+    """A closed case. `label` is the subtype if the final verdict is ALL, the bundle's benign label if it is benign.
+
+    `patient` is the folder's name, or its path where cases of several archives come together: the same name in two
+    archives is two patients.
+    """
 
     id: int
     patient: str
     label: str
     root: bytes
+    site: str | None
     pseudonym_key: str | None
     patient_depth: int
     identity_conflict: bool
@@ -44,7 +50,7 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
     statement = (
         select(
             Case.id, Case.patient_id, Case.identity_conflict, CASE_REVIEW.c.patient, CASE_REVIEW.c.state,
-            CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.pseudonym_key,
+            CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.site, Run.pseudonym_key,
             Run.patient_depth, Run.bundle_digest,
         )
         .join(Run, Run.id == Case.run_id)
@@ -72,7 +78,11 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
             left_out["ALL without a subtype" if case.final_verdict == Verdict.ALL else case.final_verdict] += 1
         else:
             key, conflict = case.pseudonym_key, bool(case.identity_conflict)
-            labelled.append(LabelledCase(case.id, case.patient, label, case.root, key, case.patient_depth, conflict))
+            labelled.append(
+                LabelledCase(case.id, case.patient, label, case.root, case.site, key, case.patient_depth, conflict)
+            )
+    if len({case.root for case in labelled}) > 1:
+        labelled = [replace(case, patient=f"{display_name(case.root)}/{case.patient}") for case in labelled]
     return labelled, +left_out
 
 

@@ -29,11 +29,12 @@ from db.bundles import in_training
 from db.drift import Drift, drift_of
 from db.engine import reading
 from db.mix_ups import CONFLICTS, IdentityConflict
-from db.models import Capture, Case, Event, Patient
+from db.models import Capture, Case, Event, Patient, ThisDatabase
 from db.opinions import CASE_REVIEW
 from db.plausibility import Implausibility, implausibility_of
 from db.progress import Progress, RunSummary, progress_of, run_summary
 from db.runs import named_run
+from db.sign_offs import SignedHistory, SignOff, signed_histories
 
 CONFLICTING_CASES, CONFLICTS_OF_A_CASE = 100, 5
 """How many of each a report names; the view identity_conflicts has all of them."""
@@ -41,16 +42,27 @@ CONFLICTING_CASES, CONFLICTS_OF_A_CASE = 100, 5
 
 @dataclass(frozen=True)
 class Review:
-    """Where the review of a finished case stands, and what reviewers agree on once it is closed."""
+    """Where the review of a finished case stands, and what reviewers agree on once it is closed.
+
+    `signed` has every closing so far, also those that were undone since.
+    """
 
     state: ReviewState
     final_verdict: Verdict | None
     final_subtype: str | None
     closed_at: datetime | None
+    signed: SignedHistory
 
     @property
     def closed(self) -> bool:
         return self.state is ReviewState.CLOSED
+
+    @property
+    def signed_otherwise(self) -> SignOff | None:
+        """The last closing with another result than the present one; for a case that is not closed now, the last."""
+        now = (self.final_verdict, self.final_subtype) if self.closed else None
+        others = [one for one in self.signed.sign_offs if (one.verdict, one.subtype) != now]
+        return others[-1] if others else None
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,15 @@ class CaseRow:
     superseded_by: int | None
     policy: CasePolicy
     review: Review | None
+
+    @property
+    def changed_after_sign_off(self) -> bool:
+        """Whether its captures were screened again, or a mix-up was noted or settled, after it was first closed."""
+        if self.review is None or not self.review.signed.sign_offs:
+            return False
+        first = self.review.signed.sign_offs[0].at
+        times = (self.aggregated_at, self.review.signed.mix_up_noted_at)
+        return any(at is not None and at > first for at in times)
 
 
 @dataclass(frozen=True)
@@ -138,9 +159,12 @@ class RunReport:
     """A run at one moment. `warnings` are what the bundle says against itself; `in_training` counts the screened
     captures that it was made with, and is None if it does not list them. `cases` come by urgency, open ones last;
     `evidence` is by case id.
+
+    `database` is the UUID of the database that the run is in.
     """
 
     run: RunSummary
+    database: str
     root: bytes
     pseudonym_key: str | None
     manifest: Manifest
@@ -184,6 +208,7 @@ def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None
         engines = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
         return RunReport(
             run=run_summary(connection, run_id),
+            database=connection.execute(select(ThisDatabase.uuid)).scalar_one(),
             root=run.root,
             pseudonym_key=run.pseudonym_key,
             manifest=run.manifest,
@@ -218,7 +243,7 @@ def _skipped(connection: Connection, run_id: int) -> Mapping[str, Sequence[str]]
 _OF_CASE = [
     field.name for field in fields(CaseRow) if field.name not in ("case_id", "patient", "reasons", "policy", "review")
 ]
-_OF_REVIEW = [field.name for field in fields(Review)]
+_OF_REVIEW = [field.name for field in fields(Review) if field.name != "signed"]
 
 
 def _cases(connection: Connection, run_id: int, policy: CasePolicy) -> tuple[CaseRow, ...]:
@@ -233,10 +258,11 @@ def _cases(connection: Connection, run_id: int, policy: CasePolicy) -> tuple[Cas
         .where(Case.run_id == run_id)
         .order_by(Case.priority.is_(None), Case.priority.desc(), Patient.external_id)
     ).mappings()  # fmt: skip
-    return tuple(_case(row, policy) for row in rows)
+    signed = signed_histories(connection, run_id)
+    return tuple(_case(row, policy, signed.get(row["case_id"], SignedHistory())) for row in rows)
 
 
-def _case(row: RowMapping, policy: CasePolicy) -> CaseRow:
+def _case(row: RowMapping, policy: CasePolicy, signed: SignedHistory) -> CaseRow:
     review = {name: row[f"review_{name}"] for name in _OF_REVIEW}
     verdict = row["verdict"]
     return CaseRow(
@@ -244,7 +270,7 @@ def _case(row: RowMapping, policy: CasePolicy) -> CaseRow:
         patient=row["patient"],
         reasons=tuple(Reason(**reason) for reason in row["reasons"] or ()),
         policy=policy if row["case_policy"] is None else CasePolicy.model_validate(row["case_policy"]),
-        review=None if review["state"] is None else Review(**review),
+        review=None if review["state"] is None else Review(**review, signed=signed),
         **{name: row[name] for name in _OF_CASE}
         | {"state": CaseState(row["state"]), "verdict": verdict and Verdict(verdict)},
     )  # fmt: skip

@@ -51,6 +51,7 @@ class SubmitRequest:
     patient_depth: int = 1
     patients_complete: bool = True
     """Whether the walk could list every folder above the patients: then a patient that it did not find is gone."""
+    site: str | None = None
 
 
 @dataclass
@@ -255,6 +256,7 @@ class _RunWriter:
                 report_at_sign_off=request.report_at_sign_off,
                 pseudonym_key=request.pseudonym_key,
                 patient_depth=request.patient_depth,
+                site=request.site,
             )
             .returning(Run.id)
         ).scalar_one()
@@ -275,7 +277,7 @@ class _RunWriter:
 
     def add_absent(self, absent: Sequence[Absent]) -> None:
         """Write the patients without captures, and a case without captures for each who had some before."""
-        patient_ids = self._patient_ids([patient.patient for patient in absent])
+        patient_ids = _ensure_patients(self._connection, self._request, [patient.patient for patient in absent])
         write_absent(self._connection, self.id, absent, patient_ids)
         withdrawn = [_PlannedCase(patient.patient, [], [], True) for patient in absent if patient.withdraws]
         if withdrawn:
@@ -297,7 +299,7 @@ class _RunWriter:
             aggregate_finished_cases(self._connection, case_ids)
 
     def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
-        patient_ids = self._patient_ids([case.patient for case in cases])
+        patient_ids = _ensure_patients(self._connection, self._request, [case.patient for case in cases])
         rows = self._connection.execute(
             insert(Case).returning(Case.id, Case.patient_id),
             [
@@ -307,9 +309,6 @@ class _RunWriter:
         )
         case_of = {patient_id: case_id for case_id, patient_id in rows}
         return {case.patient: case_of[patient_ids[case.patient]] for case in cases}
-
-    def _patient_ids(self, patients: Sequence[str]) -> dict[str, int]:
-        return _ensure_patients(self._connection, patients, pseudonymous=self._request.pseudonym_key is not None)
 
     def _insert_chunks(self, captures: Sequence[tuple[int, FoundCapture]]) -> None:
         pieces = slices(captures, self._request.chunk_size)
@@ -342,14 +341,18 @@ class _RunWriter:
             )
 
 
-def _ensure_patients(connection: Connection, external_ids: Sequence[str], *, pseudonymous: bool) -> dict[str, int]:
+def _ensure_patients(connection: Connection, request: SubmitRequest, external_ids: Sequence[str]) -> dict[str, int]:
+    """The ids of these patients of the archive; those that it did not have yet get a row."""
     upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    pseudonymous = request.pseudonym_key is not None
     patient_ids: dict[str, int] = {}
     for batch in slices(external_ids, 500):
         connection.execute(
-            upsert(Patient).on_conflict_do_nothing(index_elements=["external_id"]),
-            [{"external_id": external_id, "pseudonymous": pseudonymous} for external_id in batch],
+            upsert(Patient).on_conflict_do_nothing(index_elements=["root", "external_id"]),
+            [{"root": request.root, "external_id": external_id, "pseudonymous": pseudonymous} for external_id in batch],
         )
-        rows = connection.execute(select(Patient.external_id, Patient.id).where(Patient.external_id.in_(batch)))
+        rows = connection.execute(
+            select(Patient.external_id, Patient.id).where(Patient.root == request.root, Patient.external_id.in_(batch))
+        )
         patient_ids |= dict(rows.all())
     return patient_ids

@@ -21,7 +21,7 @@ from db.report_queue import withdraw
 
 @dataclass(frozen=True)
 class _Other:
-    """Another finished case of the same archive and patient. `acted`: a reviewer has confirmed or overridden it."""
+    """Another finished case of the patient. `acted`: a reviewer has confirmed or overridden it."""
 
     id: int
     run_id: int
@@ -31,7 +31,7 @@ class _Other:
 
 
 def _others() -> Select[*tuple[Any, ...]]:
-    current, run, other_run = aliased(Case), aliased(Run), aliased(Run)
+    current, other_run = aliased(Case), aliased(Run)
     acted = select(Review.id).where(
         Review.case_id == Case.id, Review.action.in_((ReviewAction.CONFIRM, ReviewAction.OVERRIDE))
     )
@@ -41,9 +41,8 @@ def _others() -> Select[*tuple[Any, ...]]:
             acted.exists().label("acted"),
         )
         .select_from(current)
-        .join(run, run.id == current.run_id)
         .join(Case, (Case.patient_id == current.patient_id) & (Case.id != current.id))
-        .join(other_run, (other_run.id == Case.run_id) & (other_run.root == run.root))
+        .join(other_run, other_run.id == Case.run_id)
         .where(current.id == bindparam("case_id"), Case.state == CaseState.AGGREGATED)
         .order_by(Case.id)
     )  # fmt: skip
@@ -55,7 +54,7 @@ _OTHERS_LOCKED = _others().with_for_update(of=Case)
 
 
 def signed_before(connection: Connection, case_id: int) -> SignedResult | None:
-    """What reviewers signed last of the earlier cases of this archive and patient; None if no such case is closed."""
+    """What reviewers signed last of the earlier cases of this patient; None if no such case is closed."""
     earlier = [one.id for one in _read(connection, _OTHERS, case_id) if one.id < case_id and one.acted]
     if not earlier:
         return None

@@ -29,6 +29,7 @@ VIEW_COLUMNS = {
         ),
         "patient_depth": "how many levels below the archive's root the patients' folders lie",
         "finished_at": "when the last case got its result; empty until then",
+        "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
     },
     "case_results": {
         "run_id": "the run",
@@ -58,6 +59,8 @@ VIEW_COLUMNS = {
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
         "superseded_by": "the newer case of the same archive and patient that took its place; empty if there is none",
+        "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
+        "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
     },
     "review_queue": {
         "priority": (
@@ -82,6 +85,8 @@ VIEW_COLUMNS = {
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
         "review_state": "see [Review states](#review-states); never `closed` or `superseded` here",
+        "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
+        "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
     },
     "case_review": {
         "run_id": "the run",
@@ -148,6 +153,8 @@ VIEW_COLUMNS = {
             "screened captures that were in the bundle's training or validation, where its answers look better than "
             "they are; empty if it does not list them"
         ),
+        "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
+        "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
     },
     "identity_conflicts": {
         "run_id": "the run",
@@ -155,12 +162,14 @@ VIEW_COLUMNS = {
         "patient": "the patient of the case",
         "capture_id": "the capture",
         "path": "path of the capture in the archive",
-        "other_run_id": "the run of the other case: the same run, or an earlier or later one of the archive",
+        "other_run_id": "the run of the other case: the same, or an earlier or later one of any archive",
         "other_case_id": "the other case",
         "other_patient": "the other patient",
         "other_capture_id": "the other capture",
         "other_path": "path of the other capture",
         "sha256": "the sha256 that both have",
+        "archive": "the archive of the case",
+        "other_archive": "the archive of the other case; it may be the same",
     },
 }
 """View -> column -> its meaning."""

@@ -15,7 +15,7 @@ VIEWS = {
                COALESCE(k.indeterminate, 0) AS cases_indeterminate, COALESCE(k.insufficient, 0) AS cases_insufficient,
                run.patients, run.patients_unchanged, run.patients_without_captures, run.patient_depth,
                CASE WHEN COALESCE(k.finished, 0) = run.cases THEN COALESCE(k.finished_at, run.created_at) END
-                   AS finished_at
+                   AS finished_at, run.site
         FROM run
         JOIN bundle ON bundle.digest = run.bundle_digest
         LEFT JOIN (
@@ -38,42 +38,57 @@ VIEWS = {
             FROM "case" GROUP BY run_id
         ) k ON k.run_id = run.id
     """,
-    # Pairs of captures with the same bytes at two paths of one archive, screened with one bundle, under two patients.
+    # Pairs of captures with the same bytes under two patients: in one archive with one bundle, in two with any.
     # Only screened ones, which a CHECK says have probabilities (asked by their state, PostgreSQL would look through all
     # captures in that state): two empty files are the same, too. A case that a later run of its patient has replaced is
-    # no longer the other side of a conflict.
+    # no longer the other side of a conflict. A folder that has the same name and the same files in another archive was
+    # copied or moved with it: nobody was mixed up. This is judged by what submit wrote, which never changes. Neither is
+    # anybody where one archive lies in another: then it is the same file.
     "identity_conflicts": """
         SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, c.id AS capture_id, c.path_text AS path,
                other_k.run_id AS other_run_id, other_k.id AS other_case_id,
                other_patient.external_id AS other_patient, other_c.id AS other_capture_id,
-               other_c.path_text AS other_path, c.sha256
+               other_c.path_text AS other_path, c.sha256, run.root_text AS archive, other_run.root_text AS other_archive
         FROM capture c
         JOIN "case" k ON k.id = c.case_id
         JOIN run ON run.id = k.run_id
         JOIN patient ON patient.id = k.patient_id
-        JOIN capture other_c
-          ON other_c.sha256 = c.sha256 AND other_c.case_id <> c.case_id AND other_c.path <> c.path
+        JOIN capture other_c ON other_c.sha256 = c.sha256 AND other_c.case_id <> c.case_id
         JOIN "case" other_k ON other_k.id = other_c.case_id AND other_k.patient_id <> k.patient_id
         JOIN run other_run
-          ON other_run.id = other_k.run_id AND other_run.root = run.root
-         AND other_run.bundle_digest = run.bundle_digest
+          ON other_run.id = other_k.run_id
+         AND (
+             other_run.root = run.root AND other_run.bundle_digest = run.bundle_digest
+                 AND other_run.patient_depth = run.patient_depth
+             OR other_run.root <> run.root
+                 AND other_run.root_text || '/' || other_c.path_text <> run.root_text || '/' || c.path_text
+         )
          AND COALESCE(other_run.pseudonym_key, '') = COALESCE(run.pseudonym_key, '')
-         AND other_run.patient_depth = run.patient_depth
         JOIN patient other_patient ON other_patient.id = other_k.patient_id
         WHERE c.probabilities IS NOT NULL AND other_c.probabilities IS NOT NULL
           AND NOT EXISTS (
               SELECT 1 FROM "case" later
               JOIN run later_run ON later_run.id = later.run_id
               WHERE later.patient_id = other_k.patient_id AND later.id > other_k.id
-                AND later_run.root = run.root AND later_run.bundle_digest = run.bundle_digest
+                AND later_run.bundle_digest = other_run.bundle_digest
                 AND COALESCE(later_run.pseudonym_key, '') = COALESCE(run.pseudonym_key, '')
+          )
+          AND NOT (
+              other_run.root <> run.root AND other_patient.external_id = patient.external_id
+              AND other_k.submitted = k.submitted AND NOT EXISTS (
+                  SELECT 1 FROM capture mine
+                  LEFT JOIN capture theirs
+                    ON theirs.run_id = other_k.run_id AND theirs.path = mine.path
+                   AND theirs.size_bytes = mine.size_bytes
+                  WHERE mine.case_id = k.id AND theirs.id IS NULL
+              )
           )
     """,
     "case_results": """
         SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, k.state, k.verdict, k.subtype,
                k.subtype_margin, k.score, k.score_low, k.score_high, k.priority, k.submitted, k.screened, k.rejected,
                k.quarantined, k.reasons, k.case_rule, k.aggregated_at, bundle.name AS bundle_name, run.bundle_digest,
-               k.identity_conflict, k.excluded, k.novel, k.superseded_by
+               k.identity_conflict, k.excluded, k.novel, k.superseded_by, run.root_text AS archive, run.site
         FROM "case" k
         JOIN patient ON patient.id = k.patient_id
         JOIN run ON run.id = k.run_id
@@ -159,9 +174,10 @@ VIEWS = {
         SELECT k.priority, k.run_id, k.id AS case_id, patient.external_id AS patient, k.verdict, k.subtype, k.score,
                k.score_low, k.score_high, k.submitted, k.screened, k.reasons, k.aggregated_at, k.identity_conflict,
                k.excluded, k.novel,
-               case_review.state AS review_state
+               case_review.state AS review_state, run.root_text AS archive, run.site
         FROM "case" k
         JOIN patient ON patient.id = k.patient_id
+        JOIN run ON run.id = k.run_id
         JOIN case_review ON case_review.case_id = k.id
         WHERE case_review.state NOT IN ('closed', 'superseded')
     """,
@@ -181,7 +197,7 @@ VIEWS = {
                    SELECT COUNT(*) FROM capture c
                    JOIN training_capture t ON t.bundle_digest = run.bundle_digest AND t.sha256 = c.sha256
                    WHERE c.case_id = k.id AND c.state = 'screened'
-               ) END AS in_training
+               ) END AS in_training, run.root_text AS archive, run.site
         FROM report_queue q
         JOIN "case" k ON k.id = q.case_id
         JOIN case_review r ON r.case_id = k.id

@@ -1,8 +1,6 @@
-"""How listings look: one decorator gives each `--json` and `--csv`; data goes to stdout, messages to stderr."""
+"""How listings look: one decorator gives each the same output options; data goes to stdout, messages to stderr."""
 
-import csv
 import getpass
-import io
 import json
 import os
 import sys
@@ -18,18 +16,27 @@ from rich.text import Text
 
 from contract.states import Verdict
 from contract.words import VERDICT_WORDS
+from producer.csv_text import as_csv, as_excel_csv
 
 stdout = Console(emoji=False)
 stderr = Console(stderr=True, emoji=False)
 
 ID = click.IntRange(1, 2**63 - 1)
 """A number that the database gave to a run, a case or a row."""
+CSV_HELP = {
+    "csv": "Print the rows as CSV on stdout, for programs: UTF-8, every value unchanged.",
+    "csv-excel": "Print the rows as CSV on stdout, for a spreadsheet: umlauts and leading zeros stay, no cell is run "
+    "as a formula.",
+}
+CSV = frozenset(CSV_HELP)
+"""The values of `output` that `csv_out` takes."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def output_options(function: Function) -> Function:
-    """Adds `--json` and `--csv`, passed on as `output`: "table", "json" or "csv"."""
-    function = click.option("--csv", "output", flag_value="csv", help="Print the rows as CSV on stdout.")(function)
+    """Adds `--json`, `--csv` and `--csv-excel`, passed on as `output`: "table", "json", "csv" or "csv-excel"."""
+    for name, csv_help in reversed(CSV_HELP.items()):
+        function = click.option(f"--{name}", "output", flag_value=name, help=csv_help)(function)
     function = click.option("--json", "output", flag_value="json", help="Print everything as JSON on stdout.")(function)
     return click.option("--table", "output", flag_value="table", default="table", hidden=True)(function)
 
@@ -58,29 +65,14 @@ def result_codes(verdict: Verdict, subtype: str | None) -> str:
     return f"{verdict}, {subtype}" if subtype else str(verdict)
 
 
-def csv_out(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print rows as CSV on stdout."""
-    click.echo(as_csv(rows, columns), nl=False)
+def csv_out(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: str) -> None:
+    """Print rows on stdout as the CSV that `output` names: "csv" or "csv-excel" (producer/csv_text.py)."""
+    text_out(as_excel_csv(rows, columns) if output == "csv-excel" else as_csv(rows, columns))
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as CSV below the names of `columns`; lists and mappings become JSON in their cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row.get(column)) for column in columns])
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, (list, tuple, dict)):
-        return json.dumps(value, default=_jsonable, ensure_ascii=False)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value  # a spreadsheet would run it as a formula, and anybody can choose a folder's name
-    return value
+def text_out(text: str) -> None:
+    """Print on stdout in UTF-8, also where stdout has another encoding: what reads a CSV cannot ask for it."""
+    click.echo(text.encode("utf-8", "backslashreplace"), nl=False)
 
 
 def _jsonable(value: Any) -> Any:

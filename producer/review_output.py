@@ -155,7 +155,7 @@ def _conflicts(case: CaseDetails) -> Table:
     )  # fmt: skip
     shown.title_style = "bold red"
     for conflict in case.conflicts:
-        shown.add_row(*(plain(value) for value in (conflict.path, conflict.other_path, conflict.other_patient)))
+        shown.add_row(*(plain(value) for value in (conflict.path, conflict.other_path, conflict.other_named)))
     return shown
 
 

@@ -10,7 +10,7 @@ from contract.states import Verdict
 from db.compare import ChangedCase, ComparedResult, Comparison, MovedCapture
 from db.compare import compare_runs as compare
 from db.schema import open_database
-from producer.output import ID, csv_out, json_out, output_options, plain, result_codes, stdout, table
+from producer.output import CSV, ID, csv_out, json_out, output_options, plain, result_codes, stdout, table
 
 COLUMNS = (
     "patient",
@@ -41,8 +41,8 @@ def compare_runs(first: int, second: int, output: str) -> ExitCode:
             for (before, after), count in comparison.agreement.items()
         ]
         json_out(asdict(comparison) | {"agreement": agreement})
-    elif output == "csv":
-        csv_out([_row(case) for case in comparison.changed], COLUMNS)
+    elif output in CSV:
+        csv_out([_row(case) for case in comparison.changed], COLUMNS, output)
     else:
         _print(first, second, comparison)
     return ExitCode.OK

@@ -10,7 +10,7 @@ from contract.names import display_name
 from contract.options import patient_depth_option
 from contract.pseudonyms import read_key
 from contract.settings import get_settings
-from producer.output import csv_out, json_out, output_options, plain, stdout, table
+from producer.output import CSV, csv_out, json_out, output_options, plain, stdout, table
 
 COLUMNS = ("pseudonym", "patient")
 
@@ -31,8 +31,8 @@ def pseudonyms(archive: Path, patient_depth: int, output: str) -> ExitCode:
     rows = [{"pseudonym": key.pseudonym(name).decode(), "patient": display_name(name)} for name in sorted(patients)]
     if output == "json":
         json_out(rows)
-    elif output == "csv":
-        csv_out(rows, COLUMNS)
+    elif output in CSV:
+        csv_out(rows, COLUMNS, output)
     else:
         shown = table(None, COLUMNS, fold=("patient",))
         for row in rows:

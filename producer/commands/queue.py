@@ -11,13 +11,13 @@ from contract.errors import ExitCode
 from contract.settings import get_settings
 from db import report_queue as results
 from db.schema import open_database
-from producer.output import ID, csv_out, json_out, output_options, plain, say, stdout, table
+from producer.output import CSV, ID, csv_out, json_out, output_options, plain, say, stdout, table
 
 COLUMNS = (
     "queue_id", "cause", "replaces_id", "superseded", "superseded_by", "created_at", "taken_by", "taken_until",
     "run_id", "case_id", "patient", "verdict", "subtype", "signed_off", "closed_at", "score", "score_low", "score_high",
     "reasons", "submitted", "screened", "excluded", "bundle_name", "bundle_digest", "software_version",
-    "bundle_warnings", "in_training",
+    "bundle_warnings", "in_training", "archive", "site",
 )  # fmt: skip
 
 consumer_option = click.option(
@@ -92,8 +92,8 @@ def release(ids: tuple[int, ...], consumer: str, as_json: bool) -> ExitCode:
 def _show(rows: Sequence[results.QueuedResult], output: str, nothing: str) -> ExitCode:
     if output == "json":
         json_out([asdict(row) for row in rows])
-    elif output == "csv":
-        csv_out([asdict(row) for row in rows], COLUMNS)
+    elif output in CSV:
+        csv_out([asdict(row) for row in rows], COLUMNS, output)
     elif not rows:
         say(nothing)
     else:

@@ -13,7 +13,19 @@ from contract.settings import get_settings
 from db import recompute as results
 from db.recompute import Change, Result
 from db.schema import open_database
-from producer.output import ID, csv_out, json_out, login_name, output_options, plain, result_codes, say, stdout, table
+from producer.output import (
+    CSV,
+    ID,
+    csv_out,
+    json_out,
+    login_name,
+    output_options,
+    plain,
+    result_codes,
+    say,
+    stdout,
+    table,
+)
 
 COLUMNS = (
     "case_id", "patient", "verdict_before", "verdict_after", "subtype_before", "subtype_after", "score_before",
@@ -68,8 +80,8 @@ def recompute(run: int, apply_: bool, output: str, **changed: Any) -> ExitCode:
     if output == "json":
         rows = [_row(change) for change in changes]
         json_out({"run": run, "policy": policy.model_dump(mode="json"), "applied": apply_, "changes": rows})
-    elif output == "csv":
-        csv_out([_row(change) for change in changes], COLUMNS)
+    elif output in CSV:
+        csv_out([_row(change) for change in changes], COLUMNS, output)
     else:
         _print(changes)
     signed = sum(change.signed for change in changes)

@@ -12,10 +12,10 @@ from db.run_report import RunReport, read_run
 from db.schema import open_database
 from producer.alarm import say_alarm, say_warnings
 from producer.formats import ExportFormat, Truth, load_formats
-from producer.output import ID, say, stdout
+from producer.output import ID, say, stdout, text_out
 from producer.truth import TrueLabels, read_truth, truth_option
 
-FORMATS = load_formats()
+FORMATS = {file_format.parameter: file_format for file_format in load_formats().values()}
 TABLE = "table"
 
 
@@ -26,7 +26,7 @@ def format_options(function: Callable[..., Any]) -> Callable[..., Any]:
             kind: dict[str, Any] = {"type": click.Path(path_type=Path, dir_okay=False)}
         else:
             kind = {"is_flag": True, "hidden": file_format.name == TABLE}
-        function = click.option(f"--{file_format.name}", help=file_format.help, **kind)(function)
+        function = click.option(f"--{file_format.name}", file_format.parameter, help=file_format.help, **kind)(function)
     return function
 
 
@@ -71,7 +71,11 @@ def beside(truth: TrueLabels | None, read: RunReport) -> Truth | None:
 
 def show(read: RunReport, file_format: ExportFormat, truth: Truth | None) -> None:
     """Print the report on stdout in this format."""
-    click.echo(file_format.render(read, truth), nl=False, color=stdout.is_terminal)
+    text = file_format.render(read, truth)
+    if file_format.is_utf8:
+        text_out(text)
+    else:
+        click.echo(text, nl=False, color=stdout.is_terminal)
 
 
 def exit_code(read: RunReport) -> ExitCode:

@@ -27,7 +27,7 @@ from db.review_queries import case_details, review_list
 from db.reviewed_labels import ReviewedCapture, labelled_cases, reviewed_captures
 from db.schema import open_database
 from producer.alarm import say_alarm
-from producer.output import ID, csv_out, json_out, login_name, output_options, say
+from producer.output import CSV, ID, csv_out, json_out, login_name, output_options, say
 from producer.review_output import agreement, print_case, print_list, result
 
 SHOWN = 20
@@ -37,6 +37,7 @@ COLUMNS = (
     "case_id", "run_id", "patient", "verdict", "subtype", "score", "score_low", "score_high", "priority", "state",
     "opinions", "agreeing", "wanted", "final_verdict", "final_subtype", "closed_at", "last_action", "last_reviewer",
     "last_action_at", "holder", "held_until", "superseded_by", "submitted", "screened", "reasons", "identity_conflict",
+    "archive", "site",
 )  # fmt: skip
 
 case_argument = click.argument("case", type=ID)
@@ -98,8 +99,8 @@ def list_(
     _say_alarms(database, (row.run_id for row in rows))
     if output == "json":
         json_out([asdict(row) for row in rows])
-    elif output == "csv":
-        csv_out([asdict(row) for row in rows], COLUMNS)
+    elif output in CSV:
+        csv_out([asdict(row) for row in rows], COLUMNS, output)
     elif rows:
         print_list(rows, total)
     else:
@@ -281,7 +282,8 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
     """Write reviewed labels of RUN as a labels.csv that `screen train` takes.
 
     Only closed cases: the subtype for ALL, the bundle's benign label for benign. Each capture gets its patient's label,
-    also if the capture itself does not show it.
+    also if the capture itself does not show it. If several archives come together, a patient is named by the
+    folder's path, because the same name in two archives is two patients; the column `site` has SCREEN_SITE.
     """
     if (run is None) != everything:
         raise UsageError("which labels? name a RUN, or --all")
@@ -294,7 +296,8 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
     if not cases:
         raise UsageError("no case is closed as benign or as ALL with a subtype: there is nothing to export")
     text = io.StringIO()
-    written, unused = _write_labels(text, reviewed_captures(database, cases), out.parent.resolve())
+    with_site = any(case.site for case in cases)
+    written, unused = _write_labels(text, reviewed_captures(database, cases), out.parent.resolve(), with_site)
     write_whole(out, text.getvalue())
     for reason, count in sorted(unused.items()):
         say(f"left out: {count} captures ({reason})", "yellow")
@@ -306,12 +309,14 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
     return ExitCode.OK
 
 
-def _write_labels(stream: TextIO, captures: Iterable[ReviewedCapture], folder: Path) -> tuple[int, Counter[str]]:
+def _write_labels(
+    stream: TextIO, captures: Iterable[ReviewedCapture], folder: Path, with_site: bool
+) -> tuple[int, Counter[str]]:
     """Returns the number of rows, and how many captures were left out for each reason. Paths below `folder` are
     relative to it, others absolute; they are the real ones, also for pseudonyms. Raises PseudonymKeyMissing.
     """
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("path", "label", "patient"))
+    writer.writerow(("path", "label", "patient", *(("site",) if with_site else ())))
     written, unused = 0, Counter[str]()
 
     @cache
@@ -331,7 +336,8 @@ def _write_labels(stream: TextIO, captures: Iterable[ReviewedCapture], folder: P
             unused["their names are not UTF-8"] += 1
         else:
             shown = path.relative_to(folder) if path.is_relative_to(folder) else path
-            writer.writerow((shown.as_posix(), case.label, case.patient))
+            site = (case.site or "",) if with_site else ()
+            writer.writerow((shown.as_posix(), case.label, case.patient, *site))
             written += 1
     return written, unused
 

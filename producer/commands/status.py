@@ -13,13 +13,13 @@ from db.progress import Progress, RunSummary, progress, run_summaries
 from db.run_report import read_run
 from db.schema import open_database
 from producer.alarm import print_alarm, say_alarm
-from producer.output import ID, csv_out, json_out, output_options, plain, stdout, table
+from producer.output import CSV, ID, csv_out, json_out, output_options, plain, stdout, table
 
 COLUMNS = (
     "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
     "cancelled_at", "submitted", "screened", "rejected", "quarantined", "pending", "reused", "skipped", "cases",
     "cases_finished", "cases_all", "cases_indeterminate", "cases_insufficient", "cases_benign", "patients",
-    "patients_unchanged", "patients_without_captures", "patient_depth", "captures_per_s", "trouble",
+    "patients_unchanged", "patients_without_captures", "patient_depth", "captures_per_s", "trouble", "site",
 )  # fmt: skip
 
 
@@ -40,9 +40,9 @@ def status(run: int | None, output: str) -> ExitCode:
     if output == "json":
         implausible = report.implausible and report.implausible.record()
         json_out([{"implausible": implausible, **asdict(row), "drift": [asdict(drift) for drift in report.drift]}])
-    elif output == "csv":
+    elif output in CSV:
         say_alarm(report.implausible)
-        csv_out([asdict(row)], COLUMNS)
+        csv_out([asdict(row)], COLUMNS, output)
     else:
         print_alarm(report.implausible)
         _print([row])
@@ -58,8 +58,8 @@ def _list(database: Engine, output: str) -> ExitCode:
     ]
     if output == "json":
         json_out([asdict(row) for row in rows])
-    elif output == "csv":
-        csv_out([asdict(row) for row in rows], COLUMNS)
+    elif output in CSV:
+        csv_out([asdict(row) for row in rows], COLUMNS, output)
     elif rows:
         _print(rows)
     else:

@@ -130,6 +130,7 @@ def submit_request(
         everything=everything,
         reviewers_required=settings.reviewers,
         report_at_sign_off=settings.report_at == "sign_off",
+        site=settings.site,
     )
 
 

@@ -21,7 +21,7 @@ class ExportFormat:
 
     `render` makes its text. `evidence` says which captures it shows. With `says_warnings` the text itself contains the
     warning about an implausible run and the bundle's notice; otherwise stderr has them. Without `takes_truth` it cannot
-    contain true labels.
+    contain true labels. With `is_utf8` its bytes on stdout are UTF-8 even where stdout has another encoding.
     """
 
     name: str
@@ -31,6 +31,12 @@ class ExportFormat:
     evidence: EvidenceLimits | None = None
     says_warnings: bool = False
     takes_truth: bool = True
+    is_utf8: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """The name of its option within Python."""
+        return self.name.replace("-", "_")
 
     def check(self, truth: object | None) -> None:
         """Raise UsageError for true labels where the format cannot contain them."""
@@ -46,7 +52,7 @@ class ExportFormat:
 
 def load_formats() -> dict[str, ExportFormat]:
     """All formats by name. Their modules are imported only here, not for every command."""
-    from producer.formats import csv, fhir, html, json, table
+    from producer.formats import csv, csv_excel, fhir, html, json, table
 
-    formats = (table.FORMAT, json.FORMAT, csv.FORMAT, html.FORMAT, fhir.FORMAT)
+    formats = (table.FORMAT, json.FORMAT, csv.FORMAT, csv_excel.FORMAT, html.FORMAT, fhir.FORMAT)
     return {export_format.name: export_format for export_format in formats}

@@ -9,7 +9,6 @@ SNOMED for what a network proposes: the codes are this system's own, below `urn:
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 from contract.signed import WITHOUT_NAMES
 from contract.words import FOR_REVIEW
@@ -18,9 +17,9 @@ from db.plausibility import Implausibility
 from db.progress import RunSummary
 from db.run_report import CaseRow, RunReport
 from producer.formats import ExportFormat, Truth
+from producer.formats.fhir_ids import SYSTEM, Names, names_of
 from producer.output import say
 
-SYSTEM = "urn:slide-screen"
 PROPOSAL = f"Proposal. {FOR_REVIEW}"
 SIGNED = "Reviewed and signed off."
 SUPERSEDED = "A newer screening of this patient has taken the place of this one."
@@ -48,18 +47,19 @@ def fhir_bundle(report: RunReport, written: datetime) -> str:
     """
     from fhir.resources.R4B.bundle import Bundle  # takes a quarter of a second, and most commands do not need it
 
+    names = names_of(report)
     warnings = [*report.warnings, *([report.training_sentence] if report.training_sentence else [])]
-    device = _device(report.run, report.warnings)  # it is the same in the exports of all runs
+    device = _device(report.run, names, report.warnings)  # it is the same in the exports of all runs
     finding = None if report.implausible is None else f"{report.implausible.finding}."
     resources = [device]
     for case in report.cases:
         if case.review is not None:
-            resources += _of_case(report.run, case, device.id, [*([finding] if finding else []), *warnings])
+            resources += _of_case(names, report.run, case, device.id, [*([finding] if finding else []), *warnings])
     if report.implausible is not None:
-        resources.insert(0, _issue(report.run, resources, report.implausible, device.id))
+        resources.insert(0, _issue(names, report.run, resources, report.implausible, device.id))
     for patient in report.without_captures:
         if patient.case_id is None:
-            resources += _without_captures(report.run, patient, device.id)
+            resources += _without_captures(names, report.run, patient, device.id)
     document = Bundle(type="collection", timestamp=written, entry=[_entry(resource) for resource in resources])
     return str(document.model_dump_json(indent=1)) + "\n"
 
@@ -68,11 +68,11 @@ def _entry(resource: Any) -> dict[str, Any]:
     return {"fullUrl": f"urn:uuid:{resource.id}", "resource": resource}
 
 
-def _device(run: RunSummary, warnings: Sequence[str]) -> Any:
+def _device(run: RunSummary, names: Names, warnings: Sequence[str]) -> Any:
     from fhir.resources.R4B.device import Device
 
     return Device(
-        id=_id("device", run.bundle_digest, run.software_version),
+        id=names.of_archive("device", run.bundle_digest, run.software_version),
         identifier=[{"system": f"{SYSTEM}:bundle", "value": run.bundle_digest}],
         deviceName=[{"name": f"slide-screen, bundle {run.bundle_name}", "type": "model-name"}],
         version=[{"value": run.software_version}],
@@ -80,7 +80,7 @@ def _device(run: RunSummary, warnings: Sequence[str]) -> Any:
     )
 
 
-def _issue(run: RunSummary, resources: Sequence[Any], implausible: Implausibility, device: str) -> Any:
+def _issue(names: Names, run: RunSummary, resources: Sequence[Any], implausible: Implausibility, device: str) -> Any:
     """The DetectedIssue of an implausible run; it points to all reports that no reviewer has signed."""
     from fhir.resources.R4B.detectedissue import DetectedIssue
 
@@ -90,8 +90,8 @@ def _issue(run: RunSummary, resources: Sequence[Any], implausible: Implausibilit
         if resource.__resource_type__ == "DiagnosticReport" and resource.status == "preliminary"
     ]
     return DetectedIssue(
-        id=_id("issue", run.run_id, run.bundle_digest),
-        identifier=[{"system": f"{SYSTEM}:run", "value": str(run.run_id)}],
+        id=names.of_run("issue", run.run_id),
+        identifier=names.number("run", run.run_id),
         status="preliminary" if implausible.so_far else "final",
         code=_code("issue", "implausible_run", "most captures of most patients do not count"),
         severity="high",
@@ -101,14 +101,14 @@ def _issue(run: RunSummary, resources: Sequence[Any], implausible: Implausibilit
     )
 
 
-def _without_captures(run: RunSummary, absent: AbsentRow, device: str) -> list[Any]:
+def _without_captures(names: Names, run: RunSummary, absent: AbsentRow, device: str) -> list[Any]:
     """The Patient, and a DetectedIssue that says why there is no result: a missing report would say nothing."""
     from fhir.resources.R4B.detectedissue import DetectedIssue
 
-    patient = _patient(absent.patient)
+    patient = _patient(names, absent.patient)
     issue = DetectedIssue(
-        id=_id("issue", run.run_id, run.bundle_digest, absent.patient),
-        identifier=[{"system": f"{SYSTEM}:run", "value": str(run.run_id)}],
+        id=names.of_run("issue", run.run_id, absent.patient),
+        identifier=names.number("run", run.run_id),
         status="final",
         code=_code("issue", "patient_without_captures", "nothing of this patient was screened"),
         severity="high",
@@ -120,29 +120,48 @@ def _without_captures(run: RunSummary, absent: AbsentRow, device: str) -> list[A
     return [patient, issue]
 
 
-def _patient(external_id: str) -> Any:
+def _patient(names: Names, external_id: str) -> Any:
     from fhir.resources.R4B.patient import Patient
 
-    return Patient(id=_id("patient", external_id), identifier=[{"system": f"{SYSTEM}:patient", "value": external_id}])
+    return Patient(id=names.of_archive("patient", external_id), identifier=names.patient(external_id))
 
 
-def _of_case(run: RunSummary, case: CaseRow, device: str, doubts: Sequence[str]) -> list[Any]:
+def _status(case: CaseRow) -> tuple[str, str]:
+    """The status of the case's report and observations, and the sentence about what was signed before, if anything.
+
+    As http://hl7.org/fhir/R4/valueset-diagnostic-report-status.html defines them: what was final and has another
+    result now is `corrected`, what was final and was computed again `amended`.
+    """
+    review = case.review
+    assert review is not None
+    before = review.signed_otherwise
+    signed_before = "" if before is None else f"signed off before as {_shown(before.verdict, before.subtype)}"
+    if not review.closed:
+        return "preliminary", f"{signed_before[:1].upper()}{signed_before[1:]}, and opened again." if before else ""
+    if before is not None:
+        return "corrected", f"Corrected: {signed_before}."
+    if case.changed_after_sign_off:
+        return "amended", "Amended: the result was computed again after it had been signed off."
+    return "final", ""
+
+
+def _of_case(names: Names, run: RunSummary, case: CaseRow, device: str, doubts: Sequence[str]) -> list[Any]:
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
     from fhir.resources.R4B.observation import Observation
 
     review = case.review
     assert review is not None
     assert case.verdict is not None
-    status = "final" if review.closed else "preliminary"
+    status, change = _status(case)
     verdict, subtype = case.verdict, case.subtype
     if review.closed:
         assert review.final_verdict is not None
         verdict, subtype = review.final_verdict, review.final_subtype
-    patient = _patient(case.patient)
+    patient = _patient(names, case.patient)
 
     def observation(name: str, text: str, **value: Any) -> Any:
         return Observation(
-            id=_id("observation", case.case_id, name, run.bundle_digest), status=status,
+            id=names.of_case("observation", case, name, run.bundle_digest), status=status,
             code=_code("observation", name, text), subject=_reference(patient.id), device=_reference(device),
             effectiveDateTime=case.aggregated_at, **value,
         )  # fmt: skip
@@ -158,14 +177,15 @@ def _of_case(run: RunSummary, case: CaseRow, device: str, doubts: Sequence[str])
     reasons = "; ".join(WITHOUT_NAMES.get(reason.code, reason.sentence) for reason in case.reasons)
     conclusion = [
         SIGNED if review.closed else PROPOSAL,
+        change,
         "" if case.superseded_by is None else SUPERSEDED,
         *([] if review.closed else doubts),
         f"{_named(verdict, subtype)}.",
         reasons,
     ]
     report = DiagnosticReport(
-        id=_id("report", case.case_id, run.bundle_digest),
-        identifier=[{"system": f"{SYSTEM}:case", "value": str(case.case_id)}],
+        id=names.of_case("report", case, run.bundle_digest),
+        identifier=names.number("case", case.case_id),
         status=status,
         code=_code("report", "screening", "screening of a blood smear for acute lymphoblastic leukaemia"),
         subject=_reference(patient.id),
@@ -216,11 +236,11 @@ def _reference(resource: str | None) -> dict[str, str]:
 
 
 def _named(verdict: str, subtype: str | None) -> str:
-    return f"Result: {VERDICTS[verdict]}" + (f", subtype {subtype}" if subtype else "")
+    return f"Result: {_shown(verdict, subtype)}"
 
 
-def _id(*parts: object) -> str:
-    return str(uuid5(NAMESPACE_URL, ":".join((SYSTEM, *map(str, parts)))))
+def _shown(verdict: str, subtype: str | None) -> str:
+    return VERDICTS[verdict] + (f", subtype {subtype}" if subtype else "")
 
 
 FORMAT = ExportFormat(

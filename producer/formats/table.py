@@ -84,7 +84,7 @@ def _conflicts(conflicts: Sequence[IdentityConflict]) -> Table:
     shown = table("The same capture under two patients: they may have been mixed up", columns, fold=columns)
     shown.title_style = "bold red"
     for conflict in conflicts:
-        shown.add_row(*map(plain, (conflict.patient, conflict.path, conflict.other_path, conflict.other_patient)))
+        shown.add_row(*map(plain, (conflict.patient, conflict.path, conflict.other_path, conflict.other_named)))
     return shown
 
 

@@ -1,6 +1,7 @@
 """The FHIR export, read back through the library that made it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +9,34 @@ import pytest
 from fhir.resources.R4B.bundle import Bundle as FhirBundle
 from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from pydantic import ValidationError
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from contract.bundle import Bundle
 from contract.states import ReviewAction
-from db.engine import open_engine
+from db.clock import db_now
+from db.engine import open_engine, writing
+from db.models import Case
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act
 from db.run_report import read_run
+from db.schema import upgrade
 from db.submission import submit
 from producer.formats.fhir import fhir_bundle
 from tests.support.commands import Environment
 from tests.support.runs import claimed, found, outcome, request
 
-ANNA = Reviewer("anna", "1.2.3")
+ANNA, BEN = Reviewer("anna", "1.2.3"), Reviewer("ben", "1.2.3")
 STATUSES = {"registered", "partial", "preliminary", "final", "amended", "corrected", "appended", "cancelled",
             "entered-in-error", "unknown"}  # fmt: skip
 """Of a DiagnosticReport: http://hl7.org/fhir/R4/valueset-diagnostic-report-status.html."""
 
 
-def screened(database: Engine, bundle: Bundle) -> int:
+def screened(
+    database: Engine, bundle: Bundle, *, root: bytes = b"/a", site: str | None = None, everything: bool = False
+) -> int:
     """Three patients: ALL, benign, and one none of whose captures could be screened."""
     files = [one for p in range(3) for one in found(f"P{p}", "0.jpg", "1.jpg")]
-    run = submit(database, request(bundle, files, chunk_size=2))
+    run = submit(database, request(bundle, files, chunk_size=2, root=root, site=site, everything=everything))
     for chunk_id, p_all, rejected in zip(run.chunk_ids, (0.9, 0.1, 0.5), (0, 0, 2), strict=True):
         lease = claimed(database, chunk_id)
         finish_chunk(database, lease, outcome(lease, p_all, rejected=rejected))
@@ -111,6 +117,83 @@ def test_the_same_case_has_the_same_ids_in_every_export(database: Engine, bundle
     run = screened(database, bundle)
     before = [entry.fullUrl for entry in exported(database, run).entry]
     assert [entry.fullUrl for entry in exported(database, run).entry] == before
+
+
+def ids(bundle: Any) -> dict[str, str]:
+    """The id of each resource, with its kind."""
+    return {one.id: one.__resource_type__ for one in (entry.resource for entry in bundle.entry)}
+
+
+def test_ids_are_unique_across_sites_databases_archives_and_runs(tmp_path: Path, bundle: Bundle) -> None:
+    """Only a patient, and the device, are the same in two runs of one archive."""
+    exports = {}
+    for site, name in (("north", "one"), ("south", "two"), (None, "three"), (None, "four")):
+        database = open_engine(f"sqlite:///{tmp_path}/{name}.db")
+        upgrade(database)
+        for root in (b"/a", b"/b"):
+            run = screened(database, bundle, root=root, site=site)
+            exports[name, root] = exported(database, run)
+        if name == "one":
+            again = exported(database, screened(database, bundle, site=site, everything=True))
+        database.dispose()
+    seen = [one for made in exports.values() for one in ids(made)]
+    assert len(seen) == len(set(seen)) == 8 * (1 + 3 + 3 + 10)
+    assert all(re.fullmatch(r"[A-Za-z0-9\-.]{1,64}", one) for one in seen)
+    shared = ids(again).keys() & set(seen)
+    assert sorted(ids(again)[one] for one in shared) == ["Device", *["Patient"] * 3]
+    assert shared <= ids(exports["one", b"/a"]).keys()
+    patients = [one.identifier[0] for made in exports.values() for one in resources(made, "Patient")]
+    assert len({(one.system, one.value) for one in patients}) == 8 * 3
+    assert {one.assigner.display for one in patients if one.assigner} == {"north", "south"}
+    assert {one.system.split(":database:")[0] for one in patients} == {
+        "urn:slide-screen:site:north", "urn:slide-screen:site:south", "urn:slide-screen",
+    }  # fmt: skip
+    cases = [one.identifier[0] for made in exports.values() for one in resources(made, "DiagnosticReport")]
+    assert len({(one.system, one.value) for one in cases}) == 8 * 3
+
+
+def reported(database: Engine, run: int, patient: str) -> Any:
+    """The report of a patient, after a look at its observations: they have its status."""
+    made = exported(database, run)
+    (subject,) = (one for one in resources(made, "Patient") if one.identifier[0].value == patient)
+    (report,) = (one for one in resources(made, "DiagnosticReport") if one.subject.reference.endswith(subject.id))
+    observed = [one for one in resources(made, "Observation") if one.subject.reference.endswith(subject.id)]
+    assert {one.status for one in observed} == {report.status}
+    return report
+
+
+def test_a_result_that_changes_after_it_was_final_is_corrected_and_keeps_its_id(
+    database: Engine, bundle: Bundle
+) -> None:
+    run = screened(database, bundle)
+    case = next(case.case_id for case in read_run(database, run).cases if case.patient == "P0")
+    first = reported(database, run, "P0")
+    act(database, case, ReviewAction.CONFIRM, ANNA)
+    final = reported(database, run, "P0")
+    act(database, case, ReviewAction.SECOND_OPINION, BEN)
+    reopened = reported(database, run, "P0")
+    for who in (ANNA, BEN):
+        act(database, case, ReviewAction.OVERRIDE, who, opinion=Opinion("benign"), comment="reactive")
+    corrected = reported(database, run, "P0")
+    reports = (first, final, reopened, corrected)
+    assert [one.status for one in reports] == ["preliminary", "final", "preliminary", "corrected"]
+    assert len({one.id for one in reports}) == 1
+    before = "igned off before as acute lymphoblastic leukaemia (ALL), subtype Pro"
+    assert [before in one.conclusion for one in reports] == [False, False, True, True]
+    assert corrected.conclusion.startswith("Reviewed and signed off. Corrected: s")
+    assert {one.status for one in resources(exported(database, run), "DiagnosticReport")} <= STATUSES
+    assert reported(database, run, "P1").status == "preliminary"
+
+
+def test_a_result_that_was_computed_again_after_it_was_final_is_amended(database: Engine, bundle: Bundle) -> None:
+    run = screened(database, bundle)
+    case = next(case.case_id for case in read_run(database, run).cases if case.patient == "P0")
+    act(database, case, ReviewAction.OVERRIDE, ANNA, opinion=Opinion("benign"), comment="reactive")
+    assert reported(database, run, "P0").status == "final"
+    with writing(database) as connection:
+        connection.execute(update(Case).where(Case.id == case).values(aggregated_at=db_now(60)))
+    amended = reported(database, run, "P0")
+    assert (amended.status, "Amended:" in amended.conclusion) == ("amended", True)
 
 
 def test_the_library_refuses_what_fhir_does_not_know() -> None:

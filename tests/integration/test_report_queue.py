@@ -146,7 +146,7 @@ def ten_thousand(database: Engine, bundle: Bundle) -> Engine:
     """10,000 results of one run, written in bulk."""
     run = screened(database, bundle, 1)
     with writing(database) as connection:
-        names = [{"external_id": f"Q{number:05d}"} for number in range(ROWS - 1)]
+        names = [{"root": b"/a", "external_id": f"Q{number:05d}"} for number in range(ROWS - 1)]
         patients = connection.execute(insert(Patient).returning(Patient.id), names).scalars().all()
         result = {"run_id": run, "state": "aggregated", "submitted": 1, "screened": 1, "rejected": 0, "quarantined": 0}
         cases = connection.execute(

@@ -194,8 +194,7 @@ def test_a_patient_of_an_earlier_run_of_the_archive_is_the_other_side_too(databa
     assert codes(before) == codes(now) == ["identity_conflict", "score_high"]
 
 
-def test_the_same_files_in_another_archive_are_no_conflict(database: Engine, bundle: Bundle) -> None:
-    """A copy of the archive in which patients have other names, say."""
+def test_a_patient_of_another_archive_is_the_other_side_too(database: Engine, bundle: Bundle) -> None:
     run = MixedUp.submit(database, bundle, patients=1)
     run.finish(database, 0)
     other = submit(database, request(bundle, found("other", "0.jpg", "1.jpg", "2.jpg"), root=b"/b"))
@@ -203,7 +202,13 @@ def test_the_same_files_in_another_archive_are_no_conflict(database: Engine, bun
     ended = outcome(lease)
     ended.screened[0] = replace(ended.screened[0], sha256=digest(b"P000/001.jpg"))
     finish_chunk(database, lease, ended)
-    assert not any(case.identity_conflict for case in read_run(database, other.run_id or 0).cases)
+    (before,), (now,) = read_run(database, run.run_id).cases, read_run(database, other.run_id or 0).cases
+    assert codes(before) == codes(now) == ["identity_conflict", "score_high"]
+    (pair,) = read_run(database, other.run_id or 0).identity_conflicts
+    assert (pair.patient, pair.archive, pair.other_patient, pair.other_archive) == ("other", "/b", "P000", "/a")
+    assert pair.other_named == "P000 (/a)"
+    for one in (run.run_id, other.run_id or 0):
+        assert all(finding.holds for finding in fsck(database, one, grace_s=0))
 
 
 def test_two_workers_that_write_it_at_the_same_instant_both_learn_of_it(database: Engine, bundle: Bundle) -> None:

@@ -184,6 +184,7 @@ def test_what_has_no_sure_label_is_left_out_and_counted(
     unsure, no_subtype = Opinion(Verdict.INDETERMINATE), Opinion(Verdict.ALL)
     act(database, cases["unsure"], ReviewAction.OVERRIDE, ANNA, opinion=unsure, comment="cannot tell")
     act(database, cases["no-subtype"], ReviewAction.OVERRIDE, ANNA, opinion=no_subtype, comment="which?")
+    sign(database, screened(database, bundle, ["again"], root=tmp_path)["again"], "Benign")
     later = screened(database, bundle, ["again"], root=tmp_path / "elsewhere")["again"]
     sign(database, later, "Pre")
     twins = cases["twin-1"], cases["twin-2"]
@@ -205,10 +206,11 @@ def test_what_has_no_sure_label_is_left_out_and_counted(
     ):  # fmt: skip
         assert line in done.err, line
     rows = rows_of(tmp_path / "out" / "reviewed.csv")
+    here, elsewhere = tmp_path.as_posix(), (tmp_path / "elsewhere").as_posix()
     assert {(row["patient"], row["label"]) for row in rows} == {
-        ("benign", "Benign"), ("again", "Pre"), ("excluded", "Benign"), ("twin-1", "Benign"), ("twin-2", "Benign"),
-    }  # fmt: skip
-    assert len(rows) == 2 + 3 + 2 + 2 + 2
+        (f"{here}/{patient}", "Benign") for patient in ("benign", "again", "excluded", "twin-1", "twin-2")
+    } | {(f"{elsewhere}/again", "Pre")}, "the same name in two archives is two patients"
+    assert len(rows) == 2 + 3 + 3 + 2 + 2 + 2
     assert {Path(row["path"]).parent.parent for row in rows} == {tmp_path, tmp_path / "elsewhere"}
 
 

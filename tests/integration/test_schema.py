@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from alembic import command
@@ -16,7 +17,7 @@ from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsE
 from db import schema
 from db.columns import Base
 from db.engine import migrating, open_engine, reading, writing
-from db.models import BundleRow, Case, Event, ReportQueue
+from db.models import BundleRow, Case, Event, Patient, ReportQueue, Run, ThisDatabase
 from tests.support.commands import REPOSITORY
 
 RUN_OF_0001 = (
@@ -29,6 +30,13 @@ RUN_OF_0001 = (
     "INSERT INTO capture (id, run_id, case_id, path, path_text, size_bytes, modified_ns, sha256, state, probabilities)"
     " VALUES (1, 1, 1, '/a/1.jpg', '/a/1.jpg', 9, 9, 'same', 'screened', '[0.1, 0, 0, 0.9]')",
 )
+
+
+RUN = tuple(
+    re.sub(r"INTO patient \(id, (.*) VALUES \(1,", r"INTO patient (id, root, \1 VALUES (1, '/a',", one)
+    for one in RUN_OF_0001
+)
+"""The same, as this release would write it."""
 
 
 def test_the_migrations_build_exactly_the_models(database: Engine) -> None:
@@ -140,6 +148,64 @@ def test_an_upgrade_marks_open_cases_that_were_superseded_before_it_and_no_signe
     assert warnings == ["Only drawings."]
 
 
+def test_a_name_in_two_archives_becomes_two_patients_and_cases_follow_their_archive(database_url: str) -> None:
+    """As of schema 0007. Results that were not compared with captures of the other archive say so."""
+    engine = open_engine(database_url)
+    with writing(engine) as connection:
+        _write_at(connection, "0003")
+        connection.execute(text('UPDATE "case" SET identity_conflict = FALSE'))
+        for run, root in ((2, "/b"), (3, "/a")):
+            connection.execute(
+                text(
+                    "INSERT INTO run (id, bundle_digest, root, root_text, submitted, cases, skipped, software_version)"
+                    f" VALUES ({run}, 'd', :root, '{root}', 1, 1, 0, 'test')"
+                ),
+                {"root": root.encode()},
+            )
+            connection.execute(
+                text(
+                    'INSERT INTO "case" (id, run_id, patient_id, state, submitted, screened, rejected, quarantined,'
+                    " verdict, score, identity_conflict)"
+                    f" VALUES ({run}, {run}, 1, 'aggregated', 1, 1, 0, 0, 'all', 0.9, FALSE)"
+                )
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO capture (id, run_id, case_id, path, path_text, size_bytes, modified_ns, sha256, state,"
+                    f" probabilities) VALUES ({run}, {run}, {run}, :path, 'P1/1.jpg', 9, 9, :sha, 'screened', '[0.1]')"
+                ),
+                {"path": b"P1/1.jpg", "sha": "same" if root == "/b" else "other"},
+            )
+        connection.execute(text("UPDATE run SET root = :root WHERE id = 1"), {"root": b"/a"})
+        if engine.dialect.name == "postgresql":  # it did not count the row whose number was given
+            connection.execute(text("SELECT setval(pg_get_serial_sequence('patient', 'id'), 1)"))
+    schema.upgrade(engine)
+    with reading(engine) as connection:
+        rows = connection.execute(
+            select(Case.id, Patient.root, Patient.external_id, Case.identity_conflict)
+            .join(Patient, Patient.id == Case.patient_id)
+            .order_by(Case.id)
+        ).all()
+        sites = connection.execute(select(Run.site)).scalars().all()
+        patients = connection.execute(select(func.count()).select_from(Patient)).scalar_one()
+        (uuid,) = connection.execute(select(ThisDatabase.uuid)).scalars()
+    assert [tuple(row) for row in rows] == [(1, b"/a", "P1", None), (2, b"/b", "P1", None), (3, b"/a", "P1", False)]
+    assert (patients, sites) == (2, [None] * 3)
+    assert str(UUID(uuid)) == uuid
+
+
+def test_every_database_has_a_uuid_of_its_own(tmp_path: Path) -> None:
+    uuids = set()
+    for name in ("one.db", "two.db"):
+        engine = open_engine(f"sqlite:///{tmp_path}/{name}")
+        schema.upgrade(engine)
+        with reading(engine) as connection:
+            uuids.add(connection.execute(select(ThisDatabase.uuid)).scalar_one())
+        with pytest.raises(IntegrityError), writing(engine) as connection:
+            connection.execute(insert(ThisDatabase).values(id=2, uuid="x"))
+    assert len(uuids) == 2
+
+
 A_NEW_CODE = """
 from alembic import op
 
@@ -162,7 +228,7 @@ def test_a_migration_that_rebuilds_a_table_keeps_what_refers_to_it(
         " VALUES ({0}, 1, 1, '/a/{0}.jpg', '/a/{0}.jpg', 9, 9, 'pending', {1})"
     )
     with writing(database) as connection:
-        for statement in (*RUN_OF_0001, row.format(2, 1), row.format(3, 2)):
+        for statement in (*RUN, row.format(2, 1), row.format(3, 2)):
             connection.execute(text(statement))
     migrations = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, migrations)
@@ -182,7 +248,7 @@ def test_a_migration_that_leaves_rows_that_refer_to_nothing_is_undone(tmp_path: 
     engine = open_engine(f"sqlite:///{tmp_path}/x.db")
     schema.upgrade(engine)
     with writing(engine) as connection:
-        for statement in RUN_OF_0001:
+        for statement in RUN:
             connection.execute(text(statement))
     with pytest.raises(AssertionError, match="refer to nothing"), migrating(engine) as connection:
         connection.execute(text("DELETE FROM run"))

@@ -45,6 +45,6 @@ def test_the_json_of_a_case_begins_with_its_row_in_the_list() -> None:
     assert of_list[: len(of_review)] == of_review
     assert of_details[: len(of_list)] == of_list
     assert of_details[len(of_list) :] == [
-        "archive", "bundle_name", "bundle_digest", "notice", "warnings", "in_training", "labels", "benign_label",
+        "bundle_name", "bundle_digest", "notice", "warnings", "in_training", "labels", "benign_label",
         "top_captures", "ended_badly", "conflicts", "history",
     ]  # fmt: skip

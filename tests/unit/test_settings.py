@@ -99,3 +99,14 @@ def test_settings_cannot_be_changed_and_are_read_once(monkeypatch: pytest.Monkey
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("site", ["", "a b", "north/1", "-north", "n:1", "x" * 33, "m\xfcnchen"])
+def test_a_site_that_no_identifier_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch, site: str) -> None:
+    assert "SCREEN_SITE" in fault(monkeypatch, SCREEN_SITE=site)
+
+
+def test_a_site_is_optional_and_a_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().site is None
+    monkeypatch.setenv("SCREEN_SITE", "north-1.lab")
+    assert read_settings().site == "north-1.lab"
