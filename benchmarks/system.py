@@ -159,7 +159,7 @@ def running_system(
     folder = Path(tempfile.mkdtemp(prefix="screen-bench-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        redis_url = stack.enter_context(bundled_redis())
+        redis_url = stack.enter_context(bundled_redis()).url
         url = database_url or f"sqlite:///{folder / 'screening.db'}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SCREEN_")}
         environment = {

@@ -1,7 +1,7 @@
 """Writes files and folders that exist completely or not at all, however the process ends."""
 
 import errno
-import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pathlib import Path
 def write_whole(file: Path, content: str | bytes) -> None:
     """Write `content` to a file beside `file`, then rename it; make missing folders. Text is UTF-8. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         part.replace(file)
@@ -39,3 +39,21 @@ def whole_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         folder.replace(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise the OSError now that making or replacing the file or folder `path` would raise later. Leaves no trace."""
+    check_folder(path.absolute().parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise the OSError now that making `folder`, if it is missing, and writing into it would raise later."""
+    existing = folder.absolute()
+    while not existing.exists():  # the root exists
+        existing = existing.parent
+    try:
+        # No permission tells what the file system will say: it may be read-only, full, or on a server.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(existing)) from None

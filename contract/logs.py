@@ -7,11 +7,13 @@ import structlog
 
 
 def configure_logging(level: str, style: str) -> None:
-    """Send log lines to stderr; stdout is for data. `style` is "console" or "json"."""
+    """Send log lines to stderr; stdout is for data. `style` is "console", with local times, or "json", with UTC."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso", utc=True)
+        if style == "json"
+        else structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S %Z", utc=False),  # as all times for people
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()

@@ -67,6 +67,13 @@ class Settings(BaseSettings):
         le=86400,
         description="age at which the message of an unclaimed chunk counts as lost and is sent again",
     )
+    patience_seconds: float = Field(
+        600,
+        ge=1,
+        le=86400,
+        description="how long `screen run` waits while nothing goes on (Redis, database or archive away, no worker "
+        "able to work) before it ends with the reason; also how long `watch` waits for a database that is away",
+    )
     engine: EngineName = Field(
         EngineName.AUTO,
         description="inference engine of the worker; auto: the first of these that is installed and reproduces the "

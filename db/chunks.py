@@ -21,6 +21,8 @@ from db.engine import AnyRow, reading, slices, writing
 from db.lease import Lease, held_by
 from db.models import BundleRow, Capture, Chunk, Run
 
+HOPELESS = "; trying again does not help"
+"""The end of the reason for which a chunk was given back, where only a person can mend it. Programs read it too."""
 _BACK_TO_PENDING: dict[str, Any] = {"state": ChunkState.PENDING, **dict.fromkeys(columns_of(Chunk, Life.LEASE))}
 
 
@@ -121,14 +123,15 @@ def release(engine: Engine, lease: Lease, *, reason: str | None, count_attempt: 
 
 
 def give_back_of(
-    engine: Engine, worker: str, suspects: Collection[int], *, reason: str, count_attempt: bool
+    engine: Engine, worker: str, suspects: Collection[int], *, reason: str, count_attempt: bool, show: bool = False
 ) -> list[int]:
     """Give back every chunk of a worker process that has ended; returns the ids of the chunks that there are now.
 
     `suspects` are the captures that the process was reading, decoding or inferring when it ended. Each of them gets its
     own chunk, which keeps the attempts counted so far, and is screened alone from then on: so the next attempt finds
     the guilty one, and the others of its chunk are free of it. A chunk without a suspect counts the attempt only if
-    `count_attempt` is true. It is false if somebody killed the process while no capture was in work.
+    `count_attempt` is true. It is false if somebody killed the process while no capture was in work, or if the process
+    ended before it had opened its engine. With `show`, the reason is then shown to people who watch the run.
     """
     with writing(engine) as connection:
         leased = connection.execute(
@@ -140,12 +143,12 @@ def give_back_of(
         return [
             chunk_id
             for chunk in leased
-            for chunk_id in _set_apart(connection, chunk, suspects, reason, count_attempt=count_attempt)
+            for chunk_id in _set_apart(connection, chunk, suspects, reason, count_attempt=count_attempt, show=show)
         ]
 
 
 def _set_apart(
-    connection: Connection, chunk: AnyRow, suspects: Collection[int], reason: str, *, count_attempt: bool
+    connection: Connection, chunk: AnyRow, suspects: Collection[int], reason: str, *, count_attempt: bool, show: bool
 ) -> list[int]:
     """Give one chunk back, and put each of its suspects into its own chunk."""
     pending = connection.execute(
@@ -160,7 +163,8 @@ def _set_apart(
         connection.execute(given_back.values(last_error=reason, **_BACK_TO_PENDING))
         return [chunk.id]
     remaining = len(captures) - len(suspected)
-    connection.execute(given_back.values(attempts=Chunk.attempts - 1, captures=remaining, **_BACK_TO_PENDING))
+    uncounted = given_back.values(attempts=Chunk.attempts - 1, captures=remaining, **_BACK_TO_PENDING)
+    connection.execute(uncounted.values(last_error=reason) if show and not suspected else uncounted)
     if not suspected:
         return [chunk.id]
     alone = new_chunks(

@@ -84,6 +84,15 @@ def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
         )
 
 
+def take_up(engine: Engine, run_id: int) -> list[int]:
+    """Forget why the pending chunks of a run were given back, because they are tried afresh; returns their ids, to be
+    published. From then on what a run's progress names as its trouble has happened since.
+    """
+    with writing(engine) as connection:
+        pending = update(Chunk).where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING)
+        return sorted(connection.execute(pending.values(last_error=None).returning(Chunk.id)).scalars())
+
+
 def retry(
     engine: Engine, run_id: int, *, states: Collection[CaptureState], case_id: int | None, chunk_size: int, actor: str
 ) -> Retried:

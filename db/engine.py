@@ -11,6 +11,7 @@ with "database is locked" under load, whatever the timeout is; BEGIN IMMEDIATE w
 import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, FromClause, Row, create_engine, event
@@ -18,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from contract.errors import DatabaseForbids, DatabaseReadOnly, DatabaseUnavailable, DatabaseUnsuitable, StorageFull
+from contract.files import check_folder
 from db.url import read_url
 
 BUSY_TIMEOUT_S = 30
@@ -114,6 +116,24 @@ def _make_postgresql_ours(engine: Engine) -> None:
         )
 
 
+def check_place(engine: Engine) -> None:
+    """Raise DatabaseForbids where SQLite's file cannot be made or written to; nothing for a server."""
+    if engine.dialect.name != "sqlite":
+        return
+    file = Path(str(engine.url.database))
+    try:
+        if file.exists():
+            with file.open("r+b"):
+                pass
+        else:
+            check_folder(file.parent.resolve(strict=True))
+    except OSError as error:
+        raise DatabaseForbids(
+            f"this user cannot write the database {file} ({error.filename}: {error.strerror}); name another place, such"
+            " as SCREEN_DATABASE_URL=sqlite:////FOLDER/screening.db"
+        ) from None
+
+
 def _make_sqlite_serious(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _pragmas(dbapi_connection: Any, _record: Any) -> None:
@@ -192,6 +212,11 @@ def _translated() -> Iterator[None]:
                 "read-only (default_transaction_read_only). Wait, or name the database that takes writes in "
                 "SCREEN_DATABASE_URL"
             ) from error
+        if _sqlite_code(error).startswith("SQLITE_READONLY"):
+            raise DatabaseForbids(
+                f"the database refuses this ({reason}); give this user the right to write its file and folder, or name "
+                "another one in SCREEN_DATABASE_URL"
+            ) from error
         if sqlstate in FORBIDDEN:
             raise DatabaseForbids(
                 f"the database refuses this ({reason}); ask its administrator for the right, or name a role that has "
@@ -215,8 +240,11 @@ def _was_let_go(error: DBAPIError) -> bool:
 
 def _is_full(error: DBAPIError) -> bool:
     sqlstate = getattr(error.orig, "sqlstate", None)  # psycopg; 53100 is disk_full
-    sqlite_code = getattr(error.orig, "sqlite_errorname", "")
-    return sqlstate == "53100" or sqlite_code == "SQLITE_FULL"
+    return sqlstate == "53100" or _sqlite_code(error) == "SQLITE_FULL"
+
+
+def _sqlite_code(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlite_errorname", ""))
 
 
 def slices(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

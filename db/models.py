@@ -233,11 +233,15 @@ class Chunk(Base):
     attempts: Mapped[int] = history(default=0, doc="how often it was claimed so far")
     lease_token: Mapped[str | None] = lease(String(32), doc="random text that proves the lease")
     lease_until: Mapped[datetime | None] = lease(doc="end of the lease, by the database's clock")
-    worker: Mapped[str | None] = history(Text, doc="host, process and process token of its last claim")
+    worker: Mapped[str | None] = history(
+        Text, doc="process of its last claim (host, its start, PID namespace, id, start, a token)"
+    )
     published_at: Mapped[datetime | None] = lease(doc="when its message was last sent")
     done_at: Mapped[datetime | None] = outcome(doc="when it was finished")
     last_error: Mapped[str | None] = history(
-        Text, doc="why a worker last gave it back; `screen watch` and `screen status` show it"
+        Text,
+        doc="why a worker last gave it back, ending with `trying again does not help` where a person must mend it; "
+        "`screen watch` and `screen status` show it",
     )
     seconds: Mapped[dict[str, Any] | None] = outcome(
         doc="JSON: where the worker's time went (read, decode, quality, wait, infer, total)"

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Integer, RowMapping, Text, column, func, select, table
 from sqlalchemy.types import TypeEngine
 
-from contract.errors import NoSuchRun
+from contract.errors import NoSuchRun, UsageError
 from contract.states import CaptureState, ChunkState
+from db.chunks import HOPELESS
 from db.clock import UTCDateTime, db_now
 from db.engine import reading
 from db.models import Capture, Case, Chunk, Run
@@ -49,6 +50,11 @@ class Progress:
     def some_ended_badly(self) -> bool:
         """Whether captures were not screened, or patients have none."""
         return bool(self.rejected or self.quarantined or self.patients_without_captures)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the trouble stays until a person has mended its cause."""
+        return self.trouble is not None and self.trouble.endswith(HOPELESS)
 
     @property
     def accounted_for(self) -> bool:
@@ -160,6 +166,48 @@ def progress_of(connection: Connection, run_id: int) -> Progress:
 
 
 @dataclass(frozen=True)
+class Undone:
+    """What workers have left to do in all runs that are not cancelled: chunks, how often these were claimed so far, and
+    how many of them a worker has in hand. As long as any worker gets on with anything, `chunks` or `attempts` changes.
+    """
+
+    chunks: int
+    attempts: int
+    leased: int
+
+
+def undone(engine: Engine) -> Undone:
+    """What is left to do at this moment."""
+    is_leased = Chunk.state == ChunkState.LEASED
+    with reading(engine) as connection:
+        row = connection.execute(
+            select(
+                func.count().label("chunks"),
+                func.coalesce(func.sum(Chunk.attempts), 0).label("attempts"),
+                func.count().filter(is_leased).label("leased"),
+            )
+            .join(Run, Run.id == Chunk.run_id)
+            .where(Chunk.state.in_((ChunkState.PENDING, ChunkState.LEASED)), Run.cancelled_at.is_(None))
+        ).one()
+    return Undone(row.chunks, int(row.attempts), row.leased)
+
+
+def pseudonym_keys_needed(engine: Engine) -> dict[str, list[int]]:
+    """The fingerprints of the keys without which runs that are not finished cannot be screened, with these runs."""
+    with reading(engine) as connection:
+        rows = connection.execute(
+            select(Run.pseudonym_key, Run.id)
+            .where(Run.pseudonym_key.is_not(None), Run.cancelled_at.is_(None))
+            .where(select(Chunk.id).where(Chunk.run_id == Run.id, Chunk.state != ChunkState.DONE).exists())
+            .order_by(Run.id)
+        ).all()
+    needed: dict[str, list[int]] = {}
+    for fingerprint, run_id in rows:
+        needed.setdefault(str(fingerprint), []).append(run_id)
+    return needed
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """A row of the view run_summary; docs/data.md describes the columns."""
 
@@ -195,6 +243,20 @@ _TYPES: dict[Any, TypeEngine[Any]] = {int: Integer(), int | None: Integer(), str
 _SUMMARY = table(
     "run_summary", *(column(field.name, _TYPES.get(field.type, UTCDateTime())) for field in fields(RunSummary))
 )
+
+
+def this_run(engine: Engine, run_id: int) -> int:
+    """The number of the run that is meant: the one that was submitted last for 0, otherwise `run_id` itself.
+
+    Raises UsageError if there are no runs.
+    """
+    if run_id:
+        return run_id
+    with reading(engine) as connection:
+        latest = connection.execute(select(func.max(Run.id))).scalar()
+    if latest is None:
+        raise UsageError("there are no runs yet; `screen submit ARCHIVE` makes one")
+    return int(latest)
 
 
 def run_summaries(engine: Engine) -> list[RunSummary]:

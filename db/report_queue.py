@@ -13,6 +13,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.types import TypeEngine
 
 from contract.states import ReportCause, Verdict
+from contract.words import local_time
 from db.clock import UTCDateTime, db_now
 from db.columns import coded
 from db.engine import AnyRow, reading, slices, writing
@@ -222,7 +223,7 @@ def _why_not(row: _QueueRow | None) -> str:
     if row is None:
         return "there is no such row"
     if row.acknowledged_at is not None:
-        return f"was acknowledged {row.acknowledged_at:%Y-%m-%d %H:%M} UTC"
+        return f"was acknowledged {local_time(row.acknowledged_at)}"
     if row.taken_by is None:
         return "is taken by nobody; take it first"
     return f"was taken by {row.taken_by}"

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, fu
 from contract.bundle import Manifest
 from contract.errors import CaseHeld, NoSuchCase, UsageError
 from contract.states import CaseState, ReportCause, ReviewAction, ReviewState, Verdict
+from contract.words import local_clock
 from db.clock import db_now
 from db.engine import writing
 from db.models import BundleRow, Case, ReportQueue, Review, Run
@@ -163,9 +164,9 @@ def _refuse_if_superseded(locked: _LockedCase) -> None:
 
 def _refuse_if_held(locked: _LockedCase, reviewer: str) -> None:
     if locked.is_held and locked.review_holder != reviewer:
+        until = local_clock(locked.review_held_until) if locked.review_held_until else "then"
         raise CaseHeld(
-            f"{locked.review_holder} has case {locked.id} in hand until {locked.review_held_until:%H:%M} UTC; "
-            "`screen review next` hands out another"
+            f"{locked.review_holder} has case {locked.id} in hand until {until}; `screen review next` hands out another"
         )
 
 

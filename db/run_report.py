@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, RowMapping, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, func, select
 
 from contract.bundle import Manifest
 from contract.bundle_warnings import bundle_warnings, training_sentence
@@ -203,28 +203,41 @@ class RunReport:
 def read_run(engine: Engine, run_id: int, evidence: EvidenceLimits | None = None) -> RunReport:
     """Read a run, with evidence only within these limits. Raises NoSuchRun."""
     with reading(engine) as connection:
-        run = named_run(connection, run_id)
-        cases = _cases(connection, run_id, run.manifest.case_policy)
-        engines = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
-        return RunReport(
-            run=run_summary(connection, run_id),
-            database=connection.execute(select(ThisDatabase.uuid)).scalar_one(),
-            root=run.root,
-            pseudonym_key=run.pseudonym_key,
-            manifest=run.manifest,
-            warnings=tuple(bundle_warnings(run.manifest)),
-            in_training=in_training(connection, run.bundle_digest, run_id=run_id),
-            engines=tuple(sorted(name for name in connection.execute(engines).scalars() if name)),
-            skipped=_skipped(connection, run_id),
-            progress=progress_of(connection, run_id),
-            implausible=implausibility_of(connection, run),
-            cases=cases,
-            ended_badly=_ended_badly(connection, run_id),
-            without_captures=absent_of_run(connection, run_id),
-            identity_conflicts=_identity_conflicts(connection, run_id),
-            drift=tuple(drift_of(connection, run)),
-            evidence={} if evidence is None else _evidence(connection, cases, evidence),
-        )
+        return _read(connection, run_id, Case.run_id == run_id, evidence)
+
+
+def read_case(engine: Engine, run_id: int, case_id: int, evidence: EvidenceLimits) -> RunReport:
+    """Read a run as if it had only this one of its cases; its sums stay those of the whole run. Raises NoSuchRun."""
+    with reading(engine) as connection:
+        return _read(connection, run_id, Case.id == case_id, evidence)
+
+
+def _read(
+    connection: Connection, run_id: int, chosen: ColumnElement[bool], evidence: EvidenceLimits | None
+) -> RunReport:
+    """`chosen` says which cases are read."""
+    run = named_run(connection, run_id)
+    cases = _cases(connection, run_id, chosen, run.manifest.case_policy)
+    engines = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
+    return RunReport(
+        run=run_summary(connection, run_id),
+        database=connection.execute(select(ThisDatabase.uuid)).scalar_one(),
+        root=run.root,
+        pseudonym_key=run.pseudonym_key,
+        manifest=run.manifest,
+        warnings=tuple(bundle_warnings(run.manifest)),
+        in_training=in_training(connection, run.bundle_digest, run_id=run_id),
+        engines=tuple(sorted(name for name in connection.execute(engines).scalars() if name)),
+        skipped=_skipped(connection, run_id),
+        progress=progress_of(connection, run_id),
+        implausible=implausibility_of(connection, run),
+        cases=cases,
+        ended_badly=_ended_badly(connection, run_id, chosen),
+        without_captures=absent_of_run(connection, run_id),
+        identity_conflicts=_identity_conflicts(connection, chosen),
+        drift=tuple(drift_of(connection, run)),
+        evidence={} if evidence is None else _evidence(connection, cases, evidence),
+    )
 
 
 def may_lack_captures(engine: Engine, run_id: int) -> bool:
@@ -246,7 +259,7 @@ _OF_CASE = [
 _OF_REVIEW = [field.name for field in fields(Review) if field.name != "signed"]
 
 
-def _cases(connection: Connection, run_id: int, policy: CasePolicy) -> tuple[CaseRow, ...]:
+def _cases(connection: Connection, run_id: int, chosen: ColumnElement[bool], policy: CasePolicy) -> tuple[CaseRow, ...]:
     rows = connection.execute(
         select(
             Case.id.label("case_id"), Patient.external_id.label("patient"), Case.reasons, Case.case_policy,
@@ -255,7 +268,7 @@ def _cases(connection: Connection, run_id: int, policy: CasePolicy) -> tuple[Cas
         )
         .join(Patient, Patient.id == Case.patient_id)
         .outerjoin(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)
-        .where(Case.run_id == run_id)
+        .where(chosen)
         .order_by(Case.priority.is_(None), Case.priority.desc(), Patient.external_id)
     ).mappings()  # fmt: skip
     signed = signed_histories(connection, run_id)
@@ -276,14 +289,14 @@ def _case(row: RowMapping, policy: CasePolicy, signed: SignedHistory) -> CaseRow
     )  # fmt: skip
 
 
-def _ended_badly(connection: Connection, run_id: int) -> tuple[BadCapture, ...]:
+def _ended_badly(connection: Connection, run_id: int, chosen: ColumnElement[bool]) -> tuple[BadCapture, ...]:
     rows = connection.execute(
         select(
             Capture.id, Patient.external_id, Capture.path_text, Capture.state, Capture.reject_code, Capture.reason,
         )
         .join(Case, Case.id == Capture.case_id)
         .join(Patient, Patient.id == Case.patient_id)
-        .where(Capture.run_id == run_id, Capture.state.in_((CaptureState.REJECTED, CaptureState.QUARANTINED)))
+        .where(Capture.run_id == run_id, Capture.state.in_((CaptureState.REJECTED, CaptureState.QUARANTINED)), chosen)
         .order_by(Capture.path_text)
     )  # fmt: skip
     return tuple(
@@ -295,13 +308,13 @@ def _ended_badly(connection: Connection, run_id: int) -> tuple[BadCapture, ...]:
     )  # fmt: skip
 
 
-def _identity_conflicts(connection: Connection, run_id: int) -> tuple[IdentityConflict, ...]:
+def _identity_conflicts(connection: Connection, chosen: ColumnElement[bool]) -> tuple[IdentityConflict, ...]:
     """At most CONFLICTS_OF_A_CASE conflicts for each of at most CONFLICTING_CASES cases, the most urgent first: one
     picture under a thousand patients makes a million pairs.
     """
     cases = (
         select(Case.id)
-        .where(Case.run_id == run_id, Case.identity_conflict.is_(True))
+        .where(chosen, Case.identity_conflict.is_(True))
         .order_by(Case.priority.desc(), Case.id)
         .limit(CONFLICTING_CASES)
     )

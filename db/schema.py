@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from contract.errors import DatabaseVersionError
 from db import append_only
-from db.engine import migrating, open_engine, reading
+from db.engine import check_place, migrating, open_engine, reading
 from db.views import VIEWS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -36,11 +36,12 @@ def _current(connection: Connection) -> str | None:
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Bring the schema up to date in one transaction; returns (revision before, revision now).
 
-    Raises DatabaseVersionError if the schema is from a newer release, and then changes nothing.
+    Raises DatabaseVersionError if the schema is from a newer release, and then changes nothing; DatabaseForbids.
     """
     from alembic import command
     from alembic.config import Config
 
+    check_place(engine)
     with migrating(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL lock_timeout = '30s'"))

@@ -3,8 +3,10 @@
 import errno
 import io
 import os
+import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib.metadata import version
 from tempfile import gettempdir
 
@@ -12,6 +14,7 @@ import click
 
 from contract.errors import ExitCode, ScreeningError
 from contract.logs import configure_logging
+from contract.outputs import YOURS_TO_MEND
 from contract.settings import get_settings
 from producer.lazy import Lazy, LazyGroup
 
@@ -55,14 +58,14 @@ SECTIONS = {
     },
 }
 """Heading -> name -> where the command is. A string names each package that must not be imported here."""
+KEPT = {
+    "run": "what was screened is stored",
+    "train": "the epochs that ended are kept",
+    "compare": "finished bundles are kept, and the epochs of the others that ended",
+    "synth": "what was drawn is kept",
+}
+"""Command -> what is left of its work after Ctrl-C: the same command goes on with it."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-YOURS_TO_MEND = frozenset(
-    {
-        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-        errno.ENAMETOOLONG, errno.ELOOP,
-    }
-)  # fmt: skip
-"""Errors about a file that the user named and can correct."""
 
 
 @click.group(
@@ -97,7 +100,7 @@ def _exit_code(arguments: list[str]) -> int:
     """Run a command. Only here does a failure become a line on stderr and an exit code."""
     debugging = False
     try:
-        context = screen.make_context("screen", arguments)
+        context = screen.make_context("screen", list(arguments))  # click takes words out of the list
         debugging = context.params["debug"]
         with context:
             code = screen.invoke(context)
@@ -111,7 +114,7 @@ def _exit_code(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _failed("interrupted", ExitCode.INTERRUPTED)
+        return _failed(f"interrupted{_how_to_go_on(arguments)}", ExitCode.INTERRUPTED)
     except BrokenPipeError:  # `screen report 1 | head`: nobody reads the rest, so what is left in the buffer is dropped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
@@ -128,6 +131,17 @@ def _exit_code(arguments: list[str]) -> int:
             "`screen --debug ...` shows where; please report it",
             ExitCode.BROKEN,
         )
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """What Ctrl-C left of the work of a command, and the command that goes on with it."""
+    name = next((word for word in arguments if not word.startswith("-")), "")
+    if name == "watch" or (name == "submit" and "--watch" in arguments):
+        return "; a submitted run goes on without you, and `screen watch latest` follows it"
+    if name not in KEPT:
+        return ""
+    again = [word for word in arguments if word != "--no-resume"]  # that would begin again
+    return f"; {KEPT[name]}. To go on: {shlex.join(['screen', *again])}"
 
 
 def _failed(sentence: str, code: ExitCode) -> ExitCode:

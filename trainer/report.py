@@ -1,6 +1,7 @@
 """report.html: one self-contained file with embedded figures, no scripts and no downloads. The PNGs lie beside it."""
 
 import base64
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from contract.bundle_warnings import is_red
+from contract.words import local_time
 
 FIGURES = "figures"
 
@@ -29,7 +31,10 @@ def render(template: str, file: Path, pictures: dict[str, bytes], **values: Any)
         lstrip_blocks=True,
     )
     environment.tests["red"] = is_red
-    environment.filters |= {"figure": figure, "percent": percent, "rate": rate, "measured": measured}
+    environment.filters |= {
+        "figure": figure, "percent": percent, "rate": rate, "measured": measured,
+        "local_time": lambda text: local_time(datetime.fromisoformat(text)),
+    }  # fmt: skip
 
     def picture(name: str, caption: str) -> Markup:
         if name not in pictures:

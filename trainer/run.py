@@ -15,6 +15,7 @@ from rich.table import Table
 
 from contract.bundle import Bundle
 from contract.errors import UsageError
+from contract.files import check_writable
 from contract.imaging import ImageSpec
 from trainer import cache as captures_cache
 from trainer import estimate, splits, traits, weights
@@ -214,9 +215,13 @@ def train_or_keep(
 
 
 def refuse_taken(out: Path, work: Work) -> None:
-    """Check before any work that `out` is free: only --force replaces an existing bundle. Raises UsageError."""
+    """Check before any work that `out` is free, because only --force replaces an existing bundle, and can be written.
+
+    Raises UsageError, OSError.
+    """
     if out.exists() and not work.force:
         raise UsageError(f"{out} exists; name another folder with --out, or give --force to replace it")
+    check_writable(out)
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -129,6 +129,8 @@ def compile_(path: Path, engine: str | None, precision: str | None, target: str 
     """
     opened = Bundle.open(path)
     options = _options(engine, precision)
+    if options.cache_dir is None:
+        raise UsageError("there is no folder to keep compiled files in; set SCREEN_CACHE_DIR to one")
     chosen = _first_usable() if options.engine == "auto" else options.engine
     if chosen != "tensorrt":
         if target:

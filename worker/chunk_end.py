@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from contract.errors import BundleError, EngineError, LeaseLost, ScreeningError, StorageFault, Unavailable
 from contract.outcomes import ChunkOutcome
-from db.chunks import release
+from db.chunks import HOPELESS, release
 from db.lease import Lease
 from db.results import finish_chunk
 
@@ -57,6 +57,8 @@ def end_chunk(database: Engine, lease: Lease, result: ChunkOutcome | Exception, 
 def _give_back(database: Engine, lease: Lease, error: Exception, *, count_attempt: bool) -> None:
     # The text of an error that is not our own could contain anything, for example a path, so only its class is named.
     reason = str(error) if isinstance(error, ScreeningError) else f"{type(error).__name__} in the worker; see its log"
+    if not count_attempt and not getattr(error, "retryable", False):
+        reason += HOPELESS
     log.error("chunk given back", error=reason)
     _release(database, lease, reason, count_attempt=count_attempt)
 

@@ -11,29 +11,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import cache, partial
-from pathlib import Path
 
 import structlog
 
-from contract.errors import EngineError, OutOfMemory, Unavailable
-from contract.novelty import read_novelty
+from contract.errors import OutOfMemory, Unavailable
 from contract.outcomes import ChunkOutcome
 from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import Settings, get_settings
-from db.chunks import attempts_so_far, claim, claim_ahead, give_back_of
+from db.chunks import HOPELESS, attempts_so_far, claim, claim_ahead, give_back_of
 from db.engine import open_engine
 from db.lease import Lease
-from worker.bundles import find_bundle
 from worker.cache import cache_folder
-from worker.chunk_end import EngineNotOpened, Stopping, end_chunk
-from worker.engines.base import EngineOptions
-from worker.engines.registry import open_engine as open_inference_engine
+from worker.chunk_end import Stopping, end_chunk
 from worker.lease_keeper import LeaseKeeper
+from worker.opening import open_pipeline
 from worker.pipeline import Pipeline, Work
-from worker.recorder import FlightRecorder
-from worker.tuning import tune
+from worker.recorder import WHILE_OPENING, FlightRecorder
 
 log = structlog.get_logger(__name__)
 
@@ -113,10 +107,15 @@ class WorkerProcess:
 
         A thread that hangs in native code cannot be stopped; a new process can continue.
         """
-        suspects = self._recorder.suspects()
+        suspects, opening = self._recorder.suspects(), self._recorder.is_opening
+        show = opening and not self._stopping
+        if show:
+            reason += f", {WHILE_OPENING}; `screen bundle compile` opens it before, without a time limit{HOPELESS}"
         log.error("the worker's process ends", reason=reason, suspects=sorted(suspects))
         try:
-            give_back_of(self._database, self.name, suspects, reason=reason, count_attempt=not suspects)
+            give_back_of(
+                self._database, self.name, suspects, reason=reason, count_attempt=not (suspects or opening), show=show
+            )
             self._recorder.close()
         except Unavailable:  # a sweeper on this machine will give them back
             self._recorder.note_end(reason)
@@ -226,37 +225,9 @@ class WorkerProcess:
         """The pipeline of the lease's bundle. Only one bundle is kept open, so a device has one network in memory."""
         if self._open is None or self._open[0] != lease.bundle_digest:
             self._close_pipeline()
-            settings = self._settings
-            bundle = find_bundle(lease.bundle_digest, Path(lease.bundle_path), settings.bundle_dir)
-            novelty = read_novelty(bundle)
-            try:
-                options = EngineOptions(
-                    settings.engine, settings.precision, cache_folder(settings), settings.batch_size
-                )
-                engine, proof = open_inference_engine(bundle, options)
-                log.info(
-                    "engine open", engine=engine.name, precision=engine.precision, device=engine.device,
-                    golden=proof.golden.captures, largest_difference=round(proof.golden.probability, 6),
-                    hidden=proof.hidden and asdict(proof.hidden),
-                )  # fmt: skip
-                try:
-                    tuning = tune(engine, bundle, settings)
-                except BaseException:
-                    engine.close()  # otherwise each try would take as much of the device's memory again
-                    raise
-            except EngineError as error:
-                raise EngineNotOpened(str(error)) from error
-            except OSError as error:
-                raise EngineNotOpened(
-                    f"the engine's cache cannot be used ({error}); set SCREEN_CACHE_DIR to a folder that the worker's "
-                    "user may write to"
-                ) from error
+            pipeline, tuning = open_pipeline(self._settings, lease, self._recorder)
             self._chunks_ahead = tuning.chunks_ahead
-            decoders = ThreadPoolExecutor(tuning.decoders, thread_name_prefix="decoder")
-            self._open = (
-                lease.bundle_digest,
-                Pipeline(bundle.manifest, engine, decoders, tuning.batch_size, self._recorder, novelty),
-            )
+            self._open = lease.bundle_digest, pipeline
         return self._open[1]
 
     def _close_pipeline(self) -> None:

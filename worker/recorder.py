@@ -9,17 +9,26 @@ import faulthandler
 import os
 import secrets
 import shutil
-import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.identity import ProcessIdentity
+
 SLOTS = 4096
 """More captures than the decoders and the batches under way can hold; any above this number are not recorded."""
+_OPENING = SLOTS
+"""This place is not for a capture: it is 1 while the engine is opened."""
+_LENGTH = SLOTS + 1
+STALE_S = 7 * 24 * 3600
+"""Leases last an hour at most, so after a week a record has no use."""
+WHILE_OPENING = "while its engine was opened"
 _FOLDER, _CAPTURES, _END = "workers", "captures", "end"
 
 
@@ -30,11 +39,11 @@ class FlightRecorder:
     """
 
     def __init__(self, cache: Path | None = None) -> None:
-        self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self.name = f"{ProcessIdentity.own()}/{secrets.token_hex(4)}"
         """The name of this process; no other process ever has the same."""
         self._lock = threading.Lock()
         self._free = list(range(SLOTS))
-        self._slots: NDArray[np.int64] = np.zeros(SLOTS, np.int64)
+        self._slots: NDArray[np.int64] = np.zeros(_LENGTH, np.int64)
         self._folder: Path | None = None
         if cache is not None:
             self._folder = cache / _FOLDER / self.name.replace("/", "+")
@@ -60,6 +69,20 @@ class FlightRecorder:
         """The captures under way at this moment."""
         return _ids(self._slots)
 
+    @contextmanager
+    def opening_engine(self) -> Iterator[None]:
+        """Note during the block that the engine is being opened: what ends the process then is no capture's fault."""
+        self._slots[_OPENING] = 1
+        try:
+            yield
+        finally:
+            self._slots[_OPENING] = 0
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether the engine is being opened at this moment."""
+        return bool(self._slots[_OPENING])
+
     def note_end(self, reason: str) -> None:
         """Note the reason for which the process is about to end."""
         if self._folder is not None:
@@ -75,12 +98,14 @@ class FlightRecorder:
 
 def _mapped(file: Path) -> NDArray[np.int64]:
     with file.open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, SLOTS * 8)  # otherwise a full disk would cause a SIGBUS at a later write
-    return np.memmap(file, np.int64, "r+", shape=(SLOTS,))
+        # Otherwise a full disk would cause a SIGBUS at a later write.
+        os.posix_fallocate(stream.fileno(), 0, _LENGTH * 8)
+    return np.memmap(file, np.int64, "r+", shape=(_LENGTH,))
 
 
 def _ids(slots: NDArray[np.int64]) -> set[int]:
-    return {int(capture_id) for capture_id in slots[slots != 0]}
+    captures = slots[:SLOTS]
+    return {int(capture_id) for capture_id in captures[captures != 0]}
 
 
 @dataclass(frozen=True)
@@ -92,6 +117,8 @@ class LastRecord:
     reason: str
     crashed: bool
     """Whether a fault in the process ended it; otherwise something killed it, or its machine stopped."""
+    opening: bool
+    """Whether this happened while it opened its engine."""
     _folder: Path
 
     def forget(self) -> None:
@@ -100,27 +127,40 @@ class LastRecord:
 
 
 def last_records(cache: Path) -> Iterator[LastRecord]:
-    """The records of all processes of this machine that ended without closing their recorder."""
-    host = socket.gethostname()
-    for folder in sorted((cache / _FOLDER).glob("*+*+*")):
+    """The records of all processes that are sure to have ended without closing their recorder.
+
+    Several machines and containers may share the folder. Records of their processes stay until they are STALE_S old:
+    where they are the only trace of an ended process, its chunks are given back when their leases are over.
+    """
+    for folder in sorted((cache / _FOLDER).glob("*+*")):
         name = folder.name.replace("+", "/")
-        machine, pid, _ = name.rsplit("/", 2)
-        if machine != host or _is_alive(int(pid)):
+        if not _has_ended(name):
+            _tidy(folder)
             continue
         try:
-            suspects = _ids(np.fromfile(folder / _CAPTURES, np.int64))
+            slots = np.fromfile(folder / _CAPTURES, np.int64)
+            suspects, opening = _ids(slots), bool(slots[_OPENING:].any())
             fault = (folder / _END).read_text(errors="replace").partition("\n")[0]
         except OSError:
-            suspects, fault = set(), ""
+            suspects, opening, fault = set(), False, ""
         reason = fault.removeprefix("Fatal Python error: ") or "killed: out of memory, by hand, or the machine stopped"
-        yield LastRecord(name, suspects, f"the worker's process ended ({reason})", bool(fault), folder)
+        while_opening = f" {WHILE_OPENING}" if opening else ""
+        ended = f"the worker's process ended{while_opening} ({reason})"
+        yield LastRecord(name, suspects, ended, bool(fault), opening, folder)
 
 
-def _is_alive(pid: int) -> bool:
+def _has_ended(name: str) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return ProcessIdentity.parse(name.rpartition("/")[0]).is_gone()
+    except ValueError:  # of an earlier release
         return False
-    except PermissionError:
-        return True
-    return True
+
+
+def _tidy(folder: Path) -> None:
+    """Remove a record that nobody can make use of any more. If its process lives, it works on without it."""
+    try:
+        is_stale = time.time() - folder.stat().st_mtime > STALE_S
+    except OSError:
+        return
+    if is_stale:
+        shutil.rmtree(folder, ignore_errors=True)

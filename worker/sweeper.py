@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from contract.errors import Unavailable
 from contract.messages import QUEUE, SCREEN_CHUNK
 from contract.settings import get_settings
-from db.chunks import give_back_of, sweep
+from db.chunks import HOPELESS, give_back_of, sweep
 from db.engine import open_engine
 from worker.cache import cache_folder
 from worker.recorder import last_records
@@ -34,6 +34,7 @@ class SweeperStep(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         settings = get_settings()
+        cache_folder(settings)  # before the first fork, so that a worker says only once where its cache is
         # No pool: the parent forks a new child from time to time, and must not pass an open connection to it.
         self._database = open_engine(settings.database_url, pooled=False)
         self._interval = settings.sweep_seconds
@@ -66,10 +67,12 @@ class SweeperStep(bootsteps.StartStopStep):
 
     def _give_back_of_ended(self) -> None:
         """Give back the chunks of processes of this machine that have ended."""
-        for record in last_records(cache_folder(get_settings())):
+        cache = cache_folder(get_settings())
+        for record in last_records(cache) if cache is not None else ():
             chunk_ids = give_back_of(
-                self._database, record.name, record.suspects, reason=record.reason,
-                count_attempt=record.crashed and not record.suspects,
+                self._database, record.name, record.suspects,
+                reason=record.reason + (HOPELESS if record.opening and record.crashed else ""),
+                count_attempt=record.crashed and not record.suspects and not record.opening, show=record.opening,
             )  # fmt: skip
             record.forget()
             if chunk_ids:

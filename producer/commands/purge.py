@@ -7,6 +7,7 @@ import click
 
 from contract.errors import ExitCode, UsageError
 from contract.settings import get_settings
+from contract.words import local_time
 from db import purge as runs
 from db.schema import open_database
 from producer.output import json_out, login_name, plain, say, stdout, table
@@ -73,7 +74,7 @@ def _print(old_runs: list[runs.OldRun]) -> None:
     shown = table(None, columns, right=("run", "captures", "patients"), fold=("archive", ""))
     for run in old_runs:
         shown.add_row(
-            str(run.run_id), f"{run.created_at:%Y-%m-%d}", plain(run.archive.rstrip("/").rsplit("/", 1)[-1]),
+            str(run.run_id), local_time(run.created_at), plain(run.archive.rstrip("/").rsplit("/", 1)[-1]),
             f"{run.captures:,}", f"{run.cases:,}", plain(f"stays: {run.kept}" if run.kept else "goes"),
         )  # fmt: skip
     stdout.print(shown)

@@ -7,12 +7,14 @@ from typing import Any
 import click
 
 from contract.errors import ExitCode, UsageError
+from contract.outputs import OutputFile
 from contract.settings import get_settings
+from db.progress import this_run
 from db.run_report import RunReport, read_run
 from db.schema import open_database
 from producer.alarm import say_alarm, say_warnings
 from producer.formats import ExportFormat, Truth, load_formats
-from producer.output import ID, say, stdout, text_out
+from producer.output import RunNumber, echo, say, stdout, text_out
 from producer.truth import TrueLabels, read_truth, truth_option
 
 FORMATS = {file_format.parameter: file_format for file_format in load_formats().values()}
@@ -23,7 +25,7 @@ def format_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each format: a flag, or the file to write. Without any of them the table is printed."""
     for file_format in reversed(FORMATS.values()):
         if file_format.to_file:
-            kind: dict[str, Any] = {"type": click.Path(path_type=Path, dir_okay=False)}
+            kind: dict[str, Any] = {"type": OutputFile()}
         else:
             kind = {"is_flag": True, "hidden": file_format.name == TABLE}
         function = click.option(f"--{file_format.name}", file_format.parameter, help=file_format.help, **kind)(function)
@@ -31,11 +33,12 @@ def format_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("run", type=ID)
+@click.argument("run", type=RunNumber())
 @format_options
 @truth_option
 def report(run: int, truth: Path | None, **chosen: Path | bool | None) -> ExitCode:
-    """Show results of RUN by patient, the most urgent first, and every capture that ended badly with its reason.
+    """Show results of RUN, a number or `latest`, by patient, the most urgent first, and every capture that ended badly
+    with its reason.
 
     Several formats in one call show the same moment. Exits 1 if captures were rejected or quarantined, patients have no
     captures, or most captures of most patients do not count; then the report begins with what to do.
@@ -51,7 +54,7 @@ def report(run: int, truth: Path | None, **chosen: Path | bool | None) -> ExitCo
         file_format.check(truth)
     database = open_database(get_settings().database_url)
     evidence = next((file_format.evidence for file_format in files if file_format.evidence), None)
-    read = read_run(database, run, evidence)
+    read = read_run(database, this_run(database, run), evidence)
     labels = beside(true_labels, read)
     if shown is None or not shown.says_warnings:
         say_alarm(read.implausible)
@@ -75,7 +78,7 @@ def show(read: RunReport, file_format: ExportFormat, truth: Truth | None) -> Non
     if file_format.is_utf8:
         text_out(text)
     else:
-        click.echo(text, nl=False, color=stdout.is_terminal)
+        echo(text, color=stdout.is_terminal)
 
 
 def exit_code(read: RunReport) -> ExitCode:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from contract.errors import ExitCode, UsageError
 from contract.files import write_whole
+from contract.outputs import OutputFile
 from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import get_settings
 from contract.states import ReviewAction, ReviewState, Verdict
@@ -27,7 +28,8 @@ from db.review_queries import case_details, review_list
 from db.reviewed_labels import ReviewedCapture, labelled_cases, reviewed_captures
 from db.schema import open_database
 from producer.alarm import say_alarm
-from producer.output import CSV, ID, csv_out, json_out, login_name, output_options, say
+from producer.case_page import CasePage, page_options
+from producer.output import CSV, ID, csv_out, json_out, output_options, reviewer_name, say
 from producer.review_output import agreement, print_case, print_list, result
 
 SHOWN = 20
@@ -47,7 +49,7 @@ captures_option = click.option(
     "--captures", type=click.IntRange(0), default=TOP_CAPTURES, show_default=True, help="Name this many captures."
 )
 reviewer_option = click.option(
-    "--reviewer", envvar="SCREEN_REVIEWER", show_envvar=True, default=login_name, show_default="the login name",
+    "--reviewer", envvar="SCREEN_REVIEWER", show_envvar=True, default=reviewer_name, show_default="the login name",
     callback=lambda _context, _option, name: Reviewer(name.strip(), version("slide-screen")),
     help="Act under this name, which is stored with everything that you do; SCREEN_REVIEWER can set it.",
 )  # fmt: skip
@@ -116,8 +118,11 @@ def list_(
 )  # fmt: skip
 @captures_option
 @json_option
+@page_options
 @reviewer_option
-def next_(run: int | None, hold: int | None, captures: int, as_json: bool, reviewer: Reviewer) -> ExitCode:
+def next_(
+    run: int | None, hold: int | None, captures: int, as_json: bool, page: CasePage, reviewer: Reviewer
+) -> ExitCode:
     """Take the most urgent case that no other reviewer has in hand, and show it.
 
     You keep it until you act on it, release it, or the time is over; until then `next` shows it again.
@@ -136,6 +141,7 @@ def next_(run: int | None, hold: int | None, captures: int, as_json: bool, revie
         json_out(asdict(case))
     else:
         print_case(case)
+    page.write(database, case)
     say(
         f"case {case_id} is in {reviewer.name}'s hand for {minutes} minutes: "
         f"screen review confirm {case_id}, or override, defer, second-opinion, comment, release"
@@ -147,7 +153,8 @@ def next_(run: int | None, hold: int | None, captures: int, as_json: bool, revie
 @case_argument
 @captures_option
 @json_option
-def show(case: int, captures: int, as_json: bool) -> ExitCode:
+@page_options
+def show(case: int, captures: int, as_json: bool, page: CasePage) -> ExitCode:
     """Show CASE: the proposal and why, the captures that support it most, and what reviewers did."""
     database = _database()
     details = case_details(database, case, captures=captures)
@@ -156,6 +163,7 @@ def show(case: int, captures: int, as_json: bool) -> ExitCode:
         json_out(asdict(details))
     else:
         print_case(details)
+    page.write(database, details)
     return ExitCode.OK
 
 
@@ -273,7 +281,7 @@ def _standing(after: CaseReview) -> str:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     required=True,
     help="Write the labels to this file, labels.csv for example.",
 )

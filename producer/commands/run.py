@@ -1,7 +1,6 @@
 """`screen run`: the whole job on one machine; the user starts nothing else before it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -12,10 +11,12 @@ from contract.bundle import Bundle
 from contract.errors import ExitCode
 from contract.names import display_name
 from contract.options import patient_depth_option
+from contract.outputs import AppendedFile, OutputFile
 from contract.settings import Settings, get_settings
 from contract.shared_locks import check_shared_locks
 from db import schema
-from db.engine import open_engine
+from db.control import take_up
+from db.engine import check_place, open_engine
 from db.progress import progress
 from db.run_report import read_run
 from db.submission import submit as write_run
@@ -23,9 +24,10 @@ from producer.alarm import say_alarm
 from producer.commands.report import FORMATS, TABLE, beside, exit_code, show
 from producer.commands.submit import required_bundle, submit_request
 from producer.output import say
+from producer.patience import Outage, Patience
 from producer.pseudonymous import pseudonymize_option
 from producer.publish import check_redis, publish_chunks
-from producer.services import bundled_redis, check_alive, embedded_worker
+from producer.services import Child, bundled_redis, embedded_worker
 from producer.truth import TrueLabels, read_truth, truth_option
 from producer.walked import exit_code as walked_exit_code
 from producer.walked import say_walked, say_withdrawn
@@ -42,11 +44,9 @@ from producer.watching import follow_run
     help="Screen with this bundle instead of the one that SCREEN_BUNDLE names.",
 )
 @click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
+@click.option("--html", type=OutputFile(), help="Also write the HTML report to this file.")
 @click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the HTML report to this file."
-)
-@click.option(
-    "--worker-log", type=click.Path(path_type=Path, dir_okay=False), default=Path("screening-worker.log"),
+    "--worker-log", type=AppendedFile(), default=Path("screening-worker.log"),
     show_default=True, help="Write the worker's log lines to this file.",
 )  # fmt: skip
 @patient_depth_option()
@@ -74,29 +74,25 @@ def run(
     check_shared_locks()
     true_labels = read_truth(truth) if truth else None
     opened = Bundle.open(required_bundle(bundle))
+    database = open_engine(settings.database_url)
+    check_place(database)  # before the walk, which may take long
+    if _names_redis(settings):
+        check_redis(settings.redis_url, must_answer=True)
     walked = walk_archive(archive, patient_depth)
     say_walked(walked)
     request = submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
     if true_labels is not None:
         true_labels.check_labels(opened.manifest.labels)
         true_labels.check_patients(display_name(capture.patient) for capture in request.captures)
-    database = open_engine(settings.database_url)
-    if _names_redis(settings):
-        check_redis(settings.redis_url, must_answer=True)
     schema.upgrade(database)
     submission = write_run(database, request)
     say_withdrawn(submission.plan)
     run_id = submission.run_id
     assert run_id is not None
     say(f"run {run_id}" if submission.created else f"nothing new since run {run_id}")
-    if not progress(database, run_id).finished:
-        with _services(worker_log) as (redis_url, alive):
-            publish_chunks(redis_url, database, submission.chunk_ids)
-            try:
-                say("\n".join(follow_run(database, run_id, alive).accounts))
-            except KeyboardInterrupt:
-                say("stopping: the worker finishes its current chunk first; the same command continues from there")
-                raise
+    now = progress(database, run_id)
+    if not (now.finished or now.cancelled):
+        _screen(database, run_id, settings, worker_log)
     reported = _report(database, run_id, html, true_labels)
     return reported or walked_exit_code(walked, submission.plan)
 
@@ -106,17 +102,25 @@ def _names_redis(settings: Settings) -> bool:
     return "redis_url" in settings.model_fields_set
 
 
-@contextlib.contextmanager
-def _services(worker_log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+def _screen(database: Engine, run_id: int, settings: Settings, worker_log: Path) -> None:
+    """Screen what is left of a run, with a worker of this process and, if none is named, a Redis of this process."""
+    chunk_ids = take_up(database, run_id)
     with contextlib.ExitStack() as stack:
-        settings = get_settings()
-        uses_bundled_redis = not _names_redis(settings)
-        redis_url = stack.enter_context(bundled_redis()) if uses_bundled_redis else settings.redis_url
-        environment = {"SCREEN_REDIS_URL": redis_url}
-        if uses_bundled_redis:  # a fresh Redis holds no message of an interrupted run: send its chunks again at once
-            environment["SCREEN_REPUBLISH_SECONDS"] = "1"
+        redis_url, environment = settings.redis_url, dict[str, str]()
+        children: list[Child] = []
+        if not _names_redis(settings):
+            redis = stack.enter_context(bundled_redis())
+            redis_url, children = redis.url, [redis.child]
+            # What this Redis does not hold is in no other queue either: it is sent again at once.
+            environment = {"SCREEN_REDIS_URL": redis_url, "SCREEN_REPUBLISH_SECONDS": "1"}
+        publish_chunks(redis_url, database, chunk_ids)  # before the worker, which waits for a Redis that is away
         worker = stack.enter_context(embedded_worker(environment, worker_log))
-        yield redis_url, lambda: check_alive(worker, worker_log)
+        patience = Patience(database, redis_url, worker, [*children, worker], settings)
+        try:
+            say("\n".join(follow_run(database, run_id, Outage(settings.patience_seconds), patience).accounts))
+        except KeyboardInterrupt:
+            say("stopping: the worker finishes its current chunk first")
+            raise
 
 
 def _report(database: Engine, run_id: int, html: Path | None, truth: TrueLabels | None) -> ExitCode:

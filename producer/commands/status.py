@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import click
+from rich.text import Text
 from sqlalchemy import Engine
 
 from contract.errors import ExitCode
 from contract.settings import get_settings
+from contract.states import Verdict
+from contract.words import local_time
 from db.drift import drift_warning
-from db.progress import Progress, RunSummary, progress, run_summaries
+from db.progress import Progress, RunSummary, progress, run_summaries, this_run
 from db.run_report import read_run
 from db.schema import open_database
 from producer.alarm import print_alarm, say_alarm
-from producer.output import CSV, ID, csv_out, json_out, output_options, plain, stdout, table
+from producer.output import CSV, RunNumber, csv_out, json_out, output_options, plain, shown_verdict, stdout, table
 
 COLUMNS = (
     "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
@@ -24,10 +27,10 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("run", type=ID, required=False)
+@click.argument("run", type=RunNumber(), required=False)
 @output_options
 def status(run: int | None, output: str) -> ExitCode:
-    """List the runs, newest first, or only RUN: how its captures ended, and how fast it is.
+    """List the runs, newest first, or only RUN, a number or `latest`: how its captures ended, and how fast it is.
 
     With RUN it first says if most captures of most patients do not count, and at the end if its captures have drifted
     away from those that the bundle knows.
@@ -35,6 +38,7 @@ def status(run: int | None, output: str) -> ExitCode:
     database = open_database(get_settings().database_url)
     if run is None:
         return _list(database, output)
+    run = this_run(database, run)
     report = read_run(database, run)
     row = _listed(report.run, report.progress)
     if output == "json":
@@ -89,21 +93,19 @@ def _listed(run: RunSummary, now: Progress | None) -> ListedRun:
 
 
 def _print(rows: Sequence[ListedRun]) -> None:
-    right = ("run", "captures", "bad", "patients", "ALL")
-    shown = table(
-        None, ("run", "submitted", "archive", "state", *right[1:], "bundle"), right, fold=("archive", "bundle")
-    )
+    columns = ("run", "submitted", "archive, bundle", "state", "captures", "bad", "patients", "results")
+    widths = {"submitted": 10, "archive, bundle": 8, "results": 13}
+    shown = table(None, columns, right=("run", "bad"), least=widths)
     for row in rows:
         shown.add_row(
             str(row.run_id),
-            f"{row.created_at:%Y-%m-%d %H:%M}",
-            plain(row.archive.rstrip("/").rsplit("/", 1)[-1]),
+            local_time(row.created_at),
+            plain(f"{row.archive.rstrip('/').rsplit('/', 1)[-1]}, {row.bundle_name}"),
             _state(row),
-            f"{row.submitted - row.pending}/{row.submitted}",
+            f"{row.submitted - row.pending} of {row.submitted}",
             str(row.rejected + row.quarantined),
-            f"{row.cases_finished}/{row.cases}",
-            str(row.cases_all),
-            plain(row.bundle_name),
+            f"{row.cases_finished} of {row.cases}",
+            _results(row),
         )
     stdout.print(shown)
     for row in rows:
@@ -113,9 +115,20 @@ def _print(rows: Sequence[ListedRun]) -> None:
         if row.trouble:
             stdout.print(plain(f"run {row.run_id}: {row.trouble}"), style="yellow")
     stdout.print(
-        "captures: ended/submitted; bad: rejected or quarantined; state: share done, time left; times in UTC",
+        "captures: ended of submitted; bad: rejected or quarantined; patients: with a result; state: share done, "
+        "time left",
         style="dim",
     )
+
+
+def _results(row: ListedRun) -> Text:
+    """How many patients have which verdict; those that a person must look at first come first."""
+    counts = {
+        Verdict.ALL: row.cases_all, Verdict.INDETERMINATE: row.cases_indeterminate,
+        Verdict.INSUFFICIENT: row.cases_insufficient, Verdict.BENIGN: row.cases_benign,
+    }  # fmt: skip
+    parts = [Text(f"{count} ").append_text(shown_verdict(verdict)) for verdict, count in counts.items() if count]
+    return Text(", ").join(parts)
 
 
 def _state(row: ListedRun) -> str:

@@ -11,45 +11,63 @@ import numpy as np
 from contract.evidence import Picture, Pictures, pictures_of
 from contract.settings import get_settings
 from contract.states import Verdict
-from contract.words import FOR_REVIEW, VERDICT_WORDS
+from contract.words import FOR_REVIEW, VERDICT_WORDS, WHAT_TO_DO, explained_marks, local_time
 from db.drift import drift_warning
+from db.review_queries import ReviewRow
 from db.run_report import CaptureEvidence, CaseEvidence, EvidenceLimits, RunReport
 from producer.formats import ExportFormat, Truth
 
 EVIDENCE = EvidenceLimits(cases=40, counting=3, excluded=12)
 """More cases would make the file too large to open. The first few excluded captures have a picture, too."""
+EVIDENCE_OF_ONE = EvidenceLimits(cases=1, counting=12, excluded=60)
+"""On the page of a single case there is room."""
 _LOADER = jinja2.PackageLoader("producer", "templates")
 
 
 def render(report: RunReport, truth: Truth | None) -> str:
     """The report, below the warning for an implausible run. A capture that cannot be read any more has no picture."""
-    run, key_file = report.run, get_settings().pseudonym_key_file
-    show = pictures_of(report.root, report.pseudonym_key, key_file, run.patient_depth)
-    pages = {
-        case_id: _case_page(evidence, show, report.manifest.labels) for case_id, evidence in report.evidence.items()
-    }
-    environment = jinja2.Environment(loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("report.html.j2").render(
-        report=report,
+    return _rendered(
+        "report.html.j2",
+        report,
+        EVIDENCE,
         counts={verdict: sum(case.verdict == verdict for case in report.cases) for verdict in Verdict},
         recomputed=any(case.policy != report.manifest.case_policy for case in report.cases),
-        pages=pages,
         drift=drift_warning(report.drift),
         truth=truth,
-        verdict_words=VERDICT_WORDS,
-        for_review=FOR_REVIEW,
-        now=datetime.now(UTC),
     )
 
 
-def _case_page(evidence: CaseEvidence, show: Pictures, labels: Sequence[str]) -> dict[str, Any]:
-    """What a reviewer must see of a case: the captures with the highest P(ALL), those that do not count and why, and
-    the distribution of P(ALL) over all captures.
+def render_case(report: RunReport, history: Sequence[ReviewRow]) -> str:
+    """The page of one case: a report that holds only this case, and what reviewers did with it."""
+    return _rendered("case.html.j2", report, EVIDENCE_OF_ONE, history=history)
+
+
+def _rendered(template: str, report: RunReport, limits: EvidenceLimits, **values: Any) -> str:
+    run, key_file = report.run, get_settings().pseudonym_key_file
+    show = pictures_of(report.root, report.pseudonym_key, key_file, run.patient_depth)
+    environment = jinja2.Environment(
+        loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["local_time"] = local_time
+    environment.globals |= {
+        "verdict_words": VERDICT_WORDS, "what_to_do": WHAT_TO_DO, "for_review": FOR_REVIEW,
+        "explained_marks": explained_marks, "now": datetime.now(UTC),
+    }  # fmt: skip
+    pages = {
+        case_id: _case_page(evidence, show, report.manifest.labels, limits.counting)
+        for case_id, evidence in report.evidence.items()
+    }
+    return environment.get_template(template).render(report=report, pages=pages, **values)
+
+
+def _case_page(evidence: CaseEvidence, show: Pictures, labels: Sequence[str], pictured: int) -> dict[str, Any]:
+    """What a reviewer must see of a case: the captures with the highest P(ALL), those that do not count and why, the
+    first `pictured` of them as pictures, and the distribution of P(ALL) over all captures.
     """
     return {
         "captures": [_figure(capture, labels, show(capture.path, capture.cam)) for capture in evidence.counting],
         "excluded": [
-            _figure(capture, labels, show(capture.path, None) if place < EVIDENCE.counting else None)
+            _figure(capture, labels, show(capture.path, None) if place < pictured else None)
             for place, capture in enumerate(evidence.excluded)
         ],
         "histogram": _histogram(evidence.scores),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from contract.words import FOR_REVIEW
+from contract.words import FOR_REVIEW, explained_marks
 from db.absent import AbsentRow
 from db.drift import drift_warning
 from db.mix_ups import IdentityConflict
@@ -14,6 +14,14 @@ from producer.alarm import print_alarm, print_warnings
 from producer.formats import ExportFormat, Truth
 from producer.output import plain, shown_verdict, stdout, table
 from producer.truth import is_right
+
+DO_NOT_COUNT = frozenset(
+    {
+        "mostly_excluded", "excluded", "benign_on_few", "exclusions_decide", "too_few_captures", "no_usable_capture",
+        "duplicates", "incomplete", "no_captures",
+    }
+)  # fmt: skip
+"""Codes of reasons that say why captures do not count, and what follows from that (docs/case-rule.md)."""
 
 
 def render(report: RunReport, truth: Truth | None) -> str:
@@ -27,6 +35,8 @@ def _print(report: RunReport, truth: Truth | None) -> None:
     print_alarm(report.implausible)
     print_warnings(report.warnings, report.training_sentence)
     stdout.print(_results(report, truth))
+    if doubts := [case for case in report.cases if any(reason.code in DO_NOT_COUNT for reason in case.reasons)]:
+        _print_doubts(doubts)
     if report.identity_conflicts:
         stdout.print(_conflicts(report.identity_conflicts))
     if report.without_captures:
@@ -44,16 +54,37 @@ def _print(report: RunReport, truth: Truth | None) -> None:
         highlight=False,
         markup=False,
     )
+    stdout.print(
+        f"next: `screen review next`, or `screen review show CASE`; `screen report {run.run_id} --html FILE` shows the "
+        "captures",
+        highlight=False,
+        markup=False,
+    )
     stdout.print(FOR_REVIEW)
 
 
+def _print_doubts(cases: Sequence[CaseRow]) -> None:
+    """Why captures do not count, patient by patient, and what the marks mean that exclude them."""
+    shown = table("Why captures do not count", ("case", "patient", "why"), right=("case",), fold=("patient", "why"))
+    shown.title_style = "yellow"
+    said: list[str] = []
+    for case in cases:
+        why = [reason.sentence for reason in case.reasons if reason.code in DO_NOT_COUNT]
+        shown.add_row(str(case.case_id), plain(case.patient), plain("; ".join(why)))
+        said += why
+    stdout.print(shown)
+    for mark, explanation in explained_marks(said):
+        stdout.print(Text.assemble((mark, "yellow"), f": {explanation}"))
+
+
 def _results(report: RunReport, truth: Truth | None) -> Table:
-    columns = ["patient", "verdict", "subtype", "score", "95 %", "screened"]
+    columns = ["case", "patient", "verdict", "subtype", "score", "95 %", "screened"]
     if truth is not None:
         columns += ["truth", "right?"]
-    shown = table(f"Run {report.run.run_id}", columns, right=("score", "95 %"), fold=("patient", "screened"))
+    shown = table(f"Run {report.run.run_id}", columns, ("case", "score", "95 %"), fold=("patient", "screened"))
     for case in report.cases:
-        cells = [
+        cells: list[Text | str] = [
+            str(case.case_id),
             plain(case.patient),
             shown_verdict(case.verdict) if case.verdict else "pending",
             plain(case.subtype),
@@ -75,7 +106,7 @@ def _captures(case: CaseRow) -> str:
     parts = [f"{case.screened} of {case.submitted}"]
     for count, state in ((case.rejected, "rejected"), (case.quarantined, "quarantined")):
         parts += [f"[red]{count} {state}[/]"] if count else []
-    parts += [f"[yellow]{case.excluded} excluded[/]"] if case.excluded else []
+    parts += [f"[yellow]{case.excluded} do not count[/]"] if case.excluded else []
     return ", ".join(parts)
 
 

@@ -16,7 +16,7 @@ from contract.bundle import Bundle
 from db.engine import open_engine, writing
 from db.progress import progress
 from tests.support.archives import encode, jpeg, picture, write_archive
-from tests.support.commands import Environment
+from tests.support.commands import REPOSITORY, Environment
 from tests.support.servers import RedisServer
 
 
@@ -87,6 +87,32 @@ def test_a_database_without_tables(alone: Environment, bundle: Bundle, tmp_path:
         done = alone.screen(*command)
         assert done.code == 2, done.err
         assert "screen db upgrade" in done.err
+
+
+@pytest.mark.parametrize("command", [("producer.cli", "worker"), ("celery", "-A", "worker.app", "worker")])
+def test_a_worker_that_cannot_work_says_so_once_however_it_is_started(
+    alone: Environment, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    def started(**variables: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [alone.python, "-m", *command], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+            env=alone.variables | variables | {"PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    without_tables = started()
+    assert without_tables.returncode == 2
+    assert "screen: the database has no tables yet; run `screen db upgrade`" in without_tables.stderr
+    assert alone.screen("db", "upgrade").code == 0
+    (tmp_path / "key").write_bytes(b"short")
+    (tmp_path / "key").chmod(0o600)
+    without_key = started(SCREEN_PSEUDONYM_KEY_FILE=str(tmp_path / "key"))
+    assert without_key.returncode == 2
+    assert "screen: SCREEN_PSEUDONYM_KEY_FILE: " in without_key.stderr
+    away = started(SCREEN_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert away.returncode == 3
+    for done in (without_tables, without_key, away):
+        assert "Traceback" not in done.stderr + done.stdout
+        assert done.stderr.count("screen: ") == 1
 
 
 def test_a_database_of_a_newer_version(alone: Environment, bundle: Bundle, tmp_path: Path) -> None:

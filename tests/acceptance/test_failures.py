@@ -74,6 +74,16 @@ def test_a_pipe_that_is_closed_ends_a_command_quietly(submitted: Environment) ->
     assert (reader.wait(60), reader.stderr.read()) == (ExitCode.OK, b"")
 
 
+def test_ascii_is_no_mistake_where_it_is_what_the_terminal_can_show(submitted: Environment) -> None:
+    for form in ("--table", "--csv", "--json"):
+        command = [submitted.python, "-m", "producer.cli", "report", "1", form]
+        odd = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+        done = subprocess.run(command, cwd=submitted.folder, env=submitted.variables | odd, capture_output=True)
+        assert done.returncode == ExitCode.OK, done.stderr
+        assert rb"\u75c5\u4eba 1" in done.stdout
+        done.stdout.decode("ascii")
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -109,6 +119,34 @@ def test_a_role_that_may_only_read_is_told_so(
             connection.execute(text(f"DROP OWNED BY {role}"))
             connection.execute(text(f"DROP ROLE {role}"))
         admin.dispose()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        (["run", "an archive", "--all"], "To go on: screen run 'an archive' --all"),
+        (["--debug", "run", "a"], "To go on: screen --debug run a"),
+        (["train", "data", "--no-resume", "--out", "b"], "To go on: screen train data --out b"),
+        (["compare", "data", "--out", "c"], "finished bundles are kept"),
+        (["synth", "out"], "what was drawn is kept"),
+        (["watch", "7"], "`screen watch latest` follows it"),
+        (["submit", "a", "--watch"], "`screen watch latest` follows it"),
+        (["status"], "screen: interrupted\n"),
+    ],
+)  # fmt: skip
+def test_ctrl_c_says_how_to_go_on(
+    arguments: list[str], goes_on: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command(context_settings={"ignore_unknown_options": True})
+    @click.argument("anything", nargs=-1)
+    def interrupted(anything: tuple[str, ...]) -> None:
+        raise KeyboardInterrupt
+
+    name = next(word for word in arguments if not word.startswith("-"))
+    monkeypatch.setitem(cli.SECTIONS, "Interrupted", {name: Lazy(f"{__name__}:interrupted", "")})
+    monkeypatch.setattr(sys.modules[__name__], "interrupted", interrupted, raising=False)
+    assert cli._exit_code(arguments) == ExitCode.INTERRUPTED
+    assert goes_on in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -111,12 +111,16 @@ def test_a_worker_without_the_key_rejects_nothing_and_one_with_it_goes_on(
     assert chunk.attempts == 0
     assert "SCREEN_PSEUDONYM_KEY_FILE" in chunk.last_error
     assert progress(database, 1).ended == 0
+    said = (environment.folder / "keyless.log").read_text()
+    assert "this worker cannot screen runs 1: the patients have pseudonyms of the key" in said
+    assert "Traceback" not in said
     worker = environment.start("worker", log="worker.log", **quick, **key)
     try:
         wait_until(lambda: progress(database, 1).finished, 60, what="the run to finish")
     finally:
         worker.terminate()
         worker.wait(60)
+    assert "cannot screen" not in (environment.folder / "worker.log").read_text()
     assert progress(database, 1).rejected == 1, "the one that is cut short"
     assert all(finding.holds for finding in fsck(database, 1, grace_s=0))
     assert naming(environment) == []

@@ -107,7 +107,7 @@ def test_ctrl_c_cleans_up_and_the_next_call_goes_on(alone: Environment, tmp_path
     process = subprocess.Popen(
         [alone.python, "-m", "producer.cli", "run", str(archive), "--bundle", str(DEMO)],
         cwd=tmp_path, env={**environment, **slow}, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=(tmp_path / "err").open("wb"),
     )  # fmt: skip
     database = open_engine(f"sqlite:///{tmp_path / 'screening.db'}")
 
@@ -118,6 +118,7 @@ def test_ctrl_c_cleans_up_and_the_next_call_goes_on(alone: Environment, tmp_path
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(90) == 130, progress(database, 1)
     assert not progress(database, 1).finished
+    assert f"To go on: screen run {archive} --bundle {DEMO}" in (tmp_path / "err").read_text()
     wait_until(lambda: not children_of(tmp_path), 10, what="all processes to be gone")
     done = run(alone, archive, "--bundle", DEMO)
     assert done.returncode == 1, "plain colours are no drawings: they do not count, and the run says so"

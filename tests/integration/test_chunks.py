@@ -9,10 +9,21 @@ from sqlalchemy import Engine, select, update
 from contract.bundle import Bundle
 from contract.errors import LeaseLost
 from contract.states import CaptureState, CaseState, ChunkState
-from db.chunks import attempts_so_far, claim, claim_ahead, heartbeat, mark_published, release, sweep
+from db.chunks import (
+    HOPELESS,
+    attempts_so_far,
+    claim,
+    claim_ahead,
+    give_back_of,
+    heartbeat,
+    mark_published,
+    release,
+    sweep,
+)
 from db.clock import db_now
 from db.engine import reading, writing
 from db.models import Capture, Case, Chunk, Event, ReportQueue, Run
+from db.progress import Undone, progress, undone
 from db.results import finish_chunk
 from tests.support.bundles import colour_bundle
 from tests.support.runs import claimed, outcome, states, submitted
@@ -197,3 +208,30 @@ def test_how_often_a_chunk_was_tried_and_nothing_where_it_cannot_be_claimed(data
     release(database, lease, reason=None, count_attempt=True)
     assert attempts_so_far(database, chunk) == 1
     assert attempts_so_far(database, chunk + 1000) is None
+
+
+def test_a_process_that_ended_before_it_had_its_engine_costs_no_attempt_and_its_reason_is_shown(
+    database: Engine, bundle: Bundle
+) -> None:
+    run = submitted(database, bundle, patients=1, captures=4)
+    (chunk,) = run.chunk_ids
+    for show in (False, True):
+        claimed(database, chunk, worker="w1")
+        assert give_back_of(database, "w1", (), reason=f"killed{HOPELESS}", count_attempt=False, show=show) == [chunk]
+        assert run.run_id is not None
+        now = progress(database, run.run_id)
+        assert (now.trouble, now.hopeless) == ((f"killed{HOPELESS}", True) if show else (None, False))
+    with reading(database) as connection:
+        assert connection.execute(select(Chunk.state, Chunk.attempts)).one() == ("pending", 0)
+
+
+def test_what_is_left_to_do_changes_as_long_as_any_worker_gets_on(database: Engine, bundle: Bundle) -> None:
+    first = submitted(database, bundle, patients=2, captures=4)
+    assert undone(database) == Undone(chunks=2, attempts=0, leased=0)
+    lease = claimed(database, first.chunk_ids[0])
+    assert undone(database) == Undone(chunks=2, attempts=1, leased=1)
+    release(database, lease, reason=None, count_attempt=False)
+    assert undone(database) == Undone(chunks=2, attempts=0, leased=0)
+    lease = claimed(database, first.chunk_ids[0])
+    finish_chunk(database, lease, outcome(lease))
+    assert undone(database) == Undone(chunks=1, attempts=0, leased=0)

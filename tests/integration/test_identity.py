@@ -89,6 +89,20 @@ def test_a_copied_or_moved_archive_raises_no_alarm(database: Engine, bundle: Bun
     assert in_conflict(database, *runs) == [False, False]
 
 
+def test_a_file_of_an_archive_within_another_is_no_mix_up(database: Engine, bundle: Bundle) -> None:
+    """`/a` has dates and `/a/2026-11-26` the patients of one of them; the digests of `screened` are those of paths."""
+    whole = submit(database, request(bundle, found("2026-11-26/001", *FILES), root=b"/a", patient_depth=2))
+    lease = claimed(database, whole.chunk_ids[0])
+    ended = outcome(lease)
+    ended.screened[:] = [
+        replace(one, sha256=digest(path.path.removeprefix(b"2026-11-26/")))
+        for one, path in zip(ended.screened, lease.captures, strict=True)
+    ]
+    finish_chunk(database, lease, ended)
+    day = screened(database, bundle, b"/a/2026-11-26")
+    assert in_conflict(database, whole.run_id or 0, day) == [False, False]
+
+
 @pytest.mark.parametrize(
     ("patient", "names"), [("001", ("0.jpg", "9.jpg")), ("001", (*FILES, "3.jpg")), ("002", FILES)]
 )

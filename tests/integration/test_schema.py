@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Connection, Engine, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from contract.errors import DatabaseUnavailable, DatabaseVersionError, SettingsError
+from contract.errors import DatabaseForbids, DatabaseUnavailable, DatabaseVersionError, SettingsError
 from db import schema
 from db.columns import Base
 from db.engine import migrating, open_engine, reading, writing
@@ -318,3 +318,24 @@ def test_the_queries_of_the_documentation_run(database: Engine) -> None:
     with reading(database) as connection:
         for query in queries:
             connection.execute(text(query))
+
+
+def test_a_place_where_no_database_can_be_made_is_named_with_another(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for place in ("file/screening.db", "missing/screening.db"):
+        with pytest.raises(DatabaseForbids, match=r"cannot write the database .*SCREEN_DATABASE_URL=sqlite:////FOLDER"):
+            schema.upgrade(open_engine(f"sqlite:///{tmp_path / place}"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_file_that_may_only_be_read_is_a_mistake_to_mend_and_no_outage(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'screening.db'}")
+    schema.upgrade(engine)
+
+    def write() -> None:
+        with writing(engine) as connection:
+            connection.exec_driver_sql("PRAGMA query_only=ON")
+            connection.execute(insert(Event).values(kind="cancelled", actor="anna"))
+
+    with pytest.raises(DatabaseForbids, match="right to write its file"):
+        write()

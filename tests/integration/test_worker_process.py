@@ -1,5 +1,6 @@
 """What one worker process does with a chunk, without Celery: real database, real engine, real files."""
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from contract.bundle import Bundle
 from contract.errors import EngineError, StorageFault
 from contract.settings import Settings
 from db.chunks import claim, claim_ahead, release, sweep
+from db.control import take_up
 from db.engine import reading
 from db.models import Capture, Chunk
 from db.progress import progress
@@ -126,17 +128,80 @@ def test_a_capture_changed_or_removed_after_submit_is_rejected_and_never_screene
     assert codes == {"P1/000.jpg": "changed", "P1/001.jpg": "missing"}
 
 
-def test_a_cache_folder_that_cannot_be_made_costs_no_attempt(
-    database: Engine, bundle: Bundle, archive: Path, tmp_path: Path
+@pytest.mark.parametrize("temporary", ["usable", "not usable"])
+def test_a_cache_folder_that_cannot_be_made_stops_nothing(
+    database: Engine, bundle: Bundle, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: str
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("tmp" if temporary == "usable" else "file")))
     url = database.url.render_as_string(hide_password=False)
     run = submitted(database, bundle, archive)
-    screen_all(database, WorkerProcess(Settings(database_url=url, cache_dir=tmp_path / "file" / "cache")), rounds=5)
+    worker = WorkerProcess(Settings(database_url=url, cache_dir=tmp_path / "file" / "cache", decoders=2))
+    screen_all(database, worker, rounds=1)
+    worker.close()
+    assert progress(database, run).screened == 8
+    assert any((tmp_path / "tmp").iterdir()) is (temporary == "usable")
+
+
+def test_a_cache_of_another_user_is_left_alone_and_the_models_are_compiled_each_time(
+    database: Engine, bundle: Bundle, archive: Path, tmp_path: Path, process: WorkerProcess
+) -> None:
+    theirs = tmp_path / "cache" / "openvino"
+    theirs.mkdir(parents=True)
+    theirs.chmod(0o777)
+    run = submitted(database, bundle, archive)
+    screen_all(database, process, rounds=1)
+    assert progress(database, run).screened == 8
+    assert list(theirs.iterdir()) == []
+
+
+FAILURES = [RuntimeError("of a driver"), MemoryError(), EngineError("no device"), OSError(5, "I/O")]
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_what_fails_before_the_engine_is_open_blames_no_capture_and_says_that_trying_again_is_useless(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:  # fmt: skip
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("worker.opening.open_engine", refuse)
+    run = submitted(database, bundle, archive)
+    screen_all(database, process, rounds=4)
     with reading(database) as connection:
         assert connection.execute(select(Chunk.state, Chunk.attempts)).all() == [("pending", 0)]
-    screen_all(database, WorkerProcess(Settings(database_url=url, cache_dir=tmp_path / "cache")), rounds=1)
-    assert progress(database, run).screened == 8
+    assert progress(database, run).hopeless
+    assert take_up(database, run) == sweep(database, waiting_messages=0, republish_seconds=0)
+    assert progress(database, run).trouble is None, "forgotten: the run begins anew"
+
+
+def test_a_process_that_hangs_while_it_opens_its_engine_blames_no_capture(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess, ended: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    hanging, let_go = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        hanging.set()
+        let_go.wait(60)
+        raise EngineError("let go")
+
+    monkeypatch.setattr("worker.opening.open_engine", hang)
+    run = submitted(database, bundle, archive)
+    (chunk,) = sweep(database, waiting_messages=0, republish_seconds=0)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(process.screen_chunk, chunk)
+        assert hanging.wait(60)
+        process.abandon("it took too long")
+        now = progress(database, run)
+        with reading(database) as connection:
+            assert connection.execute(select(Chunk.state, Chunk.attempts)).all() == [("pending", 0)]
+        let_go.set()
+    assert ended == [ABANDONED]
+    assert now.hopeless
+    assert "it took too long, while its engine was opened; `screen bundle compile`" in str(now.trouble)
 
 
 def test_an_engine_that_cannot_be_tuned_is_closed_each_time(
@@ -153,7 +218,7 @@ def test_an_engine_that_cannot_be_tuned_is_closed_each_time(
         raise EngineError("no batch fits into the device's memory")
 
     monkeypatch.setattr(OpenVINOEngine, "close", closing)
-    monkeypatch.setattr("worker.process.tune", untunable)
+    monkeypatch.setattr("worker.opening.tune", untunable)
     run = submitted(database, bundle, archive)
     screen_all(database, process, rounds=3)
     assert progress(database, run).trouble is not None

@@ -11,10 +11,11 @@ import click
 import pytest
 from markdown_it import MarkdownIt
 
+from contract.outputs import Output
 from producer.cli import screen
 from tests.support.commands import REPOSITORY
 
-PAGES = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").glob("*.md")), *REPOSITORY.glob("deploy/**/*.md")]
 PACKAGES = ("contract", "db", "producer", "trainer", "worker")
 SHELL = re.compile(r"\s(?:\||>|>>|<|&&|\|\||;|&|#)(?:\s|$)")
 """Where another command, a file or a comment begins."""
@@ -69,7 +70,8 @@ def accepting(convert: Any) -> Any:
 
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (click.Path, click.IntRange, click.FloatRange, type(click.INT), type(click.FLOAT), click.Choice):
+    kinds = (click.Path, Output, click.IntRange, click.FloatRange, type(click.INT), type(click.FLOAT), click.Choice)
+    for kind in kinds:
         monkeypatch.setattr(kind, "convert", accepting(kind.convert))
 
 

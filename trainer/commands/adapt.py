@@ -6,13 +6,14 @@ import click
 
 from contract.bundle import Bundle
 from contract.options import patient_depth_option
+from contract.outputs import NewFolder
 from trainer.options import require_train_extra
 
 
 @click.command("adapt")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("archive", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Write the new bundle to this folder.")
+@click.option("--out", required=True, type=NewFolder(), help="Write the new bundle to this folder.")
 @click.option(
     "--forget-parent",
     is_flag=True,

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.errors import UsageError
+from contract.outputs import OutputFolder
 from trainer.options import cache_option, configured, data_options, require_train_extra
 
 
@@ -34,7 +35,7 @@ from trainer.options import cache_option, configured, data_options, require_trai
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Write the bundles, comparison.json and report.html to this folder.",
 )
 @data_options

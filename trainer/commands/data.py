@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from contract.outputs import NewFolder, OutputFile
 from trainer.options import cache_option, require_train_extra
 
 
@@ -17,7 +18,7 @@ def data() -> None:
 
 
 @data.command("fetch")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=NewFolder())
 def fetch(out: Path) -> None:
     """Download the public set of Aria et al. (3,256 captures) from Kaggle to OUT, and print its path."""
     require_train_extra()
@@ -31,7 +32,7 @@ def fetch(out: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
 @click.option(
     "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     help="Also write the findings as an HTML page to this file.",
 )
 @click.option(

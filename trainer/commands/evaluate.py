@@ -10,6 +10,7 @@ from rich.table import Table
 
 from contract.bundle import Bundle
 from contract.errors import UsageError
+from contract.outputs import OutputFolder
 from trainer.config import load_config
 from trainer.options import cache_option, require_train_extra
 
@@ -19,7 +20,7 @@ from trainer.options import cache_option, require_train_extra
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Write report.html, evaluation.json and the figures as PNG to this folder.",
 )
 @click.option(

@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from contract.bundle import Bundle
+from contract.outputs import NewFolder
 from trainer.options import cache_option, require_train_extra
 
 
 @click.command("reference")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=NewFolder())
 @click.option(
     "--split", type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Use this split.csv instead of the bundle's own: training captures give the classes, validation captures"

@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from contract.errors import UsageError
+from contract.files import check_folder
+from contract.outputs import OutputFolder
 from trainer.options import cache_option, configured, data_options, require_train_extra
 
 
@@ -34,7 +36,7 @@ from trainer.options import cache_option, configured, data_options, require_trai
 @cache_option
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     show_default="OUT.checkpoint, removed once the bundle is written",
     help="Write the checkpoint to this folder and keep it.",
 )
@@ -88,6 +90,7 @@ def train(
 
     work = run.Work(cache=cache, resume=resume, force=force, devices=Devices(devices, nodes))
     if folds:
+        check_folder(out)
         prepared = run.prepare(data, config, cache)
         bundles = run.cross_validate(prepared, out, config, folds, work=work, minutes=minutes)
         if len(bundles) == folds:

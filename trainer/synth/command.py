@@ -7,9 +7,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from contract.outputs import OutputFolder
+
 
 @click.command("synth")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=OutputFolder())
 @click.option(
     "--patients", default=12, show_default=True, type=click.IntRange(1, 9999), help="Draw this many patients."
 )

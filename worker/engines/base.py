@@ -57,12 +57,13 @@ class Engine(Protocol):
 class EngineOptions:
     """Settings that an engine is opened with.
 
-    It keeps what it compiled in `cache_dir`. `batch_size` is the largest batch that will come, where that is fixed.
+    It keeps what it compiled in `cache_dir`; without one it compiles again each time. `batch_size` is the largest batch
+    that will come, where that is fixed.
     """
 
     engine: str
     precision: str
-    cache_dir: Path
+    cache_dir: Path | None
     batch_size: int | None = None
 
 

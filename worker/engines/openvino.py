@@ -9,10 +9,12 @@ Where its channels are near zero, bfloat16 changes their means by as much as cap
 
 from collections import deque
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino
+import structlog
 
 from contract.bundle import MODEL, Bundle
 from contract.errors import EngineError
@@ -20,6 +22,8 @@ from contract.imaging import RGBImage
 from contract.predictions import Predictions
 from worker.engines.base import EngineOptions, Pending
 from worker.engines.plan_cache import PlanKey, plan_folder, read_plan, write_plan
+
+log = structlog.get_logger(__name__)
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -80,16 +84,30 @@ class OpenVINOEngine:
             "PERFORMANCE_HINT": "THROUGHPUT",
             "ENABLE_CPU_PINNING": False,
         }
-        file = plan_folder(self._cache_dir, self.name) / key.file_name
-        plan = read_plan(file, key)
+        file, plan = self._kept(key)
         try:
             if plan is not None:
                 return _core().import_model(plan, "CPU", config)
             compiled = _core().compile_model(self._model(size, output), "CPU", config)
-            write_plan(file, key, compiled.export_model().getvalue())
+            if file is not None:
+                write_plan(file, key, compiled.export_model().getvalue())
             return compiled
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {error}") from error
+
+    def _kept(self, key: PlanKey) -> tuple[Path | None, bytes | None]:
+        """Where the model of this key is kept, and the model if it is there. A cache that this user cannot or must not
+        use saves only seconds on a CPU: the engine then works without one.
+        """
+        if self._cache_dir is None:
+            return None, None
+        try:
+            file = plan_folder(self._cache_dir, self.name) / key.file_name
+            return file, read_plan(file, key)
+        except (EngineError, OSError) as error:
+            log.warning("models are compiled each time", reason=str(error))
+            self._cache_dir = None
+            return None, None
 
     def _model(self, size: int, output: str | None) -> Any:
         """The bundle's graph for batches of this size, or its part that leads to `output`. Raises EngineError."""

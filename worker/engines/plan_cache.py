@@ -85,10 +85,15 @@ def read_plan(file: Path, key: PlanKey) -> bytes | None:
 
 def write_plan(file: Path, key: PlanKey, plan: bytes) -> None:
     """Keep the plan, whole or not at all, for this user only; without room on the disk it is built again next time."""
+    keep_own(file, _head(key, plan) + plan)
+
+
+def keep_own(file: Path, content: bytes) -> None:
+    """Write a cache file; without room on the disk it is made again next time."""
     try:
-        write_own(file, _head(key, plan) + plan)
+        write_own(file, content)
     except OSError as error:
-        log.warning("a plan is not kept", file=file.name, error=error.strerror)
+        log.warning("a cache file is not kept", file=file.name, error=error.strerror)
 
 
 def _head(key: PlanKey, plan: bytes) -> bytes:

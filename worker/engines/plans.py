@@ -19,7 +19,7 @@ import structlog
 from contract.bundle import HALF_MODEL, MODEL, Bundle
 from contract.errors import EngineError
 from worker.engines.base import NotUsable
-from worker.engines.plan_cache import PlanKey, plan_folder, read_own, read_plan, write_own, write_plan
+from worker.engines.plan_cache import PlanKey, keep_own, plan_folder, read_own, read_plan, write_plan
 
 log = structlog.get_logger(__name__)
 
@@ -61,20 +61,21 @@ def plan_key(bundle: Bundle, precision: str, target: str, max_batch: int) -> Pla
     return PlanKey(bundle.digest, digest, trt.__name__, trt.__version__, target, precision, max_batch, "no TF32")
 
 
-def obtain(bundle: Bundle, key: PlanKey, cache_dir: Path) -> tuple[bytes, bool]:
+def obtain(bundle: Bundle, key: PlanKey, cache_dir: Path | None) -> tuple[bytes, bool]:
     """The plan of this key and whether it came from the cache; if not, it is built and kept. Raises EngineError."""
-    folder = plan_folder(cache_dir, FOLDER)
-    plan = read_plan(folder / key.file_name, key)
+    folder = None if cache_dir is None else plan_folder(cache_dir, FOLDER)
+    plan = None if folder is None else read_plan(folder / key.file_name, key)
     if plan is not None:
         return plan, True
     log.info("building TensorRT plan", precision=key.precision, target=key.target, max_batch=key.max_batch)
     plan = build(bundle, key, folder)
-    write_plan(folder / key.file_name, key, plan)
+    if folder is not None:
+        write_plan(folder / key.file_name, key, plan)
     return plan, False
 
 
-def build(bundle: Bundle, key: PlanKey, folder: Path) -> bytes:
-    """Build the plan of this key. Raises EngineError."""
+def build(bundle: Bundle, key: PlanKey, folder: Path | None) -> bytes:
+    """Build the plan of this key; `folder` keeps the times of kernels that were tried. Raises EngineError."""
     trt = library()
     errors = Messages(trt)
     builder = trt.Builder(errors.logger)
@@ -88,17 +89,20 @@ def build(bundle: Bundle, key: PlanKey, folder: Path) -> bytes:
     profile.set_shape(captures.name, smallest, largest, largest)
     config.add_optimization_profile(profile)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    timings = folder / f"timings-{key.version}-{hashlib.sha256(key.target.encode()).hexdigest()[:12]}.cache"
+    name = f"timings-{key.version}-{hashlib.sha256(key.target.encode()).hexdigest()[:12]}.cache"
+    timings = None if folder is None else folder / name
     if trt.__name__ == "tensorrt_rtx":  # it measures no times when it builds, and needs the name of the target device
         config.num_compute_capabilities = 1
         config.set_compute_capability(_capability(trt, key.target), 0)
     else:
-        config.set_timing_cache(config.create_timing_cache(read_own(timings)), ignore_mismatch=False)
+        config.set_timing_cache(
+            config.create_timing_cache(read_own(timings) if timings else b""), ignore_mismatch=False
+        )
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"TensorRT cannot build bundle {bundle.digest[:12]} for {key.target}: {errors}")
-    if trt.__name__ == "tensorrt":
-        write_own(timings, bytes(config.get_timing_cache().serialize()))
+    if trt.__name__ == "tensorrt" and timings is not None:
+        keep_own(timings, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
 

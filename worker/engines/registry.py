@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from contract.bundle import Bundle
+from contract.caches import give_libraries_a_home
 from contract.errors import EngineError
 from worker.engines.base import Engine, EngineOptions, NotUsable
 from worker.engines.close_calls import CloseCalls, Doubt
@@ -79,6 +80,7 @@ def _opened(cls: Any, bundle: Bundle, precision: str, options: EngineOptions) ->
 def load(name: str) -> Any:
     """The class of an engine. Raises NotUsable where its library is not installed."""
     module, attribute = ENGINES[name].split(":")
+    give_libraries_a_home()
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:

@@ -61,7 +61,7 @@ class TensorRTEngine:
         own_target()
         return [precision for precision, file in plans.GRAPHS.items() if file in bundle.manifest.files]
 
-    def _open(self, bundle: Bundle, cache_dir: Path) -> None:
+    def _open(self, bundle: Bundle, cache_dir: Path | None) -> None:
         key = plans.plan_key(bundle, self.precision, self._target, self.max_batch)
         plan, was_kept = plans.obtain(bundle, key, cache_dir)
         engine = self._runtime.deserialize_cuda_engine(plan)
@@ -72,8 +72,8 @@ class TensorRTEngine:
         log.info("TensorRT plan loaded", device=self.device, max_batch=self.max_batch, from_cache=was_kept)
         self._check_tensors(bundle, engine)
         self._engine = engine
-        kernels = plan_cache.plan_folder(cache_dir, plans.FOLDER) / f"{key.file_name}.kernels"
-        contexts = _Contexts(self._trt, engine, kernels)
+        kept = None if cache_dir is None else plan_cache.plan_folder(cache_dir, plans.FOLDER)
+        contexts = _Contexts(self._trt, engine, kept and kept / f"{key.file_name}.kernels")
         self._idle: list[_Slot] = []
         try:
             for _ in range(SLOTS):
@@ -135,7 +135,7 @@ def _target(trt: ModuleType, device: cuda.Device) -> str:
 class _Contexts:
     """Makes execution contexts. `tensorrt_rtx` compiles its kernels on the device; the file `kernels` keeps them."""
 
-    def __init__(self, trt: Any, engine: Any, kernels: Path) -> None:
+    def __init__(self, trt: Any, engine: Any, kernels: Path | None) -> None:
         self._engine, self._kernels = engine, kernels
         self._strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._cache: Any = None
@@ -146,7 +146,7 @@ class _Contexts:
             self._config = engine.create_runtime_config()
             self._config.set_execution_context_allocation_strategy(self._strategy)
             self._cache = self._config.create_runtime_cache()
-            if stored := plan_cache.read_own(kernels):
+            if kernels is not None and (stored := plan_cache.read_own(kernels)):
                 self._cache.deserialize(stored)  # the library refuses kernels of another device or release
             self._config.set_runtime_cache(self._cache)
 
@@ -161,8 +161,8 @@ class _Contexts:
         return context
 
     def keep_kernels(self) -> None:
-        if self._cache is not None:
-            plan_cache.write_own(self._kernels, bytes(self._cache.serialize()))
+        if self._cache is not None and self._kernels is not None:
+            plan_cache.keep_own(self._kernels, bytes(self._cache.serialize()))
 
 
 class _Slot:
