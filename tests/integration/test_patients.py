@@ -147,7 +147,7 @@ def test_the_new_result_reaches_reviewers_and_other_systems(database: Engine, bu
     assert not case_details(database, case_id, captures=3).top_captures
     with reading(database) as connection:
         queued = connection.execute(select(ReportQueue.cause).where(ReportQueue.case_id == case_id)).scalars().all()
-    assert queued == ["screened"]
+    assert queued == ["superseded"]
 
 
 def test_a_result_that_reviewers_signed_is_named_as_theirs_and_adds_no_urgency(
@@ -229,8 +229,8 @@ def test_a_mix_up_ends_when_the_whole_patient_was_a_mistake(database: Engine, bu
 
 def test_recomputing_leaves_a_withdrawal_as_it_is(database: Engine, bundle: Bundle) -> None:
     first = screened(database, request(bundle, FILES))
-    second = screened(database, request(bundle, P2))
     act(database, cases_of(database, first)["P1"].case_id, ReviewAction.CONFIRM, ANNA)
+    second = screened(database, request(bundle, P2))
     policy = bundle_policy(database, second.run_id or 0).model_copy(update={"min_captures": 9})
     assert recompute(database, second.run_id or 0, policy, apply=True, actor="test") == []
     assert len(cases_of(database, second)["P1"].reasons) == 2

@@ -47,7 +47,7 @@ def marked(lease: Lease, marks: Mapping[bytes, Sequence[MarkCode]]) -> ChunkOutc
     return replace(plain, screened=screened)
 
 
-def run_of(database: Engine, bundle: Bundle, *patients: Patient, unfinished: int = 0) -> int:
+def run_of(database: Engine, bundle: Bundle, *patients: Patient, unfinished: int = 0, root: bytes = b"/a") -> int:
     """A run of these patients, screened but for the last `unfinished` chunks; a chunk is a patient's captures."""
     names = [[f"{number:03d}.jpg" for number in range(len(patient))] for patient in patients]
     captures = [one for place, files in enumerate(names) for one in found(f"P{place:03d}", *files)]
@@ -57,7 +57,7 @@ def run_of(database: Engine, bundle: Bundle, *patients: Patient, unfinished: int
         for number, codes in enumerate(patient)
     }
     size = max(map(len, patients))
-    run = submit(database, request(bundle, captures, chunk_size=size, everything=True))
+    run = submit(database, request(bundle, captures, chunk_size=size, everything=True, root=root))
     assert run.run_id is not None
     for chunk_id in run.chunk_ids[: len(run.chunk_ids) - unfinished]:
         lease = claimed(database, chunk_id)
@@ -195,11 +195,14 @@ def test_the_sentence_says_what_to_do_and_in_which_order(verdict: Implausibility
 
 @pytest.fixture
 def two_runs(environment: Environment, bundle: Bundle) -> tuple[str, str]:
-    """Numbers of a run that cannot be believed, and of one with a single strange patient."""
+    """Numbers of a run that cannot be believed, and of one of another archive with a single strange patient."""
     assert environment.screen("db", "upgrade").code == 0
     engine = open_engine(environment.database_url)
     strange, sound = [[NOVEL], [NOVEL], []], [[], [], []]
-    runs = run_of(engine, bundle, strange, strange, sound), run_of(engine, bundle, sound, sound, strange)
+    runs = (
+        run_of(engine, bundle, strange, strange, sound),
+        run_of(engine, bundle, sound, sound, strange, root=b"/b"),
+    )
     engine.dispose()
     return str(runs[0]), str(runs[1])
 
