@@ -32,7 +32,7 @@ class CasePage:
             return
         file = self.file or Path(tempfile.mkdtemp(prefix="screen-case-")) / f"case-{case.case_id}.html"
         report = read_case(database, case.run_id, case.case_id, EVIDENCE_OF_ONE)
-        write_whole(file, render_case(report, case.history))
+        write_whole(file, render_case(report, case))
         say(f"html: {file}" if self.file else f"html: {file}; it shows the patient, so remove it afterwards")
         if self.opens and not webbrowser.open(file.absolute().as_uri()):
             say(f"no browser can be started here; open {file} in one", "yellow")

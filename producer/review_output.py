@@ -71,7 +71,6 @@ def _in_hand(row: ListedCase) -> str:
 
 def print_case(case: CaseDetails) -> None:
     """Print one case on stdout: the proposal and its reasons, the captures with the highest P(ALL), and the history."""
-    print_warnings(case.warnings, training_sentence(case.in_training, case.screened))
     stdout.print(Text(f"Case {case.case_id} of run {case.run_id}, for review", "bold"))
     if case.superseded_by is not None:
         newer = f"A newer case of this patient took its place: `screen review show {case.superseded_by}`"
@@ -88,6 +87,10 @@ def print_case(case: CaseDetails) -> None:
         stdout.print(_ended_badly(case.ended_badly))
     if case.history:
         stdout.print(_history(case.history))
+    training = training_sentence(case.in_training, case.screened)
+    if case.warnings or training:
+        stdout.print("What speaks against this bundle's results", style="italic")
+        print_warnings(case.warnings, training)
     stdout.print(FOR_REVIEW)
 
 

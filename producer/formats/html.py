@@ -8,12 +8,13 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from contract.bundle_warnings import training_sentence
 from contract.evidence import Picture, Pictures, pictures_of
 from contract.settings import get_settings
 from contract.states import Verdict
 from contract.words import FOR_REVIEW, VERDICT_WORDS, WHAT_TO_DO, explained_marks, local_time
 from db.drift import drift_warning
-from db.review_queries import ReviewRow
+from db.review_queries import CaseDetails
 from db.run_report import CaptureEvidence, CaseEvidence, EvidenceLimits, RunReport
 from producer.formats import ExportFormat, Truth
 
@@ -37,9 +38,10 @@ def render(report: RunReport, truth: Truth | None) -> str:
     )
 
 
-def render_case(report: RunReport, history: Sequence[ReviewRow]) -> str:
-    """The page of one case: a report that holds only this case, and what reviewers did with it."""
-    return _rendered("case.html.j2", report, EVIDENCE_OF_ONE, history=history)
+def render_case(report: RunReport, case: CaseDetails) -> str:
+    """The page of one case: a report that holds only this case, and what reviewers know of it."""
+    training = training_sentence(case.in_training, case.screened)
+    return _rendered("case.html.j2", report, EVIDENCE_OF_ONE, history=case.history, training=training)
 
 
 def _rendered(template: str, report: RunReport, limits: EvidenceLimits, **values: Any) -> str:
