@@ -76,14 +76,14 @@ def run(
     opened = Bundle.open(required_bundle(bundle))
     database = open_engine(settings.database_url)
     check_place(database)  # before the walk, which may take long
-    if _names_redis(settings):
-        check_redis(settings.redis_url, must_answer=True)
     walked = walk_archive(archive, patient_depth)
     say_walked(walked)
     request = submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
     if true_labels is not None:
         true_labels.check_labels(opened.manifest.labels)
         true_labels.check_patients(display_name(capture.patient) for capture in request.captures)
+    if _names_redis(settings):
+        check_redis(settings.redis_url, must_answer=True)
     schema.upgrade(database)
     submission = write_run(database, request)
     say_withdrawn(submission.plan)

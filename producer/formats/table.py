@@ -1,10 +1,11 @@
 """A run as tables in a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
+from contract.signed import DIFFERS_FROM_SIGNED
 from contract.words import FOR_REVIEW, explained_marks
 from db.absent import AbsentRow
 from db.drift import drift_warning
@@ -35,8 +36,8 @@ def _print(report: RunReport, truth: Truth | None) -> None:
     print_alarm(report.implausible)
     print_warnings(report.warnings, report.training_sentence)
     stdout.print(_results(report, truth))
-    if doubts := [case for case in report.cases if any(reason.code in DO_NOT_COUNT for reason in case.reasons)]:
-        _print_doubts(doubts)
+    _print_reasons(report.cases, {DIFFERS_FROM_SIGNED}, "Another result than reviewers signed before", "bold red")
+    _print_reasons(report.cases, DO_NOT_COUNT, "Why captures do not count", "yellow")
     if report.identity_conflicts:
         stdout.print(_conflicts(report.identity_conflicts))
     if report.without_captures:
@@ -63,16 +64,17 @@ def _print(report: RunReport, truth: Truth | None) -> None:
     stdout.print(FOR_REVIEW)
 
 
-def _print_doubts(cases: Sequence[CaseRow]) -> None:
-    """Why captures do not count, patient by patient, and what the marks mean that exclude them."""
-    shown = table("Why captures do not count", ("case", "patient", "why"), right=("case",), fold=("patient", "why"))
-    shown.title_style = "yellow"
+def _print_reasons(cases: Sequence[CaseRow], codes: Container[str], title: str, style: str) -> None:
+    """The reasons with these codes, patient by patient, if there are any, and what the marks mean that they name."""
+    shown = table(title, ("case", "patient", "why"), right=("case",), fold=("patient", "why"))
+    shown.title_style = style
     said: list[str] = []
     for case in cases:
-        why = [reason.sentence for reason in case.reasons if reason.code in DO_NOT_COUNT]
-        shown.add_row(str(case.case_id), plain(case.patient), plain("; ".join(why)))
-        said += why
-    stdout.print(shown)
+        if why := [reason.sentence for reason in case.reasons if reason.code in codes]:
+            shown.add_row(str(case.case_id), plain(case.patient), plain("; ".join(why)))
+            said += why
+    if said:
+        stdout.print(shown)
     for mark, explanation in explained_marks(said):
         stdout.print(Text.assemble((mark, "yellow"), f": {explanation}"))
 

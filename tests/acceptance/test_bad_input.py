@@ -101,7 +101,8 @@ def test_a_worker_that_cannot_work_says_so_once_however_it_is_started(
 
     without_tables = started()
     assert without_tables.returncode == 2
-    assert "screen: the database has no tables yet; run `screen db upgrade`" in without_tables.stderr
+    assert "screen: there is no database " in without_tables.stderr
+    assert "`screen db upgrade`" in without_tables.stderr
     assert alone.screen("db", "upgrade").code == 0
     (tmp_path / "key").write_bytes(b"short")
     (tmp_path / "key").chmod(0o600)

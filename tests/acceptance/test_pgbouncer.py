@@ -12,7 +12,7 @@ from contract.bundle import Bundle
 from contract.errors import ExitCode
 from db.engine import open_engine
 from db.progress import progress
-from tests.acceptance.test_worker import check_invariants, worker
+from tests.acceptance.test_worker import REPORTED, check_invariants, worker
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
 from tests.support.servers import PGBOUNCER, RedisServer, pgbouncer
@@ -55,7 +55,7 @@ def test_workers_through_the_pooler_finish_a_run_and_leave_nothing_set(
 ) -> None:
     archive = write_archive(tmp_path / "archive", PATIENTS, captures=25)
     assert pooled.screen("db", "upgrade").code == ExitCode.OK
-    submitted = pooled.screen("submit", archive, "--bundle", bundle.path, SCREEN_CHUNK_SIZE="5")
+    submitted = pooled.screen("submit", archive, "--bundle", bundle.path, SCREEN_CHUNK_SIZE="5", **REPORTED)
     assert submitted.code == ExitCode.OK, submitted.err
     database = open_engine(pooled.database_url)
     with worker(pooled), worker(pooled):

@@ -17,7 +17,7 @@ from contract.errors import BrokerForbids, BrokerUnavailable, ExitCode
 from contract.messages import QUEUE, celery_config
 from contract.queue_check import acl_rules, check_queue
 from contract.redis_url import checked_redis_url
-from tests.acceptance.test_worker import PATIENTS, QUICK, check_invariants, is_finished
+from tests.acceptance.test_worker import PATIENTS, QUICK, REPORTED, check_invariants, is_finished
 from tests.support.archives import write_archive
 from tests.support.commands import REPOSITORY, Environment
 from tests.support.servers import RedisServer, free_port
@@ -69,7 +69,8 @@ def test_a_user_with_the_documented_rights_submits_and_screens_and_is_refused_no
     url = user(redis_server, *documented_rules(), database=2)
     archive = write_archive(tmp_path / "archive", PATIENTS, captures=25)
     assert environment.screen("db", "upgrade").code == ExitCode.OK
-    done = environment.screen("submit", archive, "--bundle", bundle.path, SCREEN_CHUNK_SIZE="4", SCREEN_REDIS_URL=url)
+    settings = {"SCREEN_CHUNK_SIZE": "4", "SCREEN_REDIS_URL": url, **REPORTED}
+    done = environment.screen("submit", archive, "--bundle", bundle.path, **settings)
     assert done.code == ExitCode.OK, done.err
     log = tmp_path / "worker.log"
     for how in (signal.SIGKILL, signal.SIGTERM):

@@ -28,8 +28,9 @@ QUICK = {
     "SCREEN_REPUBLISH_SECONDS": "2",
     "SCREEN_CHUNK_SIZE": "25",
     "SCREEN_PRECISION": "float32",
+    "SCREEN_REPORT_AT": "screening",
 }
-"""A night in seconds; float32, so that results of two runs can be compared row by row."""
+"""A night in seconds; float32, so that results of two runs can be compared row by row; each with its queue row."""
 HOSTILE = "tests.faults.hostile_worker"
 """A worker application that does what a capture asks it to (see there)."""
 SLOW = {"SLOW_READ_S": "0.02"}

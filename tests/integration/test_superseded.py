@@ -19,7 +19,9 @@ from db.report_queue import acknowledge, take
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act, next_case
 from db.review_queries import case_details, review_list
+from db.run_report import read_run
 from db.submission import submit
+from producer.formats import load_formats
 from tests.support.runs import claimed, found, outcome, request
 
 ANNA, BEN = Reviewer("anna", "1.2.3"), Reviewer("ben", "1.2.3")
@@ -123,6 +125,8 @@ def test_a_signed_case_stays_and_the_new_one_says_how_it_compares(
     assert new.reasons[0].code == code
     assert "anna signed case 1 of run 1 as ALL, Pro on 2" in new.reasons[0].sentence
     assert (new.priority > 7) is first, "no verdict comes before it"
+    shown = load_formats()["table"].render(read_run(database, 2), None)
+    assert ("Another result than reviewers signed before" in shown) is first
     assert queued(database) == [(1, "screened", None), (1, "signed", 1), (2, "screened", None)]
     assert broken(database, [1, 2]) == []
 
