@@ -133,7 +133,7 @@ def test_submit_without_redis_keeps_the_run_and_a_worker_finds_it_later(
     archive = write_archive(tmp_path / "archive", PATIENTS, captures=5)
     environment.screen("db", "upgrade")
     redis_server.kill()
-    done = environment.screen("submit", archive, "--bundle", bundle.path)
+    done = environment.screen("submit", archive, "--bundle", bundle.path, **REPORTED)
     assert done.code == 3
     assert "SCREEN_REDIS_URL" in done.err
     assert "do not submit again" in done.err
@@ -179,7 +179,7 @@ def test_a_damaged_bundle_pauses_the_run_and_blames_no_capture(
     shutil.copytree(bundle.path, copy)
     archive = write_archive(tmp_path / "archive", PATIENTS, captures=5)
     assert environment.screen("db", "upgrade").code == 0
-    run = int(environment.screen("submit", archive, "--bundle", copy).out)
+    run = int(environment.screen("submit", archive, "--bundle", copy, **REPORTED).out)
     model = (copy / "model.onnx").read_bytes()
     (copy / "model.onnx").write_bytes(model[:-1] + bytes([model[-1] ^ 1]))
     database = open_engine(environment.database_url)
