@@ -262,4 +262,4 @@ def test_a_user_without_a_name_is_asked_for_one(
         assert cli._exit_code(arguments) == ExitCode.USAGE
         assert "give --reviewer NAME or set SCREEN_REVIEWER" in capsys.readouterr().err
     assert cli._exit_code(["review", "confirm", case, "--reviewer", "anna"]) == ExitCode.OK
-    assert cli._exit_code(["cancel", "1"]) == ExitCode.OK, "for the audit a number is enough"
+    assert cli._exit_code(["cancel", "1", "--yes"]) == ExitCode.OK, "for the audit a number is enough"

@@ -128,7 +128,8 @@ def test_names_of_every_script_are_kept_where_client_and_cluster_prefer_another_
     for name in ("Müller", "Иванов", "病人"):
         with writing(engine) as connection:
             connection.execute(
-                text("INSERT INTO patient (external_id, pseudonymous) VALUES (:name, FALSE)"), {"name": name}
+                text("INSERT INTO patient (root, external_id, pseudonymous) VALUES (:root, :name, FALSE)"),
+                {"root": b"/a", "name": name},
             )
     with reading(engine) as connection:
         stored = connection.execute(text("SELECT external_id FROM patient ORDER BY id")).scalars().all()
