@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.record import console, finish, json_option, rounded, table, work_folder, work_option
+from contract.spread import evenly_spread
 from trainer import probe, splits
 from trainer.augment import Augment, from_unit
-from trainer.batches import evenly_spread
 from trainer.config import Config, load_config
 from trainer.metrics import Labelled, capture_metrics
 from trainer.model import build_network

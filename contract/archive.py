@@ -35,13 +35,25 @@ _FileEntry = tuple[bytes, int, int]
 @dataclass(frozen=True, slots=True)
 class FoundCapture:
     """A file of the archive: `path` is relative to its root, and begins with `patient`, the path of the patient's
-    folder. `modified_ns` is as the database stores it (contract/modified.py).
+    folder. `modified_ns` is as the database stores it (contract/modified.py), `folder_inode` the patient's folder's.
     """
 
     path: bytes
     patient: bytes
     size_bytes: int
     modified_ns: int
+    folder_inode: int | None = None
+
+
+def inode_of(folder: bytes) -> int | None:
+    """The folder's inode, its lower 63 bits, which every database takes; None if it cannot be asked.
+
+    A mounted folder has another one than the folder that it is mounted on.
+    """
+    try:
+        return os.stat(folder).st_ino & (1 << 63) - 1  # noqa: PTH116 - bytes
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +81,10 @@ class FoundCaptures:
         self._length = 0
         self.patients = 0
 
-    def add(self, patient: bytes, captures: list[_FileEntry]) -> None:
+    def add(self, patient: bytes, folder_inode: int | None, captures: list[_FileEntry]) -> None:
         """Add all captures of one patient in one call."""
         captures.sort()
-        marshal.dump((patient, captures), self._spool)
+        marshal.dump((patient, folder_inode, captures), self._spool)
         self._length += len(captures)
         self.patients += 1
 
@@ -82,9 +94,9 @@ class FoundCaptures:
     def __iter__(self) -> Iterator[FoundCapture]:
         self._spool.seek(0)
         for _ in range(self.patients):
-            patient, captures = marshal.load(self._spool)  # noqa: S302 - our own temporary file
+            patient, folder_inode, captures = marshal.load(self._spool)  # noqa: S302 - our own temporary file
             for path, size_bytes, modified_ns in captures:
-                yield FoundCapture(path, patient, size_bytes, modified_ns)
+                yield FoundCapture(path, patient, size_bytes, modified_ns, folder_inode)
 
 
 @dataclass
@@ -255,7 +267,8 @@ class _Walker:
         if not captures:
             self.without_captures(patient, *why_none(passed))
         elif self.fits(patient):
-            self.archive.captures.add(patient, captures)
+            inode = inode_of(os.path.join(self.root, patient))  # noqa: PTH118 - bytes
+            self.archive.captures.add(patient, inode, captures)
             self.archive.layout.add(patient, (path for path, _, _ in captures))
 
     def without_captures(self, patient: bytes, code: NoCaptures, reason: str) -> None:

@@ -70,9 +70,15 @@ class Rejected:
 
 @dataclass(frozen=True)
 class ChunkOutcome:
-    """Every capture of a chunk is in exactly one of the two lists. `seconds` is the time that each step took."""
+    """Every capture of a chunk is in exactly one of the three lists. `seconds` is the time that each step took.
+
+    `put_off` has the ids of captures that are tried again later, because what surrounds them is at fault;
+    `put_off_reason` says what, and names no patient.
+    """
 
     screened: list[Screened]
     rejected: list[Rejected]
     engine: str
     seconds: dict[str, float]
+    put_off: list[int] = field(default_factory=list)
+    put_off_reason: str | None = None

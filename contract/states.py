@@ -135,10 +135,14 @@ class RejectCode(Code):
     MULTI_PAGE = "multi_page", "several images in one file; export each one as its own file"
     MISSING = (
         "missing",
-        "it was there at submit and is gone now, although the archive is there; the next submit tries it again",
+        "it was there at submit and is gone now, although its disk is there: the patient's folder is the same, or at"
+        " least half of the captures beside it are there; the next submit tries it again",
     )
     CHANGED = "changed", "size or modification time differ from those at submit; the next submit tries it again"
-    NOT_READABLE = "not_readable", "the worker's user may not read it; the next submit tries it again"
+    NOT_READABLE = (
+        "not_readable",
+        "the worker's user may not read it, but at least half of those beside it; the next submit tries it again",
+    )
     OUTSIDE_ARCHIVE = "outside_archive", "the path leads through a link or out of the archive"
 
 

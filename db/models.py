@@ -149,6 +149,9 @@ class Case(Base):
     patient_id: Mapped[int] = key(ForeignKey("patient.id"), index=True, doc="the patient")
     state: Mapped[str] = standing(String(16), default=CaseState.OPEN, doc="`open`, then `aggregated`")
     submitted: Mapped[int] = sealed(doc="number of captures, fixed at submit")
+    folder_inode: Mapped[int | None] = sealed(
+        BigInteger, doc="inode of the patient's folder at submit: a worker tells by it whether the same disk is mounted"
+    )
     screened: Mapped[int | None] = outcome(doc="number of screened captures, counted when the case is aggregated")
     rejected: Mapped[int | None] = outcome(doc="number of rejected captures, counted in the same way")
     quarantined: Mapped[int | None] = outcome(

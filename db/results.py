@@ -15,6 +15,7 @@ from contract.errors import LeaseLost
 from contract.outcomes import ChunkOutcome, Screened
 from contract.states import CaptureState, ChunkState
 from db.aggregation import aggregate_finished_cases, judge_again, lock_cases
+from db.chunks import new_chunks
 from db.clock import db_now
 from db.engine import writing
 from db.lease import Lease, held_by
@@ -23,13 +24,16 @@ from db.models import Capture, Chunk
 
 
 def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
-    """Write a chunk's outcome. Every capture of the lease must be in exactly one of the two lists.
+    """Write a chunk's outcome. Every capture of the lease must be in exactly one of the three lists.
+
+    Captures that are put off get a chunk of their own, which the sweeper sends; no attempt is counted for it.
 
     Raises LeaseLost, and writes nothing, if the chunk now belongs to another worker. It is safe to run again if the
     answer to the commit was lost: then the chunk is done, and LeaseLost is raised.
     """
     ended = [screened.capture_id for screened in outcome.screened]
     ended += [rejected.capture_id for rejected in outcome.rejected]
+    ended += outcome.put_off
     if sorted(ended) != sorted(capture.id for capture in lease.captures):
         raise AssertionError(f"chunk {lease.chunk_id}: {len(ended)} outcomes for {len(lease.captures)} captures")
     with writing(engine) as connection:
@@ -38,11 +42,18 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
             update(Chunk)
             .where(held_by(lease))
             .values(
-                state=ChunkState.DONE, lease_token=None, lease_until=None, done_at=db_now(), seconds=outcome.seconds
+                state=ChunkState.DONE,
+                lease_token=None,
+                lease_until=None,
+                done_at=db_now(),
+                seconds=outcome.seconds,
+                captures=len(lease.captures) - len(outcome.put_off),
             )
         ).rowcount
         if not done:
             raise LeaseLost(f"chunk {lease.chunk_id} is no longer this worker's; its result is not written")
+        if outcome.put_off:
+            new_chunks(connection, lease.run_id, [outcome.put_off], last_error=outcome.put_off_reason)
         _write_captures(connection, outcome)
         aggregate_finished_cases(connection, case_ids)
         if shared := in_several_cases(connection, [capture.sha256 for capture in outcome.screened]):

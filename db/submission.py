@@ -107,6 +107,7 @@ class _PlannedCase:
     pending: list[FoundCapture]
     reused: list[int]
     is_touched: bool
+    folder_inode: int | None = None
 
     @property
     def captures(self) -> int:
@@ -229,6 +230,7 @@ def _planned_case(
         pending=[capture for capture, row in zip(captures, rows, strict=True) if row is None],
         reused=[row for row in rows if row is not None],
         is_touched=is_withdrawn or not history.is_up_to_date(captures),
+        folder_inode=captures[0].folder_inode,
     )
 
 
@@ -303,7 +305,12 @@ class _RunWriter:
         rows = self._connection.execute(
             insert(Case).returning(Case.id, Case.patient_id),
             [
-                {"run_id": self.id, "patient_id": patient_ids[case.patient], "submitted": case.captures}
+                {
+                    "run_id": self.id,
+                    "patient_id": patient_ids[case.patient],
+                    "submitted": case.captures,
+                    "folder_inode": case.folder_inode,
+                }
                 for case in cases
             ],
         )

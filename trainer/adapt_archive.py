@@ -18,7 +18,7 @@ from contract.imaging import ImageSpec, RGBImage, decode
 from contract.names import display_name
 from contract.predictions import Predictions
 from contract.quality import MEASURES, measure
-from trainer.batches import evenly_spread
+from contract.spread import evenly_spread
 from trainer.graph import BATCH, GraphRunner
 from trainer.progress import bar, say
 from trainer.reference import REFERENCE_CAPTURES

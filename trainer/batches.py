@@ -27,11 +27,6 @@ class TrainingSet:
     identity: str
 
 
-def evenly_spread(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of the places 0 to `count` - 1, spread evenly over them, in order."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
-
-
 def class_weights(data: TrainingSet, labels: int, exponent: float) -> Tensor:
     """Weight of each label in the loss, [labels], mean 1: the inverse of its frequency to the power of `exponent`."""
     counts = np.bincount(data.targets[data.train], minlength=labels).clip(min=1)

@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from contract.drift import P_ALL_EDGES, Bins
 from contract.novelty import ARRAYS, FILE, Block, open_reference
 from contract.quality import MEASURES, measure
-from trainer.batches import evenly_spread
+from contract.spread import evenly_spread
 from trainer.traits import in_threads
 
 DIMENSION = 64

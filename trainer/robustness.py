@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, rotate
 
+from contract.spread import evenly_spread
 from trainer.augment import Augment, background, from_unit, grey, recompressed, to_unit
-from trainer.batches import evenly_spread
 from trainer.config import AugmentTable
 from trainer.graph import BATCH, GraphRunner
 from trainer.metrics import Labelled, all_versus_benign, interval

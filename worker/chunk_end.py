@@ -13,6 +13,7 @@ from contract.outcomes import ChunkOutcome
 from db.chunks import HOPELESS, release
 from db.lease import Lease
 from db.results import finish_chunk
+from worker.put_off import RealPath, put_off
 
 log = structlog.get_logger(__name__)
 
@@ -25,8 +26,11 @@ class EngineNotOpened(EngineError):
     """The engine refused before it saw a capture, so no capture is the cause."""
 
 
-def end_chunk(database: Engine, lease: Lease, result: ChunkOutcome | Exception, claim_s: float) -> Exception | None:
-    """Write the outcome, or give the chunk back. `claim_s` are the seconds that its claim took, for the log.
+def end_chunk(
+    database: Engine, lease: Lease, result: ChunkOutcome | Exception, real_path: RealPath, claim_s: float
+) -> Exception | None:
+    """Write the outcome, or give the chunk back. `real_path` gives the path on disk for a stored path, `claim_s` are
+    the seconds that the claim took, for the log.
 
     Returns the error that Celery must see, if there is one.
     """
@@ -34,9 +38,10 @@ def end_chunk(database: Engine, lease: Lease, result: ChunkOutcome | Exception, 
         if isinstance(result, Exception):
             raise result
         began = time.perf_counter()
-        finish_chunk(database, lease, result)
+        outcome = put_off(database, lease, result, real_path)
+        finish_chunk(database, lease, outcome)
         seconds = {
-            "claim": round(claim_s, 4), **result.seconds, "write": round(time.perf_counter() - began, 4)
+            "claim": round(claim_s, 4), **outcome.seconds, "write": round(time.perf_counter() - began, 4)
         }  # fmt: skip
     except LeaseLost as error:
         log.warning("lease lost", error=str(error))
@@ -50,7 +55,9 @@ def end_chunk(database: Engine, lease: Lease, result: ChunkOutcome | Exception, 
         _give_back(database, lease, error, count_attempt=True)
         return error
     else:
-        log.info("chunk done", screened=len(result.screened), rejected=len(result.rejected), seconds=seconds)
+        if outcome.put_off:
+            log.error("captures put off", captures=len(outcome.put_off), reason=outcome.put_off_reason)
+        log.info("chunk done", screened=len(outcome.screened), rejected=len(outcome.rejected), seconds=seconds)
     return None
 
 

@@ -268,7 +268,7 @@ class WorkerProcess:
             if isinstance(result, OutOfMemory):
                 self.abandon(str(result))
             try:
-                job.error = end_chunk(self._database, lease, result, job.claim_s)
+                job.error = end_chunk(self._database, lease, result, partial(self._real_path, lease), job.claim_s)
             except Exception as error:
                 log.exception("chunk not ended")
                 job.error = error

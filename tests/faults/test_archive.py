@@ -1,4 +1,4 @@
-"""Faults 15, 16 and 17: an archive that goes away, files that are altered, bundles that are exchanged or damaged."""
+"""Faults 15, 16, 17, 21: an archive that goes away, files that are altered, bundles that are exchanged or damaged."""
 
 import os
 import random
@@ -51,6 +51,40 @@ def test_the_archive_unmounted_for_a_while(lab: Lab, size: Size, counted: Callab
     assert (now.rejected, now.quarantined) == (0, 0)
     lab.check(run, against=calm)
     counted(15, "the archive unmounted, once leaving its empty mount point", seconds_each=seconds,
+            captures=now.submitted, rejected=now.rejected)  # fmt: skip
+
+
+def test_a_mount_point_with_files_and_a_patients_disk_away(lab: Lab, size: Size, counted: Callable[..., None]) -> None:
+    """What is under the mount is no empty folder. Then one patient's folder is another one, without its captures."""
+    calm = lab.without_faults()
+    run = lab.submit("--all")
+    log = lab.environment.folder / "worker.log"
+    seconds, away = size.times(60, 4), lab.archive.with_name("away")
+    with lab.worker(HOSTILE, **SLOW):
+        wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
+        lab.archive.rename(away)
+        (lab.archive / "lost+found").mkdir(parents=True)
+        (lab.archive / "P000").mkdir()
+        time.sleep(seconds)
+        assert not lab.progress(run).finished
+        assert lab.progress(run).rejected == 0
+        shutil.rmtree(lab.archive)
+        away.rename(lab.archive)
+        with reading(lab.database) as connection:
+            last = connection.execute(
+                select(func.max(Capture.path_text)).where(Capture.run_id == run, Capture.state == "pending")
+            ).scalar_one()
+        folder = lab.archive / Path(last).parts[0]
+        (folder.rename(away), folder.mkdir())
+        wait_until(lambda: "captures put off" in log.read_text(), 120, what="its captures to be put off")
+        time.sleep(seconds)
+        assert not lab.progress(run).finished
+        folder.rmdir()
+        away.rename(folder)
+        now = lab.finish(run)
+    assert (now.rejected, now.quarantined) == (0, 0)
+    lab.check(run, against=calm)
+    counted(21, "the archive unmounted from a folder that is not empty, then one patient's disk", seconds_each=seconds,
             captures=now.submitted, rejected=now.rejected)  # fmt: skip
 
 

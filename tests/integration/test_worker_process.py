@@ -1,10 +1,13 @@
 """What one worker process does with a chunk, without Celery: real database, real engine, real files."""
 
+import errno
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
@@ -17,6 +20,7 @@ from contract.settings import Settings
 from db.chunks import claim, claim_ahead, release, sweep
 from db.control import take_up
 from db.engine import reading
+from db.fsck import fsck
 from db.models import Capture, Chunk
 from db.progress import progress
 from db.run_report import read_run
@@ -126,6 +130,92 @@ def test_a_capture_changed_or_removed_after_submit_is_rejected_and_never_screene
     screen_all(database, process, rounds=1)
     codes = {one.path: one.reject_code for one in read_run(database, run).ended_badly}
     assert codes == {"P1/000.jpg": "changed", "P1/001.jpg": "missing"}
+
+
+def renamed_away(archive: Path) -> Path:
+    """All patients' folders moved out of the archive; what is left is no empty mount point."""
+    away = archive.with_name("away")
+    away.mkdir()
+    for folder in archive.iterdir():
+        folder.rename(away / folder.name)
+    (archive / "lost+found").mkdir()
+    return away
+
+
+def test_a_mount_point_that_is_not_empty_makes_no_capture_missing(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess
+) -> None:
+    run = submitted(database, bundle, archive)
+    away = renamed_away(archive)
+    screen_all(database, process, rounds=4)
+    now = progress(database, run)
+    assert (now.ended, now.cases_finished) == (0, 0)
+    assert "is a disk not mounted?" in str(now.trouble)
+    for folder in away.iterdir():
+        folder.rename(archive / folder.name)
+    screen_all(database, process, rounds=1)
+    now = progress(database, run)
+    assert (now.screened, now.rejected, now.trouble) == (8, 0, None)
+
+
+def test_one_patients_disk_that_is_away_holds_up_nobody_else(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess
+) -> None:
+    """In its place is the folder that it was mounted on, with another inode."""
+    run = submitted(database, bundle, archive)
+    away = (archive / "P1").rename(archive.with_name("away"))
+    (archive / "P1").mkdir()
+    screen_all(database, process, rounds=4)
+    cases = {case.patient: case.verdict for case in read_run(database, run).cases}
+    assert cases == {"P1": None, "P2": "benign"}
+    with reading(database) as connection:
+        waiting = connection.execute(select(Chunk.captures, Chunk.attempts).where(Chunk.state == "pending")).all()
+        assert waiting == [(4, 0)], "the captures of P1 in a chunk of their own, no attempt counted"
+    assert all(finding.holds for finding in fsck(database, run, grace_s=0))
+    (archive / "P1").rmdir()
+    away.rename(archive / "P1")
+    screen_all(database, process, rounds=1)
+    assert progress(database, run).screened == 8
+    assert all(finding.holds for finding in fsck(database, run, grace_s=0))
+
+
+@pytest.mark.parametrize("removed", ["all files", "the folder"])
+def test_captures_that_were_removed_from_an_archive_that_is_there_are_missing(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess, removed: str
+) -> None:
+    run = submitted(database, bundle, archive)
+    for file in (archive / "P1").iterdir():
+        file.unlink()
+    if removed == "the folder":
+        (archive / "P1").rmdir()
+    screen_all(database, process, rounds=1)
+    now = progress(database, run)
+    assert (now.screened, now.rejected, now.finished) == (4, 4, True)
+    assert {one.reject_code for one in read_run(database, run).ended_badly} == {"missing"}
+
+
+def test_a_worker_that_may_not_read_a_patients_captures_leaves_them_to_others_simulated(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root nothing is refused, so `open` refuses what lies in one folder, and one file of another."""
+    run = submitted(database, bundle, archive)
+    real = os.open
+
+    def refusing(path: Any, *arguments: Any, **more: Any) -> int:
+        if isinstance(path, bytes) and (b"/P1/" in path or path.endswith(b"P2/000.jpg")):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refusing)
+        screen_all(database, process, rounds=4)
+    now = progress(database, run)
+    assert (now.screened, now.rejected, now.quarantined, now.finished) == (3, 1, 0, False)
+    assert "may read neither" in str(now.trouble)
+    screen_all(database, process, rounds=1)
+    now = progress(database, run)
+    assert (now.screened, now.rejected, now.finished) == (7, 1, True)
+    assert [one.path for one in read_run(database, run).ended_badly] == ["P2/000.jpg"]
 
 
 @pytest.mark.parametrize("temporary", ["usable", "not usable"])
