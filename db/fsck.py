@@ -19,7 +19,7 @@ from db.clock import db_now
 from db.columns import columns_of
 from db.compare import same_value
 from db.engine import AnyRow, reading
-from db.mix_ups import CONFLICTS
+from db.fsck_identity import silent_mix_ups
 from db.models import Capture, Case, Chunk, Event, Patient, PatientWithoutCaptures, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW
 from db.progress import progress_of
@@ -252,10 +252,10 @@ def _identity(connection: Connection, run: RunRow) -> Finding:
     """Results from before schema 0002 were not searched for conflicts, and say nothing about them."""
     searched = (Case.run_id == run.id) & Case.identity_conflict.is_not(None)
     cases = connection.execute(select(func.count()).where(searched)).scalar_one()
-    silent = select(Case.id).where(
-        searched, Case.identity_conflict.is_(False), Case.id.in_(select(CONFLICTS.c.case_id))
+    silent = silent_mix_ups(connection, run.id)
+    return Finding(
+        "the same capture under two patients is noted at both cases", cases, len(silent), _named("case", silent)
     )
-    return _finding(connection, "the same capture under two patients is noted at both cases", cases, silent, "case")
 
 
 def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[Finding]:

@@ -7,12 +7,12 @@ from sqlalchemy import Connection, Engine, select, update
 
 from contract.case_policy import CasePolicy
 from contract.states import CaseState, EventKind, Verdict
-from db.aggregation import case_counts, result_columns
+from db.aggregation import case_counts, judge_again, result_columns
 from db.audit import note
 from db.clock import db_now
 from db.compare import same_value
 from db.engine import reading, writing
-from db.mix_ups import one_at_a_time
+from db.mix_ups import one_at_a_time, silent_others
 from db.models import Case, Patient
 from db.opinions import signed
 from db.report_queue import queue_result
@@ -74,6 +74,9 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
             if not change.signed:
                 values = {**columns, "case_policy": case_policy}
                 connection.execute(update(Case).where(Case.id == change.case_id).values(values))
+        for change, columns in judged:
+            if columns["identity_conflict"]:
+                judge_again(connection, silent_others(connection, change.case_id), in_conflict=False)
         written = [change for change, _ in judged if change.differs and not change.signed]
         for change in written:
             connection.execute(update(Case).where(Case.id == change.case_id).values(aggregated_at=db_now()))
