@@ -79,6 +79,7 @@ def _aggregate(connection: Connection, case: AnyRow, manifest: Manifest) -> None
             rejected=counts.rejected,
             quarantined=counts.quarantined,
             aggregated_at=db_now(),
+            result_version=Case.result_version + 1,
             **columns,
         )
     ).rowcount
@@ -106,6 +107,7 @@ def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict:
             columns = result_columns(connection, case.id, counts, manifest)
             if columns["identity_conflict"] == in_conflict:
                 continue
+            columns["result_version"] = Case.result_version + 1
             connection.execute(update(Case).where(Case.id == case.id).values(columns))
             queue_result(connection, case.run_id, case.id)
             note(

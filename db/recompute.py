@@ -78,8 +78,9 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
             if columns["identity_conflict"]:
                 judge_again(connection, silent_others(connection, change.case_id), in_conflict=False)
         written = [change for change, _ in judged if change.differs and not change.signed]
+        again = {"aggregated_at": db_now(), "result_version": Case.result_version + 1}
         for change in written:
-            connection.execute(update(Case).where(Case.id == change.case_id).values(aggregated_at=db_now()))
+            connection.execute(update(Case).where(Case.id == change.case_id).values(again))
             queue_result(connection, run_id, change.case_id)
         detail = {
             "policy": policy.model_dump(mode="json"),

@@ -96,8 +96,9 @@ VIEWS = {
         JOIN run ON run.id = k.run_id
         JOIN bundle ON bundle.digest = run.bundle_digest
     """,
-    # Of each reviewer the latest confirm or override, as far as it counts: who confirmed a result that has changed, or
-    # did so before it came out that patients may have been mixed up, has not seen what there is now.
+    # Of each reviewer the latest confirm or override, as far as it counts: who confirmed a result that was
+    # written again since, also because patients may have been mixed up, has not seen what there is now. No time decides
+    # this: the database's clock may step back.
     "review_opinions": """
         SELECT k.run_id, k.id AS case_id, r.id AS review_id, r.reviewer, r.action, r.verdict, r.subtype, r.created_at
         FROM review r
@@ -112,13 +113,7 @@ VIEWS = {
               r.action = 'override'
               OR (
                   r.verdict = k.verdict AND COALESCE(r.subtype, '') = COALESCE(k.subtype, '')
-                  AND NOT (
-                      COALESCE(k.identity_conflict, FALSE) AND EXISTS (
-                          SELECT 1 FROM event
-                          WHERE event.run_id = k.run_id AND event.case_id = k.id
-                            AND event.kind = 'identity_conflict' AND event.at > r.created_at
-                      )
-                  )
+                  AND r.result_version = k.result_version
               )
           )
     """,
