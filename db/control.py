@@ -113,12 +113,14 @@ def retry(
         if _existing(connection, run_id).cancelled_at is not None:
             raise UsageError(f"run {run_id} is cancelled; `screen resume {run_id}` first")
         selected = (Case.run_id == run_id) if case_id is None else (Case.run_id == run_id) & (Case.id == case_id)
-        take_turn(connection, selected & Case.id.in_(_case_ids(run_id, states)))
-        cases = connection.execute(
-            select(Case.id, Case.verdict, Case.subtype, Case.score)
-            .where(selected, Case.id.in_(_case_ids(run_id, states)))
-            .order_by(Case.id)
-        ).all()
+        locked = take_turn(connection, selected & Case.id.in_(_case_ids(run_id, states)))
+        cases = [
+            case
+            for ids in slices(locked, 500)
+            for case in connection.execute(
+                select(Case.id, Case.verdict, Case.subtype, Case.score).where(Case.id.in_(ids)).order_by(Case.id)
+            )
+        ]
         if case_id is not None and not connection.execute(select(Case.id).where(selected)).first():
             raise UsageError(f"run {run_id} has no case {case_id}; `screen report {run_id}` lists its cases")
         reviewed = set(connection.execute(select(Case.id).where(selected, signed())).scalars())

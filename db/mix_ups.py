@@ -62,12 +62,13 @@ def one_at_a_time(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
-def take_turn(connection: Connection, of_cases: ColumnElement[bool]) -> None:
-    """Lock all of these cases, in the order of `one_at_a_time`."""
+def take_turn(connection: Connection, of_cases: ColumnElement[bool]) -> list[int]:
+    """Lock these cases, in the order of `one_at_a_time`; returns their ids. Leave alone those that it did not lock."""
     locked = select(Case.id).where(of_cases).order_by(Case.id).with_for_update()
-    connection.execute(locked.where(Case.state == CaseState.OPEN)).all()
+    still_open = connection.execute(locked.where(Case.state == CaseState.OPEN)).scalars().all()
     one_at_a_time(connection)
-    connection.execute(locked.where(Case.state == CaseState.AGGREGATED)).all()
+    finished = connection.execute(locked.where(Case.state == CaseState.AGGREGATED)).scalars().all()
+    return sorted({*still_open, *finished})
 
 
 def in_several_cases(connection: Connection, digests: Sequence[str | None]) -> list[str]:

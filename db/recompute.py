@@ -104,8 +104,10 @@ def _judged(
         .where(Case.submitted > 0)  # no rule decides on a case without captures
         .order_by(Case.priority.desc(), Case.id)
     )  # fmt: skip
-    if lock:  # before reading the opinions, to wait for reviewers who sign at this moment
-        connection.execute(select(Case.id).where(Case.run_id == run_id).order_by(Case.id).with_for_update()).all()
+    if lock:  # before reading the opinions, to wait for reviewers who sign at this moment; never open cases, which a
+        # worker has locked that waits for its turn (`one_at_a_time`)
+        of_run = select(Case.id).where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
+        connection.execute(of_run.order_by(Case.id).with_for_update()).all()
     cases = connection.execute(finished).all()
     judged = []
     for case in cases:
