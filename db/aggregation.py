@@ -20,7 +20,7 @@ from db.absent import emptied
 from db.audit import WORKER, note
 from db.clock import db_now
 from db.engine import AnyRow, slices
-from db.mix_ups import is_in_conflict, one_at_a_time, perhaps_freed
+from db.mix_ups import is_in_conflict, one_at_a_time, perhaps_freed, silent_others
 from db.models import BundleRow, Capture, Case, Run
 from db.report_queue import queue_result
 from db.superseding import signed_before, supersede
@@ -69,6 +69,7 @@ def _aggregate(connection: Connection, case: AnyRow, manifest: Manifest) -> None
     # First: it waits for reviewers who sign an earlier case at this moment, and the result says what they signed.
     supersede(connection, case.id, cancelled=case.cancelled_at is not None)
     counts = case_counts(connection, case.id, case.submitted)
+    columns = result_columns(connection, case.id, counts, manifest)
     written = connection.execute(
         update(Case)
         .where(Case.id == case.id, Case.state == CaseState.OPEN)
@@ -78,12 +79,15 @@ def _aggregate(connection: Connection, case: AnyRow, manifest: Manifest) -> None
             rejected=counts.rejected,
             quarantined=counts.quarantined,
             aggregated_at=db_now(),
-            **result_columns(connection, case.id, counts, manifest),
+            result_version=Case.result_version + 1,
+            **columns,
         )
     ).rowcount
     if written:
         queue_result(connection, case.run_id, case.id)
         judge_again(connection, perhaps_freed(connection, case.id), in_conflict=True)
+        if columns["identity_conflict"]:  # its captures may be copies, which no worker wrote
+            judge_again(connection, silent_others(connection, case.id), in_conflict=False)
 
 
 def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict: bool) -> None:
@@ -103,6 +107,7 @@ def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict:
             columns = result_columns(connection, case.id, counts, manifest)
             if columns["identity_conflict"] == in_conflict:
                 continue
+            columns["result_version"] = Case.result_version + 1
             connection.execute(update(Case).where(Case.id == case.id).values(columns))
             queue_result(connection, case.run_id, case.id)
             note(

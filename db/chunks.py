@@ -110,16 +110,21 @@ def heartbeat(engine: Engine, lease: Lease, lease_seconds: float) -> None:
 
 
 def release(engine: Engine, lease: Lease, *, reason: str | None, count_attempt: bool) -> None:
-    """Give a chunk back unfinished; the sweeper sends it again. Does nothing if the lease is already lost.
+    """Give a chunk back unfinished; the sweeper sends it again. Does nothing if another worker had the chunk since.
 
     `reason` is shown to people who watch the run; it names no patient and no capture. None: there was no trouble.
     `count_attempt=False` if the chunk is not to blame (its archive is out of reach, or the worker must stop).
     """
     attempts = Chunk.attempts if count_attempt else Chunk.attempts - 1
     with writing(engine) as connection:
-        connection.execute(
+        given_back = connection.execute(
             update(Chunk).where(held_by(lease)).values(attempts=attempts, last_error=reason, **_BACK_TO_PENDING)
-        )
+        ).rowcount
+        if not given_back and not count_attempt:  # its lease was over before, and nobody has claimed it since
+            waits = (Chunk.id == lease.chunk_id) & (Chunk.state == ChunkState.PENDING)
+            connection.execute(
+                update(Chunk).where(waits, Chunk.attempts == lease.attempt).values(attempts=attempts, last_error=reason)
+            )
 
 
 def give_back_of(

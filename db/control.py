@@ -1,6 +1,6 @@
 """Cancelling a run, resuming it, and retrying captures that ended badly. Each is one transaction and one event."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,13 @@ from sqlalchemy import Connection, Engine, Select, func, select, update
 
 from contract.errors import NoSuchRun, UsageError
 from contract.states import CaptureState, CaseState, ChunkState, EventKind
+from db.aggregation import judge_again
 from db.audit import note
 from db.chunks import new_chunks
 from db.clock import db_now
 from db.columns import Life, columns_of
 from db.engine import AnyRow, reading, slices, writing
-from db.mix_ups import one_at_a_time
+from db.mix_ups import earlier_cases, one_at_a_time, perhaps_freed, perhaps_in_conflict, take_turn
 from db.models import Capture, Case, Chunk, Run
 from db.opinions import signed
 from db.runs import named_run
@@ -38,15 +39,18 @@ def cancel(engine: Engine, run_id: int, *, actor: str) -> bool:
     """From now on no chunk of the run is handed out; False if it was cancelled before. Raises NoSuchRun.
 
     Workers finish and write the chunks that they already have, because that work is done anyway. Finished cases stay in
-    the review queue.
+    the review queue, but replace no earlier ones any more: what those share with other patients counts again.
     """
     with writing(engine) as connection:
         _existing(connection, run_id)
+        one_at_a_time(connection)
         changed = connection.execute(
             update(Run).where(Run.id == run_id, Run.cancelled_at.is_(None)).values(cancelled_at=db_now())
         ).rowcount
         if changed:
             note(connection, EventKind.CANCELLED, actor=actor, run_id=run_id)
+            back = earlier_cases(connection, _finished(connection, run_id))
+            judge_again(connection, perhaps_in_conflict(connection, back), in_conflict=False)
         return bool(changed)
 
 
@@ -62,7 +66,7 @@ def finished_cases(engine: Engine, run_id: int) -> int | None:
 def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
     """Continue a cancelled run; returns the ids of its pending chunks, to be published. Raises NoSuchRun.
 
-    Cases that it finished while it was cancelled now take the place of earlier ones.
+    The cases that it has finished take the place of earlier ones again.
 
     A run that was not cancelled works as well: the caller wants its chunks sent, and one more message does no harm.
     """
@@ -74,9 +78,11 @@ def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
         if changed:
             note(connection, EventKind.RESUMED, actor=actor, run_id=run_id)
             one_at_a_time(connection)
-            finished = select(Case.id).where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
-            for case_id in connection.execute(finished.order_by(Case.id)).scalars().all():
+            freed: set[int] = set()
+            for case_id in _finished(connection, run_id):
                 supersede(connection, case_id, cancelled=False)
+                freed.update(perhaps_freed(connection, case_id))
+            judge_again(connection, sorted(freed), in_conflict=True)
         return list(
             connection.execute(
                 select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING).order_by(Chunk.id)
@@ -107,12 +113,14 @@ def retry(
         if _existing(connection, run_id).cancelled_at is not None:
             raise UsageError(f"run {run_id} is cancelled; `screen resume {run_id}` first")
         selected = (Case.run_id == run_id) if case_id is None else (Case.run_id == run_id) & (Case.id == case_id)
-        cases = connection.execute(
-            select(Case.id, Case.verdict, Case.subtype, Case.score)
-            .where(selected, Case.id.in_(_case_ids(run_id, states)))
-            .order_by(Case.id)
-            .with_for_update()
-        ).all()
+        locked = take_turn(connection, selected & Case.id.in_(_case_ids(run_id, states)))
+        cases = [
+            case
+            for ids in slices(locked, 500)
+            for case in connection.execute(
+                select(Case.id, Case.verdict, Case.subtype, Case.score).where(Case.id.in_(ids)).order_by(Case.id)
+            )
+        ]
         if case_id is not None and not connection.execute(select(Case.id).where(selected)).first():
             raise UsageError(f"run {run_id} has no case {case_id}; `screen report {run_id}` lists its cases")
         reviewed = set(connection.execute(select(Case.id).where(selected, signed())).scalars())
@@ -126,12 +134,20 @@ def retry(
                 .values(_PENDING_CAPTURE)
                 .returning(Capture.id)
             ).scalars()
+        # Until they have a result again, earlier cases of their patients are what there is.
+        back = earlier_cases(connection, [case.id for case in opened])
+        judge_again(connection, perhaps_in_conflict(connection, back), in_conflict=False)
         chunk_ids = new_chunks(connection, run_id, slices(sorted(captures), chunk_size))
         if captures:
             before = {str(case.id): [case.verdict, case.subtype, case.score] for case in opened}
             detail = {"captures": len(captures), "results_before": before}
             note(connection, EventKind.RETRIED, actor=actor, run_id=run_id, detail=detail)
         return Retried(len(captures), len(opened), chunk_ids, [case.id for case in cases if case.id in reviewed])
+
+
+def _finished(connection: Connection, run_id: int) -> Sequence[int]:
+    finished = select(Case.id).where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
+    return connection.execute(finished.order_by(Case.id)).scalars().all()
 
 
 def _case_ids(run_id: int, states: Collection[CaptureState]) -> Select[int]:

@@ -19,7 +19,7 @@ from db.clock import db_now
 from db.columns import columns_of
 from db.compare import same_value
 from db.engine import AnyRow, reading
-from db.mix_ups import CONFLICTS
+from db.fsck_identity import silent_mix_ups
 from db.models import Capture, Case, Chunk, Event, Patient, PatientWithoutCaptures, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW
 from db.progress import progress_of
@@ -136,6 +136,7 @@ def _cases(connection: Connection, run: RunRow) -> Iterator[Finding]:
     )
     yield _finding(connection, "the counts of a case are those of its rows", cases, miscounted, "case")
     yield _queue(connection, run, cases)
+    yield _closed(connection, run)
     yield from _superseded(connection, run, cases)
 
 
@@ -182,6 +183,35 @@ def _queue(connection: Connection, run: RunRow, cases: int) -> Finding:
         broken = or_(and_(is_reported, current != 1), and_(~is_reported, current > 1))
     wrong = select(Case.id).where(Case.run_id == run.id, broken)
     return _finding(connection, "exactly one result and one queue row per case", cases, wrong, "case")
+
+
+def _closed(connection: Connection, run: RunRow) -> Finding:
+    """The last queue row of a closed case names an opinion with its final result, or a newer case's row replaces it.
+
+    Otherwise other systems were not told what reviewers decided last.
+    """
+    later, of_newer = aliased(ReportQueue), aliased(ReportQueue)
+    own_last = select(func.max(later.id)).where(later.case_id == CASE_REVIEW.c.case_id).scalar_subquery()
+    told = (
+        select(ReportQueue.id)
+        .outerjoin(Review, and_(Review.id == ReportQueue.review_id, Review.case_id == CASE_REVIEW.c.case_id))
+        .where(ReportQueue.id == own_last)
+        .where(
+            or_(
+                and_(
+                    Review.verdict == CASE_REVIEW.c.final_verdict,
+                    func.coalesce(Review.subtype, "") == func.coalesce(CASE_REVIEW.c.final_subtype, ""),
+                ),
+                select(of_newer.id)
+                .where(of_newer.replaces_id == ReportQueue.id, of_newer.case_id != ReportQueue.case_id)
+                .exists(),
+            )
+        )
+    )
+    is_closed = (CASE_REVIEW.c.run_id == run.id) & (CASE_REVIEW.c.state == ReviewState.CLOSED)
+    closed = connection.execute(select(func.count()).select_from(CASE_REVIEW).where(is_closed)).scalar_one()
+    untold = select(CASE_REVIEW.c.case_id).where(is_closed, ~told.exists())
+    return _finding(connection, "the last queue row of a closed case reports its sign-off", closed, untold, "case")
 
 
 def _superseded(connection: Connection, run: RunRow, cases: int) -> Iterator[Finding]:
@@ -252,10 +282,10 @@ def _identity(connection: Connection, run: RunRow) -> Finding:
     """Results from before schema 0002 were not searched for conflicts, and say nothing about them."""
     searched = (Case.run_id == run.id) & Case.identity_conflict.is_not(None)
     cases = connection.execute(select(func.count()).where(searched)).scalar_one()
-    silent = select(Case.id).where(
-        searched, Case.identity_conflict.is_(False), Case.id.in_(select(CONFLICTS.c.case_id))
+    silent = silent_mix_ups(connection, run.id)
+    return Finding(
+        "the same capture under two patients is noted at both cases", cases, len(silent), _named("case", silent)
     )
-    return _finding(connection, "the same capture under two patients is noted at both cases", cases, silent, "case")
 
 
 def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[Finding]:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
+from sqlalchemy.orm import aliased
 
 from contract.archive import FoundCapture
 from contract.errors import UsageError
 from contract.modified import same_time
-from contract.states import PASSING, CaptureState
-from db.engine import slices
+from contract.states import PASSING, CaptureState, CaseState
+from db.engine import AnyRow, slices
 from db.models import Capture, Case, Patient, Run
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
@@ -87,27 +88,43 @@ def last_run(connection: Connection, root: bytes, bundle_digest: str, pseudonym_
 
 
 class LatestCase(NamedTuple):
-    """A patient's latest case, and the number of its captures."""
+    """How many captures a patient's latest case has.
 
-    id: int
+    `in_force` is the case that a case without captures withdraws: the latest with a result, or the latest of all if
+    none has one; None if that has no captures either.
+    """
+
     captures: int
+    in_force: int | None
 
 
 def latest_cases(connection: Connection, root: bytes, pseudonym_key: str | None) -> dict[str, LatestCase]:
     """The latest case of each patient of this archive, whatever its bundle."""
+    finished = case((Case.state == CaseState.AGGREGATED, Case.id))
     latest = (
-        select(func.max(Case.id).label("case_id"))
+        select(func.max(Case.id).label("case_id"), func.max(finished).label("finished_id"))
         .join(Run, Run.id == Case.run_id)
         .where(*_in_force(root, pseudonym_key))
         .group_by(Case.patient_id)
         .subquery()
     )
+    with_result = aliased(Case)
     rows = connection.execute(
-        select(Patient.external_id, Case.id, Case.submitted)
+        select(
+            Patient.external_id, Case.id, Case.submitted, with_result.id.label("finished_id"),
+            with_result.submitted.label("finished_captures"),
+        )
         .join(latest, latest.c.case_id == Case.id)
+        .outerjoin(with_result, with_result.id == latest.c.finished_id)
         .join(Patient, Patient.id == Case.patient_id)
-    )
-    return {row.external_id: LatestCase(row.id, row.submitted) for row in rows}
+    )  # fmt: skip
+    return {row.external_id: LatestCase(row.submitted, _in_force_case(row)) for row in rows}
+
+
+def _in_force_case(row: AnyRow) -> int | None:
+    if row.finished_captures:
+        return int(row.finished_id)
+    return int(row.id) if row.submitted else None
 
 
 def refuse_other_depth(connection: Connection, root: bytes, patient_depth: int) -> None:

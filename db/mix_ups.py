@@ -5,10 +5,12 @@ These functions find the cases; db/aggregation.py judges them again.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, column, func, select, table, text
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, column, func, select, table, text
 from sqlalchemy.orm import aliased
 
+from contract.states import CaseState
 from db.engine import slices
 from db.models import Capture, Case, Run
 
@@ -49,11 +51,24 @@ def one_at_a_time(connection: Connection) -> None:
     """From here to the commit no other transaction finishes cases: each sees everything that the previous one wrote.
 
     Otherwise two transactions that write the same capture under two patients at the same instant would not see each
-    other's rows, and nothing would record the mix-up. SQLite has only one writer anyway. Take row locks first, so that
-    no transaction that has this lock waits for one that wants it.
+    other's rows, and nothing would record the mix-up. SQLite has only one writer anyway.
+
+    Every transaction that takes several of these locks takes them in this order, so that no two wait for each other:
+    the run's row, rows of open cases, this lock, rows of finished cases. Whoever has this lock may need any finished
+    case, and a worker that wants it has locked its open ones. Who locks finished cases without it, as reviewers do,
+    must not want it afterwards.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
+def take_turn(connection: Connection, of_cases: ColumnElement[bool]) -> list[int]:
+    """Lock these cases, in the order of `one_at_a_time`; returns their ids. Leave alone those that it did not lock."""
+    locked = select(Case.id).where(of_cases).order_by(Case.id).with_for_update()
+    still_open = connection.execute(locked.where(Case.state == CaseState.OPEN)).scalars().all()
+    one_at_a_time(connection)
+    finished = connection.execute(locked.where(Case.state == CaseState.AGGREGATED)).scalars().all()
+    return sorted({*still_open, *finished})
 
 
 def in_several_cases(connection: Connection, digests: Sequence[str | None]) -> list[str]:
@@ -88,34 +103,79 @@ def other_sides(connection: Connection, chunk_id: int, shared: Sequence[str]) ->
     return sorted(others)
 
 
+def silent_others(connection: Connection, case_id: int) -> list[int]:
+    """Finished cases of other patients that are in conflict with this case and do not say so."""
+    silent = (
+        select(CONFLICTS.c.other_case_id)
+        .join(Case, Case.id == CONFLICTS.c.other_case_id)
+        .where(CONFLICTS.c.case_id == case_id, Case.state == CaseState.AGGREGATED)
+        .where(func.coalesce(Case.identity_conflict, False).is_(False))
+        .distinct()
+    )
+    return sorted(connection.execute(silent).scalars())
+
+
 def perhaps_freed(connection: Connection, case_id: int) -> list[int]:
     """Cases that shared a capture with earlier cases that this case replaces: their conflict may have ended."""
     replaced = connection.execute(_REPLACED_IN_CONFLICT, {"case_id": case_id}).scalars().all()
-    if not replaced:
-        return []
-    replaced_capture, other = aliased(Capture), aliased(Capture)
-    shared = (
-        select(other.case_id)
-        .join(replaced_capture, replaced_capture.sha256 == other.sha256)
-        .where(replaced_capture.case_id.in_(replaced), other.case_id != replaced_capture.case_id)
-        .distinct()
-    )
-    return list(connection.execute(shared).scalars())
+    return sorted(_sharing(connection, replaced))
 
 
-def _replaced_in_conflict() -> Select[int]:
-    """Earlier cases of the patient of `case_id`, in runs with the same bundle, that are in conflict."""
+def earlier_cases(connection: Connection, case_ids: Sequence[int]) -> list[int]:
+    """The cases that these replace as long as they have their result and their run is not cancelled."""
+    earlier: set[int] = set()
+    for batch in slices(case_ids, 500):
+        current, _, statement = _earlier()
+        earlier.update(connection.execute(statement.where(current.id.in_(batch)).distinct()).scalars())
+    return sorted(earlier)
+
+
+def perhaps_in_conflict(connection: Connection, back: Sequence[int]) -> list[int]:
+    """Cases that may be in conflict now that nothing replaces the cases `back` any more: of these, and of other
+    patients, those that share a capture.
+    """
+    sharing = _sharing(connection, back)
+    return sorted(sharing | _sharing(connection, sorted(sharing)).intersection(back))
+
+
+def _sharing(connection: Connection, case_ids: Sequence[int]) -> set[int]:
+    """Cases of other patients that share a capture with one of these."""
+    sharing: set[int] = set()
+    for batch in slices(case_ids, 500):
+        mine, my_case, other, other_case = aliased(Capture), aliased(Case), aliased(Capture), aliased(Case)
+        sharing.update(
+            connection.execute(
+                select(other.case_id)
+                .select_from(mine)
+                .join(my_case, my_case.id == mine.case_id)
+                .join(other, (other.sha256 == mine.sha256) & (other.case_id != mine.case_id))
+                .join(other_case, (other_case.id == other.case_id) & (other_case.patient_id != my_case.patient_id))
+                .where(mine.case_id.in_(batch))
+                .distinct()
+            ).scalars()
+        )
+    return sharing
+
+
+def _earlier() -> tuple[Any, Any, Select[int]]:
+    """A case, the earlier cases of its patient in runs with the same bundle, and the statement that joins them."""
     current, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
-    return (
+    statement = (
         select(earlier.id)
         .select_from(current)
         .join(run, run.id == current.run_id)
         .join(earlier, (earlier.patient_id == current.patient_id) & (earlier.id < current.id))
         .join(earlier_run, earlier_run.id == earlier.run_id)
-        .where(current.id == bindparam("case_id"), earlier.identity_conflict.is_(True))
         .where(earlier_run.bundle_digest == run.bundle_digest)
         .where(earlier_run.pseudonym_key.is_not_distinct_from(run.pseudonym_key))
     )
+    return current, earlier, statement
+
+
+def _replaced_in_conflict() -> Select[int]:
+    """Earlier cases of the patient of `case_id` that are in conflict, or have no result that could say so."""
+    current, earlier, statement = _earlier()
+    return statement.where(current.id == bindparam("case_id"), earlier.identity_conflict.is_distinct_from(False))
 
 
 _REPLACED_IN_CONFLICT = _replaced_in_conflict()

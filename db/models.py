@@ -175,6 +175,9 @@ class Case(Base):
         doc="JSON: rule, parameters and thresholds, if the case was recomputed with others than its bundle's"
     )
     aggregated_at: Mapped[datetime | None] = outcome(doc="time of the result")
+    result_version: Mapped[int] = history(
+        default=0, doc="counts the writes of its result; a confirm counts for the version that its reviewer saw"
+    )
     review_holder: Mapped[str | None] = history(
         Text,
         doc=(
@@ -344,6 +347,7 @@ class Review(Base):
     subtype: Mapped[str | None] = mapped_column(
         Text, doc="the subtype of that verdict; empty if there is none, or for ALL if it is not known"
     )
+    result_version: Mapped[int | None] = mapped_column(doc="the version of the case's result at that moment")
     comment: Mapped[str | None] = mapped_column(Text, doc="required for an override and a comment")
     bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"), doc="the bundle whose result was reviewed")
     software_version: Mapped[str] = mapped_column(Text, doc="version of slide-screen")
@@ -379,6 +383,11 @@ class ReportQueue(Base):
         ForeignKey("report_queue.id", ondelete="CASCADE"),
         unique=True,
         doc="the row that this one corrects; empty for `superseded` when that row's run was purged",
+    )
+    review_id: Mapped[int | None] = mapped_column(
+        ForeignKey("review.id", ondelete="CASCADE"),
+        index=True,
+        doc="the opinion with which reviewers had closed the case when the row was added; empty if they had not",
     )
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time at which the row was added")
     taken_by: Mapped[str | None] = mapped_column(Text, doc="the consumer that took it last")

@@ -9,9 +9,11 @@ from sqlalchemy import Connection, Engine, Select, delete, func, or_, select, te
 
 from contract.errors import UsageError
 from contract.states import CaseState, EventKind, ReportCause
+from db.aggregation import judge_again
 from db.audit import note
 from db.clock import db_now
 from db.engine import AnyRow, reading, slices, writing
+from db.mix_ups import earlier_cases, perhaps_in_conflict, take_turn
 from db.models import BundleRow, Case, Event, Patient, PatientWithoutCaptures, ReportQueue, Run
 from db.opinions import CASE_REVIEW, DONE_WITH
 
@@ -60,12 +62,16 @@ def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) ->
     with writing(engine) as connection:
         if connection.dialect.name == "sqlite":
             connection.execute(text("PRAGMA secure_delete=ON"))  # overwrite what is deleted, do not only release it
-        row = connection.execute(_older_than(days).where(Run.id == run_id).with_for_update(of=Run)).first()
+        old = _older_than(days).where(Run.id == run_id).with_for_update(of=Run, key_share=True)
+        row = connection.execute(old).first()
         if row is None:
             return None
         run = _old_run(connection, row, force)
         if run.kept is not None:
             return run
+        take_turn(connection, Case.run_id == run_id)
+        case_ids = connection.execute(select(Case.id).where(Case.run_id == run_id)).scalars().all()
+        back = earlier_cases(connection, case_ids)
         of_run = [select(model.patient_id).where(model.run_id == run_id) for model in (Case, PatientWithoutCaptures)]
         patient_ids = connection.execute(union(*of_run)).scalars().all()
         # A newer case's row that replaces one of this run must stay: it is how other systems get the newer result.
@@ -77,6 +83,7 @@ def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) ->
             .values(replaces_id=None)
         )
         connection.execute(delete(Run).where(Run.id == run_id))
+        judge_again(connection, perhaps_in_conflict(connection, back), in_conflict=False)
         removed_patients = 0
         elsewhere = or_(
             *(

@@ -7,12 +7,12 @@ from sqlalchemy import Connection, Engine, select, update
 
 from contract.case_policy import CasePolicy
 from contract.states import CaseState, EventKind, Verdict
-from db.aggregation import case_counts, result_columns
+from db.aggregation import case_counts, judge_again, result_columns
 from db.audit import note
 from db.clock import db_now
 from db.compare import same_value
 from db.engine import reading, writing
-from db.mix_ups import one_at_a_time
+from db.mix_ups import one_at_a_time, silent_others
 from db.models import Case, Patient
 from db.opinions import signed
 from db.report_queue import queue_result
@@ -74,9 +74,13 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
             if not change.signed:
                 values = {**columns, "case_policy": case_policy}
                 connection.execute(update(Case).where(Case.id == change.case_id).values(values))
+        for change, columns in judged:
+            if columns["identity_conflict"]:
+                judge_again(connection, silent_others(connection, change.case_id), in_conflict=False)
         written = [change for change, _ in judged if change.differs and not change.signed]
+        again = {"aggregated_at": db_now(), "result_version": Case.result_version + 1}
         for change in written:
-            connection.execute(update(Case).where(Case.id == change.case_id).values(aggregated_at=db_now()))
+            connection.execute(update(Case).where(Case.id == change.case_id).values(again))
             queue_result(connection, run_id, change.case_id)
         detail = {
             "policy": policy.model_dump(mode="json"),
@@ -100,8 +104,10 @@ def _judged(
         .where(Case.submitted > 0)  # no rule decides on a case without captures
         .order_by(Case.priority.desc(), Case.id)
     )  # fmt: skip
-    if lock:  # before reading the opinions, to wait for reviewers who sign at this moment
-        connection.execute(select(Case.id).where(Case.run_id == run_id).order_by(Case.id).with_for_update()).all()
+    if lock:  # before reading the opinions, to wait for reviewers who sign at this moment; never open cases, which a
+        # worker has locked that waits for its turn (`one_at_a_time`)
+        of_run = select(Case.id).where(Case.run_id == run_id, Case.state == CaseState.AGGREGATED)
+        connection.execute(of_run.order_by(Case.id).with_for_update()).all()
     cases = connection.execute(finished).all()
     judged = []
     for case in cases:

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, column, insert, or_, select, table, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, column, func, insert, or_, select, table, update
 from sqlalchemy.orm import aliased
 from sqlalchemy.types import TypeEngine
 
-from contract.states import ReportCause, Verdict
+from contract.states import ReportCause, ReviewState, Verdict
 from contract.words import local_time
 from db.clock import UTCDateTime, db_now
 from db.columns import coded
 from db.engine import AnyRow, reading, slices, writing
 from db.models import Case, ReportQueue, Run
+from db.opinions import CASE_REVIEW, OPINIONS
 
 _AT_ONCE = 500
 _FREE: dict[str, Any] = {"taken_by": None, "taken_until": None}
@@ -104,16 +105,17 @@ def queue_result(
     if last is not None:
         last_id, last_cause, is_replaced = last
         if not is_replaced and (superseded_by is None or last_cause != ReportCause.SUPERSEDED):
-            _add(connection, run_id, case_id, correction, last_id)
+            _add(connection, run_id, case_id, correction, last_id, _closing_opinion(connection, case_id))
         return
     if superseded_by is not None or (at_sign_off and not closed):
         return
     first_cause = ReportCause.SIGNED_OFF if at_sign_off else ReportCause.SCREENED
+    opinion = _closing_opinion(connection, case_id) if closed else None
     earlier = _rows_of_earlier_cases(connection, case_id, also_signed=at_sign_off)
     if not earlier:
-        _add(connection, run_id, case_id, first_cause, None)
+        _add(connection, run_id, case_id, first_cause, None, opinion)
         return
-    _add(connection, run_id, case_id, ReportCause.SUPERSEDED, earlier[0].id)
+    _add(connection, run_id, case_id, ReportCause.SUPERSEDED, earlier[0].id, opinion)
     for row in earlier[1:]:
         _add(connection, row.run_id, row.case_id, ReportCause.SUPERSEDED, row.id)
 
@@ -154,8 +156,24 @@ def _rows_of_earlier_cases(connection: Connection, case_id: int, *, also_signed:
     return list(connection.execute(statement).all())
 
 
-def _add(connection: Connection, run_id: int, case_id: int, cause: ReportCause, replaces_id: int | None) -> None:
-    values = {"run_id": run_id, "case_id": case_id, "cause": cause, "replaces_id": replaces_id}
+def _closing_opinion(connection: Connection, case_id: int) -> int | None:
+    """The review whose result a closed case has; None if the case is not closed."""
+    opinion = (
+        select(func.max(OPINIONS.c.review_id))
+        .join(CASE_REVIEW, CASE_REVIEW.c.case_id == OPINIONS.c.case_id)
+        .where(OPINIONS.c.case_id == case_id, CASE_REVIEW.c.case_id == case_id)
+        .where(CASE_REVIEW.c.state == ReviewState.CLOSED)
+    )
+    return connection.execute(opinion).scalar()
+
+
+def _add(
+    connection: Connection, run_id: int, case_id: int, cause: ReportCause, replaces_id: int | None,
+    review_id: int | None = None,
+) -> None:  # fmt: skip
+    values = {
+        "run_id": run_id, "case_id": case_id, "cause": cause, "replaces_id": replaces_id, "review_id": review_id,
+    }  # fmt: skip
     connection.execute(insert(ReportQueue).values(values))
 
 

@@ -64,6 +64,7 @@ class _LockedCase:
     state: str
     verdict: str
     subtype: str | None
+    result_version: int
     superseded_by: int | None
     review_holder: str | None
     review_held_until: datetime | None
@@ -112,6 +113,7 @@ def act(
                 reviewer=reviewer.name,
                 verdict=signed and signed.verdict,
                 subtype=signed and signed.subtype,
+                result_version=locked.result_version,
                 comment=comment,
                 bundle_digest=locked.bundle_digest,
                 software_version=reviewer.software_version,
@@ -136,8 +138,8 @@ def review_of(connection: Connection, case_id: int) -> CaseReview:
 def _locked(connection: Connection, case_id: int) -> _LockedCase:
     row = connection.execute(
         select(
-            Case.id, Case.run_id, Case.state, Case.verdict, Case.subtype, Case.superseded_by, Case.review_holder,
-            Case.review_held_until,
+            Case.id, Case.run_id, Case.state, Case.verdict, Case.subtype, Case.result_version, Case.superseded_by,
+            Case.review_holder, Case.review_held_until,
             (Case.review_held_until > db_now()).label("is_held"), Run.bundle_digest, Run.report_at_sign_off,
             BundleRow.manifest,
         )
@@ -209,20 +211,23 @@ def _to_report(locked: _LockedCase, review: CaseReview) -> _Reported | None:
 
 
 def _reported(connection: Connection, locked: _LockedCase, review: CaseReview) -> _Reported | None:
-    """The result that was reported last. If results wait for the sign-off, it is the opinion that closed the case: the
-    last one before the row in the queue.
+    """The result that was reported last. If results wait for the sign-off, the last row in the queue names the opinion
+    that it reports; a row that names none reports the proposal.
     """
     if not locked.report_at_sign_off:
         return _to_report(locked, review)
-    reported_at = select(func.max(ReportQueue.created_at)).where(ReportQueue.case_id == locked.id).scalar_subquery()
-    opinion = connection.execute(
-        select(Review.verdict, Review.subtype)
-        .where(Review.case_id == locked.id, Review.action.in_((ReviewAction.CONFIRM, ReviewAction.OVERRIDE)))
-        .where(Review.created_at <= reported_at)
-        .order_by(Review.id.desc())
+    last = connection.execute(
+        select(ReportQueue.review_id, Review.verdict, Review.subtype)
+        .outerjoin(Review, Review.id == ReportQueue.review_id)
+        .where(ReportQueue.case_id == locked.id)
+        .order_by(ReportQueue.id.desc())
         .limit(1)
     ).first()
-    return None if opinion is None else _Reported(opinion.verdict, opinion.subtype, signed=True)
+    if last is None:
+        return None
+    if last.review_id is None:
+        return _Reported(review.verdict, review.subtype, signed=False)
+    return _Reported(last.verdict, last.subtype, signed=True)
 
 
 def _report(connection: Connection, locked: _LockedCase, reported: _Reported | None, review: CaseReview) -> None:
@@ -266,6 +271,7 @@ def next_case(engine: Engine, reviewer: Reviewer, *, hold_s: float, run_id: int 
 def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
     """Cases for this reviewer, in the order in which they are handed out."""
     deferred = CASE_REVIEW.c.state == ReviewState.DEFERRED
+    last_action = select(func.max(Review.id)).where(Review.case_id == Case.id).scalar_subquery()
     is_in_hand = and_(Case.review_holder == reviewer, Case.review_held_until > db_now())
     opinion = select(OPINIONS.c.review_id).where(OPINIONS.c.case_id == Case.id, OPINIONS.c.reviewer == reviewer)
     conditions: list[ColumnElement[bool]] = [
@@ -285,7 +291,7 @@ def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
         .where(*conditions)
         .order_by(
             case((is_in_hand, 0), else_=1),
-            case((deferred, CASE_REVIEW.c.last_action_at)).nulls_first(),
+            case((deferred, last_action)).nulls_first(),
             Case.priority.desc(),
             Case.id,
         )

@@ -101,9 +101,7 @@ class CaseRow:
         """Whether its captures were screened again, or a mix-up was noted or settled, after it was first closed."""
         if self.review is None or not self.review.signed.sign_offs:
             return False
-        first = self.review.signed.sign_offs[0].at
-        times = (self.aggregated_at, self.review.signed.mix_up_noted_at)
-        return any(at is not None and at > first for at in times)
+        return self.review.signed.result_version > self.review.signed.sign_offs[0].result_version
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def _plan_absent(connection: Connection, request: SubmitRequest, plan: SubmitPla
     plan.absent = absent_patients(
         request.without_captures,
         plan.with_captures,
-        {name: case.id for name, case in plan.latest.items() if case.captures},
+        {name: case.in_force for name, case in plan.latest.items() if case.in_force is not None},
         complete=request.patients_complete,
     )
     codes = {patient.patient: patient.code.value for patient in plan.absent}

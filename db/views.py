@@ -40,10 +40,11 @@ VIEWS = {
     """,
     # Pairs of captures with the same bytes under two patients: in one archive with one bundle, in two with any.
     # Only screened ones, which a CHECK says have probabilities (asked by their state, PostgreSQL would look through all
-    # captures in that state): two empty files are the same, too. A case that a later run of its patient has replaced is
-    # no longer the other side of a conflict. A folder that has the same name and the same files in another archive was
-    # copied or moved with it: nobody was mixed up. This is judged by what submit wrote, which never changes. Neither is
-    # anybody where one archive lies in another: then it is the same file.
+    # captures in that state): two empty files are the same, too. A case that a later one of its patient has replaced is
+    # no longer the other side of a conflict. Only a case replaces others that has its result, in a run that is not
+    # cancelled: until then the earlier one is what there is. A folder that has the same name and the same files in
+    # another archive was copied or moved with it: nobody was mixed up. This is judged by what submit wrote, which never
+    # changes. Neither is anybody where one archive lies in another: then it is the same file.
     "identity_conflicts": """
         SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, c.id AS capture_id, c.path_text AS path,
                other_k.run_id AS other_run_id, other_k.id AS other_case_id,
@@ -70,6 +71,7 @@ VIEWS = {
               SELECT 1 FROM "case" later
               JOIN run later_run ON later_run.id = later.run_id
               WHERE later.patient_id = other_k.patient_id AND later.id > other_k.id
+                AND later.state = 'aggregated' AND later_run.cancelled_at IS NULL
                 AND later_run.bundle_digest = other_run.bundle_digest
                 AND COALESCE(later_run.pseudonym_key, '') = COALESCE(run.pseudonym_key, '')
           )
@@ -94,8 +96,9 @@ VIEWS = {
         JOIN run ON run.id = k.run_id
         JOIN bundle ON bundle.digest = run.bundle_digest
     """,
-    # Of each reviewer the latest confirm or override, as far as it counts: who confirmed a result that has changed, or
-    # did so before it came out that patients may have been mixed up, has not seen what there is now.
+    # Of each reviewer the latest confirm or override, as far as it counts: who confirmed a result that was
+    # written again since, also because patients may have been mixed up, has not seen what there is now. No time decides
+    # this: the database's clock may step back.
     "review_opinions": """
         SELECT k.run_id, k.id AS case_id, r.id AS review_id, r.reviewer, r.action, r.verdict, r.subtype, r.created_at
         FROM review r
@@ -110,13 +113,7 @@ VIEWS = {
               r.action = 'override'
               OR (
                   r.verdict = k.verdict AND COALESCE(r.subtype, '') = COALESCE(k.subtype, '')
-                  AND NOT (
-                      COALESCE(k.identity_conflict, FALSE) AND EXISTS (
-                          SELECT 1 FROM event
-                          WHERE event.run_id = k.run_id AND event.case_id = k.id
-                            AND event.kind = 'identity_conflict' AND event.at > r.created_at
-                      )
-                  )
+                  AND r.result_version = k.result_version
               )
           )
     """,

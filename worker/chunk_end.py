@@ -1,14 +1,25 @@
 """How a chunk in hand ends: its outcome is written, or the chunk is given back, with or without counting the attempt.
 
 An attempt counts only where the chunk itself may be the cause: a chunk whose attempts are used up is not tried again.
+So what the database refuses never counts. If it also refuses that the chunk is given back, the worker owes it that.
 """
 
 import time
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from contract.errors import BundleError, EngineError, LeaseLost, ScreeningError, StorageFault, Unavailable
+from contract.errors import (
+    DatabaseUnavailable,
+    EngineError,
+    LeaseLost,
+    ScreeningError,
+    StorageFault,
+    Unavailable,
+    UsageError,
+)
 from contract.outcomes import ChunkOutcome
 from db.chunks import HOPELESS, release
 from db.lease import Lease
@@ -22,17 +33,38 @@ class Stopping(Unavailable):
     """The worker must stop; the chunk is given back."""
 
 
+class DatabaseRefused(DatabaseUnavailable):
+    """The database took no statement of ours, for a reason that has no name of its own."""
+
+
+NOT_THE_CHUNKS = (Unavailable, UsageError, SQLAlchemyError)
+"""What may go wrong around a chunk: a service, a setting, a bundle, a right that the database's role lacks."""
+
+
+class Owed(NamedTuple):
+    """A chunk that could not be given back, and why it should be."""
+
+    lease: Lease
+    reason: str | None
+
+
 class EngineNotOpened(EngineError):
     """The engine refused before it saw a capture, so no capture is the cause."""
 
 
 def end_chunk(
-    database: Engine, lease: Lease, result: ChunkOutcome | Exception, real_path: RealPath, claim_s: float
+    database: Engine,
+    lease: Lease,
+    result: ChunkOutcome | Exception,
+    real_path: RealPath,
+    claim_s: float,
+    owed: list[Owed],
 ) -> Exception | None:
     """Write the outcome, or give the chunk back. `real_path` gives the path on disk for a stored path, `claim_s` are
     the seconds that the claim took, for the log.
 
-    Returns the error that Celery must see, if there is one.
+    A chunk that must be given back, and cannot be now, is added to `owed` (see `settle`). Returns the error that Celery
+    must see, if there is one.
     """
     try:
         if isinstance(result, Exception):
@@ -46,13 +78,13 @@ def end_chunk(
     except LeaseLost as error:
         log.warning("lease lost", error=str(error))
     except Stopping:
-        _release(database, lease, None, count_attempt=False)
+        _release(database, Owed(lease, None), owed)
     except StorageFault as error:  # counts: otherwise one bad sector would hold the run up for ever
-        _give_back(database, lease, error, count_attempt=True)
-    except (Unavailable, BundleError, EngineNotOpened) as error:
-        _give_back(database, lease, error, count_attempt=False)
+        _give_back(database, lease, error, None)
+    except (EngineNotOpened, *NOT_THE_CHUNKS) as error:
+        _give_back(database, lease, error, owed)
     except Exception as error:
-        _give_back(database, lease, error, count_attempt=True)
+        _give_back(database, lease, error, None)
         return error
     else:
         if outcome.put_off:
@@ -61,17 +93,44 @@ def end_chunk(
     return None
 
 
-def _give_back(database: Engine, lease: Lease, error: Exception, *, count_attempt: bool) -> None:
+def settle(database: Engine, owed: list[Owed]) -> None:
+    """Give back the chunks that could not be given back before, so that their attempts do not count."""
+    while owed:
+        still_owed: list[Owed] = []
+        _release(database, owed.pop(), still_owed)
+        if still_owed:
+            owed += still_owed
+            return
+
+
+def _give_back(database: Engine, lease: Lease, error: Exception, owed: list[Owed] | None) -> None:
+    """Give it back because of this error; the attempt counts if there is no list `owed`."""
+    if isinstance(error, SQLAlchemyError):
+        log.error("the database refused a statement", exc_info=error)
+        error = DatabaseRefused(in_words(error))
     # The text of an error that is not our own could contain anything, for example a path, so only its class is named.
     reason = str(error) if isinstance(error, ScreeningError) else f"{type(error).__name__} in the worker; see its log"
-    if not count_attempt and not getattr(error, "retryable", False):
+    if owed is not None and not getattr(error, "retryable", False):
         reason += HOPELESS
     log.error("chunk given back", error=reason)
-    _release(database, lease, reason, count_attempt=count_attempt)
+    _release(database, Owed(lease, reason), owed)
 
 
-def _release(database: Engine, lease: Lease, reason: str | None, *, count_attempt: bool) -> None:
+def in_words(error: Exception) -> str:
+    """The error as a sentence without values: that of another library could contain anything."""
+    if not isinstance(error, SQLAlchemyError):
+        return str(error)
+    origin = error.orig if isinstance(error, DBAPIError) else None
+    code = getattr(origin, "sqlstate", None) or getattr(origin, "sqlite_errorname", None)
+    kind = f"{type(error).__name__} {code}" if code else type(error).__name__
+    return f"the database refused a statement of the worker ({kind}); see the worker's log and the database's"
+
+
+def _release(database: Engine, chunk: Owed, owed: list[Owed] | None) -> None:
+    """Give it back; if that fails, add it to `owed`. Without this list the attempt counts."""
     try:
-        release(database, lease, reason=reason, count_attempt=count_attempt)
-    except Unavailable as error:
-        log.warning("chunk not given back; its lease will end by itself", error=str(error))
+        release(database, chunk.lease, reason=chunk.reason, count_attempt=owed is None)
+    except NOT_THE_CHUNKS as error:
+        log.warning("chunk not given back", chunk=chunk.lease.chunk_id, error=in_words(error))
+        if owed is not None:
+            owed.append(chunk)

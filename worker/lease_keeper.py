@@ -5,8 +5,9 @@ from types import TracebackType
 
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from contract.errors import LeaseLost, Unavailable
+from contract.errors import LeaseLost, Unavailable, UsageError
 from db.chunks import heartbeat
 from db.lease import Lease
 
@@ -46,5 +47,7 @@ class LeaseKeeper:
             except LeaseLost as error:
                 self._lost = error
                 return
-            except Unavailable as error:  # the next may succeed; if all fail, the outcome is refused
+            except (Unavailable, UsageError) as error:  # the next may succeed; if all fail, the outcome is refused
                 log.warning("heartbeat failed", chunk=self._lease.chunk_id, error=str(error))
+            except SQLAlchemyError as error:
+                log.warning("heartbeat failed", chunk=self._lease.chunk_id, error=type(error).__name__)

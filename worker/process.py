@@ -15,7 +15,7 @@ from functools import cache, partial
 
 import structlog
 
-from contract.errors import OutOfMemory, Unavailable
+from contract.errors import OutOfMemory
 from contract.outcomes import ChunkOutcome
 from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import Settings, get_settings
@@ -23,7 +23,7 @@ from db.chunks import HOPELESS, attempts_so_far, claim, claim_ahead, give_back_o
 from db.engine import open_engine
 from db.lease import Lease
 from worker.cache import cache_folder
-from worker.chunk_end import Stopping, end_chunk
+from worker.chunk_end import NOT_THE_CHUNKS, Owed, Stopping, end_chunk, in_words, settle
 from worker.lease_keeper import LeaseKeeper
 from worker.opening import open_pipeline
 from worker.pipeline import Pipeline, Work
@@ -61,6 +61,7 @@ class WorkerProcess:
         self._changed = threading.Condition()
         self._in_hand: dict[int, Job] = {}
         self._queue: deque[Job] = deque()
+        self._owed: list[Owed] = []
         self._screening: list[Job] = []
         self._alone = False
         self._more_expected = False
@@ -97,6 +98,7 @@ class WorkerProcess:
         if self._screener.is_alive():
             return False
         self._writer.shutdown()
+        settle(self._database, self._owed)
         self._close_pipeline()
         self._database.dispose()
         self._recorder.close()
@@ -117,13 +119,14 @@ class WorkerProcess:
                 self._database, self.name, suspects, reason=reason, count_attempt=not (suspects or opening), show=show
             )
             self._recorder.close()
-        except Unavailable:  # a sweeper on this machine will give them back
+        except NOT_THE_CHUNKS:  # a sweeper on this machine will give them back
             self._recorder.note_end(reason)
         self._end_process(ABANDONED)
 
     # Celery's thread
 
     def _claim(self, chunk_id: int) -> Job | None:
+        settle(self._database, self._owed)
         attempts = attempts_so_far(self._database, chunk_id)
         if attempts is None:
             return None
@@ -249,8 +252,8 @@ class WorkerProcess:
                 )
                 if lease is not None:
                     self._take(lease, began)
-        except Unavailable as error:  # the next claim will meet it too and report it
-            log.warning("no chunk claimed ahead", error=str(error))
+        except NOT_THE_CHUNKS as error:  # the next claim will meet it too and report it
+            log.warning("no chunk claimed ahead", error=in_words(error))
         except Exception:
             log.exception("no chunk claimed ahead")
         finally:
@@ -268,7 +271,9 @@ class WorkerProcess:
             if isinstance(result, OutOfMemory):
                 self.abandon(str(result))
             try:
-                job.error = end_chunk(self._database, lease, result, partial(self._real_path, lease), job.claim_s)
+                job.error = end_chunk(
+                    self._database, lease, result, partial(self._real_path, lease), job.claim_s, self._owed
+                )
             except Exception as error:
                 log.exception("chunk not ended")
                 job.error = error

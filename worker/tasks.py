@@ -7,10 +7,10 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from contract.errors import Unavailable
 from contract.messages import SCREEN_CHUNK
 from contract.settings import get_settings
 from worker.app import app
+from worker.chunk_end import NOT_THE_CHUNKS, in_words
 from worker.process import get_process
 
 log = structlog.get_logger(__name__)
@@ -21,8 +21,8 @@ def screen_chunk(chunk: int) -> None:
     """Screen the chunk of this id."""
     try:
         get_process().screen_chunk(chunk)
-    except Unavailable as error:  # nothing was claimed: the chunk is sent again
-        log.warning("chunk not claimed", chunk=chunk, error=str(error))
+    except NOT_THE_CHUNKS as error:  # nothing was claimed: the chunk is sent again
+        log.warning("chunk not claimed", chunk=chunk, error=in_words(error))
     except SoftTimeLimitExceeded:
         get_process().abandon(f"screening took longer than the time limit of {get_settings().chunk_seconds} s")
 

@@ -402,7 +402,7 @@ def test_a_case_that_is_locked_is_waited_for_and_looked_at_again(
         if signed_meanwhile:
             connection.execute(
                 insert(Review).values(case_id=case, action="confirm", reviewer="ben", verdict="all", subtype="Pro",
-                                      bundle_digest=bundle.digest, software_version="1")
+                                      result_version=1, bundle_digest=bundle.digest, software_version="1")
             )  # fmt: skip
         asking.start()
         wait_until(lambda: waits(database), what="the lock to be waited for")

@@ -148,6 +148,43 @@ def test_an_upgrade_marks_open_cases_that_were_superseded_before_it_and_no_signe
     assert warnings == ["Only drawings."]
 
 
+def test_an_upgrade_lets_rows_name_what_they_answer_by_the_times_that_are_known(database_url: str) -> None:
+    """A confirm, reported; then a mix-up is noted, and another reviewer confirms."""
+    engine = open_engine(database_url)
+    with writing(engine) as connection:
+        _write_at(connection, "0003")
+        connection.execute(text('UPDATE "case" SET identity_conflict = TRUE'))
+        connection.execute(
+            text(
+                "INSERT INTO event (at, kind, run_id, case_id, actor, detail)"
+                " VALUES ('2026-01-01 12:00:00.000000', 'identity_conflict', 1, 1, 'worker', '{}')"
+            )
+        )
+        for number, (reviewer, hour) in enumerate((("anna", 11), ("ben", 13)), 1):
+            connection.execute(
+                text(
+                    "INSERT INTO review (case_id, action, reviewer, verdict, bundle_digest, software_version,"
+                    " created_at)"
+                    f" VALUES (1, 'confirm', '{reviewer}', 'all', 'd', 'test', '2026-01-01 {hour}:00:00.000000')"
+                )
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO report_queue (id, run_id, case_id, cause, replaces_id, created_at) VALUES"
+                    f" ({number}, 1, 1, '{'screened' if number == 1 else 'recomputed'}', {number - 1 or 'NULL'},"
+                    f" '2026-01-01 {hour}:00:01.000000')"
+                )
+            )
+    schema.upgrade(engine)
+    with reading(engine) as connection:
+        assert connection.execute(select(Case.result_version)).scalars().all() == [2]
+        versions = connection.execute(text("SELECT result_version FROM review ORDER BY id")).scalars().all()
+        named = connection.execute(select(ReportQueue.review_id).order_by(ReportQueue.id)).scalars().all()
+        counting = connection.execute(text("SELECT reviewer FROM review_opinions")).scalars().all()
+    assert (versions, named) == ([1, 2], [1, 2])
+    assert counting == ["ben"], "anna had not seen the mix-up"
+
+
 def test_a_name_in_two_archives_becomes_two_patients_and_cases_follow_their_archive(database_url: str) -> None:
     """As of schema 0007. Results that were not compared with captures of the other archive say so."""
     engine = open_engine(database_url)

@@ -10,11 +10,18 @@ START = datetime(2026, 3, 1, 8, tzinfo=UTC)
 
 
 def acts(*done: str) -> list[Act]:
-    """`anna confirm benign`, `ben override all Pro`, `anna second_opinion`: one a minute."""
-    rows = []
-    for minute, words in enumerate(done):
+    """`anna confirm benign`, `ben override all Pro`, `anna second_opinion`: one a minute, by a clock that goes back.
+
+    `changed`: from then on the result has its next version.
+    """
+    rows: list[Act] = []
+    version = 1
+    for words in done:
+        if words == "changed":
+            version += 1
+            continue
         reviewer, action, verdict, subtype, *_ = (*words.split(), None, None)
-        rows.append(Act(str(action), str(reviewer), verdict, subtype, START + timedelta(minutes=minute)))
+        rows.append(Act(str(action), str(reviewer), verdict, subtype, START - timedelta(minutes=len(rows)), version))
     return rows
 
 
@@ -36,13 +43,13 @@ def acts(*done: str) -> list[Act]:
     ],
 )  # fmt: skip
 def test_each_closing_with_its_result(done: tuple[str, ...], required: int, closed: list[tuple[str, int]]) -> None:
-    minutes = [(str(one.verdict), (one.at - START).seconds // 60) for one in sign_offs(acts(*done), required)]
+    minutes = [(str(one.verdict), (START - one.at).seconds // 60) for one in sign_offs(acts(*done), required)]
     assert minutes == closed
 
 
-def test_a_confirm_from_before_a_mix_up_was_found_closes_nothing_later() -> None:
-    done = acts("anna confirm benign", "ben confirm benign")
-    found = START + timedelta(seconds=30)
-    assert len(sign_offs(done, 2)) == 1
-    assert sign_offs(done, 2, [found]) == ()
-    assert len(sign_offs(acts("anna override benign", "ben confirm benign"), 2, [found])) == 1
+def test_a_confirm_of_an_earlier_version_of_the_result_closes_nothing_later() -> None:
+    assert len(sign_offs(acts("anna confirm benign", "ben confirm benign"), 2)) == 1
+    assert sign_offs(acts("anna confirm benign", "changed", "ben confirm benign"), 2) == ()
+    assert len(sign_offs(acts("anna override benign", "changed", "ben confirm benign"), 2)) == 1
+    (signed,) = sign_offs(acts("anna confirm benign", "changed", "anna comment"), 1)
+    assert signed.result_version == 1
