@@ -25,6 +25,15 @@ class EngineNotOpened(EngineError):
     """The engine refused before it saw a capture, so no capture is the cause."""
 
 
+class MemoryUsedUp(ScreeningError):
+    """The process ran out of memory outside decoding and inference, so no capture is the cause."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker ran out of memory while it put a chunk's results together; give it more with SCREEN_MEMORY_MIB"
+        )
+
+
 def end_chunk(database: Engine, lease: Lease, result: ChunkOutcome | Exception, claim_s: float) -> Exception | None:
     """Write the outcome, or give the chunk back. `claim_s` are the seconds that its claim took, for the log.
 
@@ -46,6 +55,8 @@ def end_chunk(database: Engine, lease: Lease, result: ChunkOutcome | Exception, 
         _give_back(database, lease, error, count_attempt=True)
     except (Unavailable, BundleError, EngineNotOpened) as error:
         _give_back(database, lease, error, count_attempt=False)
+    except MemoryError:  # Celery must not see one: it would end the whole worker, and the next one, for ever
+        _give_back(database, lease, MemoryUsedUp(), count_attempt=False)
     except Exception as error:
         _give_back(database, lease, error, count_attempt=True)
         return error

@@ -102,20 +102,22 @@ class WorkerProcess:
         self._recorder.close()
         return True
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str, *, blame: bool = True) -> None:
         """After a hang or without memory: give all chunks back, suspects to be screened alone, and end the process.
 
-        A thread that hangs in native code cannot be stopped; a new process can continue.
+        A thread that hangs in native code cannot be stopped; a new process can continue. Without `blame` no capture can
+        be the cause: none is a suspect, no attempt counts, and the reason is shown to people who watch the run.
         """
-        suspects, opening = self._recorder.suspects(), self._recorder.is_opening
-        show = opening and not self._stopping
-        if show:
+        suspects, opening = self._recorder.suspects() if blame else set(), self._recorder.is_opening
+        show = (opening or not blame) and not self._stopping
+        if show and opening:
             reason += f", {WHILE_OPENING}; `screen bundle compile` opens it before, without a time limit{HOPELESS}"
         log.error("the worker's process ends", reason=reason, suspects=sorted(suspects))
         try:
             give_back_of(
-                self._database, self.name, suspects, reason=reason, count_attempt=not (suspects or opening), show=show
-            )
+                self._database, self.name, suspects, reason=reason,
+                count_attempt=blame and not (suspects or opening), show=show,
+            )  # fmt: skip
             self._recorder.close()
         except Unavailable:  # a sweeper on this machine will give them back
             self._recorder.note_end(reason)

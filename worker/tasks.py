@@ -25,6 +25,10 @@ def screen_chunk(chunk: int) -> None:
         log.warning("chunk not claimed", chunk=chunk, error=str(error))
     except SoftTimeLimitExceeded:
         get_process().abandon(f"screening took longer than the time limit of {get_settings().chunk_seconds} s")
+    except MemoryError:  # Celery would end the whole worker for it
+        log.error("no memory left", chunk=chunk)
+        if get_process.cache_info().currsize:  # else nothing was claimed: the chunk is sent again
+            get_process().abandon("a worker ran out of memory outside decoding", blame=False)
 
 
 @worker_process_init.connect
