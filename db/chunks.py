@@ -18,6 +18,7 @@ from db.audit import WORKER, note
 from db.clock import db_now
 from db.columns import Life, columns_of
 from db.engine import AnyRow, reading, slices, writing
+from db.incarnation import is_incarnation
 from db.lease import Lease, held_by
 from db.models import BundleRow, Capture, Chunk, Run
 
@@ -26,14 +27,18 @@ HOPELESS = "; trying again does not help"
 _BACK_TO_PENDING: dict[str, Any] = {"state": ChunkState.PENDING, **dict.fromkeys(columns_of(Chunk, Life.LEASE))}
 
 
-def claim(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, max_attempts: int) -> Lease | None:
-    """Lease a chunk if it is pending or its lease is over; None if there is nothing to do.
+def claim(
+    engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, max_attempts: int,
+    incarnation: str | None = None,
+) -> Lease | None:  # fmt: skip
+    """Lease a chunk if it is pending or its lease is over; None if there is nothing to do, or if the database is not
+    of this `incarnation` (None: any).
 
     The attempt is counted and committed before the first byte is decoded, so the attempt counts even if a capture kills
     the worker. A chunk with too many attempts is halved instead; a single capture is quarantined.
     """
     with writing(engine) as connection:
-        lease = _lease(connection, (Chunk.id == chunk_id) & _claimable(), worker, lease_seconds)
+        lease = _lease(connection, _claimable(chunk_id, incarnation), worker, lease_seconds)
         if lease is not None and lease.attempt > max_attempts:
             _give_up(connection, chunk_id, lease.run_id, attempts=lease.attempt - 1)
             return None
@@ -60,10 +65,10 @@ def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_second
         return _lease(connection, Chunk.id == waiting.scalar_subquery(), worker, lease_seconds)
 
 
-def attempts_so_far(engine: Engine, chunk_id: int) -> int | None:
-    """How often a chunk was claimed before; None if there is nothing to claim."""
+def attempts_so_far(engine: Engine, chunk_id: int, incarnation: str | None = None) -> int | None:
+    """How often a chunk was claimed before; None if there is nothing to claim, as for `claim`."""
     with reading(engine) as connection:
-        return connection.execute(select(Chunk.attempts).where(Chunk.id == chunk_id, _claimable())).scalar()
+        return connection.execute(select(Chunk.attempts).where(_claimable(chunk_id, incarnation))).scalar()
 
 
 def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, lease_seconds: float) -> Lease | None:
@@ -216,9 +221,10 @@ def sweep(engine: Engine, *, waiting_messages: int, republish_seconds: float) ->
         )
 
 
-def _claimable() -> ColumnElement[bool]:
+def _claimable(chunk_id: int, incarnation: str | None) -> ColumnElement[bool]:
     lease_is_over = (Chunk.state == ChunkState.LEASED) & (Chunk.lease_until < db_now())
-    return (Chunk.state == ChunkState.PENDING) | lease_is_over
+    claimable = (Chunk.id == chunk_id) & ((Chunk.state == ChunkState.PENDING) | lease_is_over)
+    return claimable if incarnation is None else claimable & is_incarnation(incarnation)
 
 
 def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: int) -> None:

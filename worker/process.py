@@ -73,14 +73,15 @@ class WorkerProcess:
         self._screener = threading.Thread(target=self._screen, name="screener", daemon=True)
         self._screener.start()
 
-    def screen_chunk(self, chunk_id: int) -> None:
-        """Claim, screen and finish one chunk; do nothing where it is done or another worker has it.
+    def screen_chunk(self, chunk_id: int, incarnation: str | None = None) -> None:
+        """Claim, screen and finish one chunk; do nothing where it is done or another worker has it, or where the
+        database is not of this `incarnation` (None: not known), so that another of its chunks has the id.
 
         While it is screened, the next chunks are claimed ahead. If a chunk fails for a reason outside it (archive not
         mounted, bundle damaged, database out of reach), it is given back without counting the attempt. Every other
         failure counts, and is raised.
         """
-        job = self._in_hand.get(chunk_id) or self._claim(chunk_id)
+        job = self._in_hand.get(chunk_id) or self._claim(chunk_id, incarnation)
         if job is None:
             log.debug("nothing to claim", chunk=chunk_id)
             return
@@ -125,8 +126,8 @@ class WorkerProcess:
 
     # Celery's thread
 
-    def _claim(self, chunk_id: int) -> Job | None:
-        attempts = attempts_so_far(self._database, chunk_id)
+    def _claim(self, chunk_id: int, incarnation: str | None) -> Job | None:
+        attempts = attempts_so_far(self._database, chunk_id, incarnation)
         if attempts is None:
             return None
         if attempts > 0:  # perhaps it ended its worker: if that happens again, no other chunk may be in hand
@@ -141,6 +142,7 @@ class WorkerProcess:
                 worker=self.name,
                 lease_seconds=settings.lease_seconds,
                 max_attempts=settings.max_attempts,
+                incarnation=incarnation,
             )
             if lease is None:
                 return self._in_hand.get(chunk_id)  # our database thread may have claimed it ahead

@@ -16,10 +16,11 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from contract.errors import Unavailable
-from contract.messages import QUEUE, SCREEN_CHUNK
+from contract.messages import QUEUE, SCREEN_CHUNK, chunk_message
 from contract.settings import get_settings
 from db.chunks import HOPELESS, give_back_of, sweep
 from db.engine import open_engine
+from db.incarnation import incarnation
 from worker.cache import cache_folder
 from worker.recorder import last_records
 
@@ -56,9 +57,10 @@ class SweeperStep(bootsteps.StartStopStep):
             with app.connection_for_write() as connection:
                 waiting = connection.default_channel.client.llen(QUEUE)
             chunk_ids = sweep(self._database, waiting_messages=waiting, republish_seconds=self._republish_seconds)
-            for chunk_id in chunk_ids:
-                app.send_task(SCREEN_CHUNK, kwargs={"chunk": chunk_id}, queue=QUEUE)
             if chunk_ids:
+                uuid = incarnation(self._database)
+                for chunk_id in chunk_ids:
+                    app.send_task(SCREEN_CHUNK, kwargs=chunk_message(chunk_id, uuid), queue=QUEUE)
                 log.info("chunks sent again", chunks=len(chunk_ids))
         except (Unavailable, OperationalError, RedisError, OSError) as error:  # the next sweep tries again
             log.warning("sweep failed", error=str(error))

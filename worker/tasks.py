@@ -1,4 +1,4 @@
-"""The Celery task. It has no logic: Celery passes a chunk's id, and the process screens the chunk."""
+"""The Celery task. It has no logic: Celery passes a message's arguments, and the process screens the chunk."""
 
 import resource
 from typing import Any
@@ -17,10 +17,10 @@ log = structlog.get_logger(__name__)
 
 
 @app.task(name=SCREEN_CHUNK)
-def screen_chunk(chunk: int) -> None:
-    """Screen the chunk of this id."""
+def screen_chunk(chunk: int, database: str | None = None) -> None:
+    """Screen the chunk of this id, if the message is of this database; one of an earlier release does not say."""
     try:
-        get_process().screen_chunk(chunk)
+        get_process().screen_chunk(chunk, database)
     except Unavailable as error:  # nothing was claimed: the chunk is sent again
         log.warning("chunk not claimed", chunk=chunk, error=str(error))
     except SoftTimeLimitExceeded:

@@ -484,7 +484,7 @@ def test_after_the_time_limit_the_process_is_abandoned_simulated(monkeypatch: py
     said: list[str] = []
 
     class Hanging:
-        def screen_chunk(self, chunk: int) -> None:
+        def screen_chunk(self, chunk: int, database: str | None) -> None:
             raise SoftTimeLimitExceeded
 
         def abandon(self, reason: str) -> None:
@@ -507,7 +507,7 @@ def test_a_memory_error_never_reaches_celery_simulated(
         def cache_info() -> SimpleNamespace:
             return SimpleNamespace(currsize=opened)
 
-        def screen_chunk(self, chunk: int) -> None:
+        def screen_chunk(self, chunk: int, database: str | None) -> None:
             raise MemoryError
 
         def abandon(self, reason: str, *, blame: bool) -> None:
