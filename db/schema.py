@@ -81,7 +81,7 @@ def open_database(url: str, *, pooled: bool = True) -> Engine:
 
 def check(engine: Engine) -> str:
     """The schema's revision if it is this release's; otherwise raises DatabaseVersionError with the next step."""
-    _refuse_to_create(engine)
+    refuse_to_create(engine)
     with reading(engine) as connection:
         current = _current(connection)
     _refuse_newer(current)
@@ -94,8 +94,10 @@ def check(engine: Engine) -> str:
     return current
 
 
-def _refuse_to_create(engine: Engine) -> None:
-    """SQLite would create the file, and leave it behind; in a folder that is not there it fails by itself."""
+def refuse_to_create(engine: Engine) -> None:
+    """Raise DatabaseVersionError if SQLite's file is not there, because SQLite would create it, and leave it behind. If
+    its folder is not there either, SQLite fails by itself.
+    """
     file = Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
     if file is not None and file.parent.is_dir() and not file.exists():
         raise DatabaseVersionError(
