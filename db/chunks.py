@@ -21,6 +21,7 @@ from db.engine import AnyRow, reading, slices, writing
 from db.incarnation import is_incarnation
 from db.lease import Lease, held_by
 from db.models import BundleRow, Capture, Chunk, Run
+from db.schema import is_of_this_release, refuse_other
 
 HOPELESS = "; trying again does not help"
 """The end of the reason for which a chunk was given back, where only a person can mend it. Programs read it too."""
@@ -36,6 +37,8 @@ def claim(
 
     The attempt is counted and committed before the first byte is decoded, so the attempt counts even if a capture kills
     the worker. A chunk with too many attempts is halved instead; a single capture is quarantined.
+
+    Raises DatabaseVersionError, and claims nothing, if the database has been upgraded since this process started.
     """
     with writing(engine) as connection:
         lease = _lease(connection, _claimable(chunk_id, incarnation), worker, lease_seconds)
@@ -50,6 +53,8 @@ def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_second
 
     No other chunk: one that ended its worker is screened alone from then on, so that no other chunk is blamed; one that
     was given back (for example because its archive is out of reach) waits for its next message.
+
+    Raises DatabaseVersionError as `claim` does.
     """
     waiting = (
         select(Chunk.id)
@@ -66,17 +71,23 @@ def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_second
 
 
 def attempts_so_far(engine: Engine, chunk_id: int, incarnation: str | None = None) -> int | None:
-    """How often a chunk was claimed before; None if there is nothing to claim, as for `claim`."""
+    """How often a chunk was claimed before; None if there is nothing to claim. Raises DatabaseVersionError. Both as for
+    `claim`.
+    """
     with reading(engine) as connection:
+        refuse_other(connection)
         return connection.execute(select(Chunk.attempts).where(_claimable(chunk_id, incarnation))).scalar()
 
 
 def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, lease_seconds: float) -> Lease | None:
-    """Lease one chunk of a run that is not cancelled."""
+    """Lease one chunk of a run that is not cancelled. Raises DatabaseVersionError.
+
+    The statement that leases asks for the schema itself: on PostgreSQL it may have waited for the end of an upgrade.
+    """
     token = secrets.token_hex(16)
     row = connection.execute(
         update(Chunk)
-        .where(condition, Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
+        .where(condition, is_of_this_release(), Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
         .values(
             state=ChunkState.LEASED,
             lease_token=token,
@@ -87,6 +98,7 @@ def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, 
         .returning(Chunk.id, Chunk.run_id, Chunk.attempts)
     ).one_or_none()
     if row is None:
+        refuse_other(connection)
         return None
     run = connection.execute(
         select(Run.root, Run.bundle_digest, Run.pseudonym_key, Run.patient_depth, BundleRow.path)

@@ -8,7 +8,15 @@ import time
 import structlog
 from sqlalchemy import Engine
 
-from contract.errors import BundleError, EngineError, LeaseLost, ScreeningError, StorageFault, Unavailable
+from contract.errors import (
+    BundleError,
+    DatabaseVersionError,
+    EngineError,
+    LeaseLost,
+    ScreeningError,
+    StorageFault,
+    Unavailable,
+)
 from contract.outcomes import ChunkOutcome
 from db.chunks import HOPELESS, release
 from db.lease import Lease
@@ -50,6 +58,9 @@ def end_chunk(database: Engine, lease: Lease, result: ChunkOutcome | Exception, 
     except LeaseLost as error:
         log.warning("lease lost", error=str(error))
     except Stopping:
+        _release(database, lease, None, count_attempt=False)
+    except DatabaseVersionError as error:  # a worker of the database's release will screen it
+        log.error("chunk given back", error=str(error))
         _release(database, lease, None, count_attempt=False)
     except StorageFault as error:  # counts: otherwise one bad sector would hold the run up for ever
         _give_back(database, lease, error, count_attempt=True)

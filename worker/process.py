@@ -15,7 +15,7 @@ from functools import cache, partial
 
 import structlog
 
-from contract.errors import OutOfMemory, Unavailable
+from contract.errors import DatabaseVersionError, OutOfMemory, Unavailable
 from contract.outcomes import ChunkOutcome
 from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import Settings, get_settings
@@ -253,7 +253,7 @@ class WorkerProcess:
                 )
                 if lease is not None:
                     self._take(lease, began)
-        except Unavailable as error:  # the next claim will meet it too and report it
+        except (Unavailable, DatabaseVersionError) as error:  # the next claim will meet it too and report it
             log.warning("no chunk claimed ahead", error=str(error))
         except Exception:
             log.exception("no chunk claimed ahead")

@@ -7,7 +7,7 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from contract.errors import Unavailable
+from contract.errors import DatabaseVersionError, Unavailable
 from contract.messages import SCREEN_CHUNK
 from contract.settings import get_settings
 from worker.app import app
@@ -21,7 +21,7 @@ def screen_chunk(chunk: int, database: str | None = None) -> None:
     """Screen the chunk of this id, if the message is of this database; one of an earlier release does not say."""
     try:
         get_process().screen_chunk(chunk, database)
-    except Unavailable as error:  # nothing was claimed: the chunk is sent again
+    except (Unavailable, DatabaseVersionError) as error:  # nothing was claimed: the chunk is sent again
         log.warning("chunk not claimed", chunk=chunk, error=str(error))
     except SoftTimeLimitExceeded:
         get_process().abandon(f"screening took longer than the time limit of {get_settings().chunk_seconds} s")
