@@ -18,6 +18,8 @@ from contract.words import result_words
 BOOTSTRAP_DRAWS = 1000
 BOOTSTRAP_SEED = 20221
 """Fixed, so that a result recomputed from its rows is the same."""
+CAPTURES_AT_ONCE = 2**20
+"""How many drawn captures the bootstrap holds at once, 8 MiB in each of a few arrays; at least one whole draw."""
 URGENCY = {Verdict.ALL: 6.0, Verdict.INDETERMINATE: 4.0, Verdict.INSUFFICIENT: 2.0, Verdict.BENIGN: 0.0}
 """Priority before the score is added: ALL first, then cases that the system could not decide, benign last."""
 MISSING = 1.0
@@ -251,10 +253,24 @@ def bootstrap_interval(policy: CasePolicy, p_all: Scores) -> tuple[float, float]
     The interval says how far the score depends on which captures were taken. It says nothing about how well the network
     knows this patient.
     """
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    scores = policy.scores(p_all[rng.integers(0, len(p_all), (BOOTSTRAP_DRAWS, len(p_all)))])
-    low, high = np.percentile(scores, [2.5, 97.5])
+    low, high = np.percentile(bootstrap_scores(policy, p_all), [2.5, 97.5])
     return float(low), float(high)
+
+
+def bootstrap_scores(policy: CasePolicy, p_all: Scores) -> Scores:
+    """The score of each bootstrap draw [BOOTSTRAP_DRAWS] of the captures, for P(ALL) [n].
+
+    The draws are made a few at a time, or a patient with 50,000 captures would take more memory than a worker may have.
+    The generator goes on where the draws before ended, so the scores are those of all draws at once.
+    """
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    captures = len(p_all)
+    at_once = max(1, CAPTURES_AT_ONCE // captures)
+    scores = np.empty(BOOTSTRAP_DRAWS)
+    for start in range(0, BOOTSTRAP_DRAWS, at_once):
+        part = scores[start : start + at_once]
+        part[:] = policy.scores(p_all[rng.integers(0, captures, (len(part), captures))])
+    return scores
 
 
 # Verdict and doubts

@@ -1,4 +1,4 @@
-"""What is sent over Redis: a task's name and a chunk's id. Nothing else: no path, no patient.
+"""What is sent over Redis: a task's name, a chunk's id and the database's UUID. Nothing else: no path, no patient.
 
 Producer and worker build their Celery application from the same plain settings here, so they cannot differ.
 """
@@ -6,11 +6,18 @@ Producer and worker build their Celery application from the same plain settings 
 from typing import Any
 
 SCREEN_CHUNK = "screen.chunk"
-"""Task: screen one chunk. Its only argument is `chunk`, the chunk's id."""
+"""Task: screen one chunk. `chunk_message` has its arguments."""
 QUEUE = "chunks"
 CHUNK_SECONDS = 300
 GRACE_S = 60
 """After the time limit a child gives its chunks back and ends. A child that cannot is killed this much later."""
+
+
+def chunk_message(chunk_id: int, database: str) -> dict[str, int | str]:
+    """The task's arguments: the chunk's id, and the UUID of the database that gave it. A worker drops a message of
+    another database: a backup that was restored gives the same id to another chunk.
+    """
+    return {"chunk": chunk_id, "database": database}
 
 
 def celery_config(redis_url: str, chunk_seconds: int = CHUNK_SECONDS) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class EventKind(Code):
     IDENTITY_CONFLICT = "identity_conflict", "a capture was found under two patients"
     SUPERSEDED = "superseded", "a newer case of the patient took the case's place; the detail names it"
     PURGED = "purged", "runs were removed; the detail counts what was removed"
+    RESTORED = "restored", "a backup was restored: the database got a new UUID; the detail has it and the one before"
 
 
 class ReviewState(Code):

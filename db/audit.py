@@ -16,12 +16,12 @@ def note(
     kind: EventKind,
     *,
     actor: str,
-    run_id: int,
+    run_id: int | None,
     case_id: int | None = None,
     capture_id: int | None = None,
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """Write what happened and who did it. `detail` holds no patient's name."""
+    """Write what happened and who did it; `run_id` is None if all runs are meant. `detail` holds no patient's name."""
     connection.execute(
         insert(Event).values(
             kind=kind, actor=actor, run_id=run_id, case_id=case_id, capture_id=capture_id, detail=detail or {}

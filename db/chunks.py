@@ -18,22 +18,30 @@ from db.audit import WORKER, note
 from db.clock import db_now
 from db.columns import Life, columns_of
 from db.engine import AnyRow, reading, slices, writing
+from db.incarnation import is_incarnation
 from db.lease import Lease, held_by
 from db.models import BundleRow, Capture, Chunk, Run
+from db.schema import is_of_this_release, refuse_other
 
 HOPELESS = "; trying again does not help"
 """The end of the reason for which a chunk was given back, where only a person can mend it. Programs read it too."""
 _BACK_TO_PENDING: dict[str, Any] = {"state": ChunkState.PENDING, **dict.fromkeys(columns_of(Chunk, Life.LEASE))}
 
 
-def claim(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, max_attempts: int) -> Lease | None:
-    """Lease a chunk if it is pending or its lease is over; None if there is nothing to do.
+def claim(
+    engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, max_attempts: int,
+    incarnation: str | None = None,
+) -> Lease | None:  # fmt: skip
+    """Lease a chunk if it is pending or its lease is over; None if there is nothing to do, or if the database is not
+    of this `incarnation` (None: any).
 
     The attempt is counted and committed before the first byte is decoded, so the attempt counts even if a capture kills
     the worker. A chunk with too many attempts is halved instead; a single capture is quarantined.
+
+    Raises DatabaseVersionError, and claims nothing, if the database has been upgraded since this process started.
     """
     with writing(engine) as connection:
-        lease = _lease(connection, (Chunk.id == chunk_id) & _claimable(), worker, lease_seconds)
+        lease = _lease(connection, _claimable(chunk_id, incarnation), worker, lease_seconds)
         if lease is not None and lease.attempt > max_attempts:
             _give_up(connection, chunk_id, lease.run_id, attempts=lease.attempt - 1)
             return None
@@ -45,6 +53,8 @@ def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_second
 
     No other chunk: one that ended its worker is screened alone from then on, so that no other chunk is blamed; one that
     was given back (for example because its archive is out of reach) waits for its next message.
+
+    Raises DatabaseVersionError as `claim` does.
     """
     waiting = (
         select(Chunk.id)
@@ -60,18 +70,24 @@ def claim_ahead(engine: Engine, bundle_digest: str, *, worker: str, lease_second
         return _lease(connection, Chunk.id == waiting.scalar_subquery(), worker, lease_seconds)
 
 
-def attempts_so_far(engine: Engine, chunk_id: int) -> int | None:
-    """How often a chunk was claimed before; None if there is nothing to claim."""
+def attempts_so_far(engine: Engine, chunk_id: int, incarnation: str | None = None) -> int | None:
+    """How often a chunk was claimed before; None if there is nothing to claim. Raises DatabaseVersionError. Both as for
+    `claim`.
+    """
     with reading(engine) as connection:
-        return connection.execute(select(Chunk.attempts).where(Chunk.id == chunk_id, _claimable())).scalar()
+        refuse_other(connection)
+        return connection.execute(select(Chunk.attempts).where(_claimable(chunk_id, incarnation))).scalar()
 
 
 def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, lease_seconds: float) -> Lease | None:
-    """Lease one chunk of a run that is not cancelled."""
+    """Lease one chunk of a run that is not cancelled. Raises DatabaseVersionError.
+
+    The statement that leases asks for the schema itself: on PostgreSQL it may have waited for the end of an upgrade.
+    """
     token = secrets.token_hex(16)
     row = connection.execute(
         update(Chunk)
-        .where(condition, Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
+        .where(condition, is_of_this_release(), Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None))))
         .values(
             state=ChunkState.LEASED,
             lease_token=token,
@@ -82,6 +98,7 @@ def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, 
         .returning(Chunk.id, Chunk.run_id, Chunk.attempts)
     ).one_or_none()
     if row is None:
+        refuse_other(connection)
         return None
     run = connection.execute(
         select(Run.root, Run.bundle_digest, Run.pseudonym_key, Run.patient_depth, BundleRow.path)
@@ -221,9 +238,10 @@ def sweep(engine: Engine, *, waiting_messages: int, republish_seconds: float) ->
         )
 
 
-def _claimable() -> ColumnElement[bool]:
+def _claimable(chunk_id: int, incarnation: str | None) -> ColumnElement[bool]:
     lease_is_over = (Chunk.state == ChunkState.LEASED) & (Chunk.lease_until < db_now())
-    return (Chunk.state == ChunkState.PENDING) | lease_is_over
+    claimable = (Chunk.id == chunk_id) & ((Chunk.state == ChunkState.PENDING) | lease_is_over)
+    return claimable if incarnation is None else claimable & is_incarnation(incarnation)
 
 
 def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: int) -> None:

@@ -11,6 +11,10 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 from db.clock import UTCDateTime
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts up by itself on SQLite
+NUMBERS_ONCE = {"sqlite_autoincrement": True}
+"""For `__table_args__`: the number of a row that is gone is never given to another. SQLite would give the highest one
+again, and other systems would take the new row for the old one.
+"""
 
 
 def one_of(column: str, values: type[StrEnum]) -> str:

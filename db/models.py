@@ -32,7 +32,7 @@ from contract.states import (
     Verdict,
 )
 from db.clock import db_now
-from db.columns import Base, BigId, history, key, lease, one_of, outcome, sealed, standing
+from db.columns import NUMBERS_ONCE, Base, BigId, history, key, lease, one_of, outcome, sealed, standing
 
 
 class BundleRow(Base):
@@ -107,7 +107,7 @@ class Run(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of submit")
     cancelled_at: Mapped[datetime | None] = mapped_column(doc="set when the run is cancelled")
 
-    __table_args__ = (Index(None, "root", "bundle_digest"),)
+    __table_args__ = (Index(None, "root", "bundle_digest"), NUMBERS_ONCE)
 
 
 class ThisDatabase(Base):
@@ -116,7 +116,11 @@ class ThisDatabase(Base):
     __tablename__ = "this_database"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False, doc="always 1")
-    uuid: Mapped[str] = mapped_column(String(36), doc="a random UUID, drawn once; exported ids are made from it")
+    uuid: Mapped[str] = mapped_column(
+        String(36),
+        doc="a random UUID, drawn when the database is made and again by `screen db restored`; queue rows and messages "
+        "carry it, exported ids are made from it",
+    )
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
@@ -201,6 +205,7 @@ class Case(Base):
             "state = 'open' OR (verdict IS NOT NULL AND submitted = coalesce(screened + rejected + quarantined, -1))",
             name="aggregated_accounts_for_all",
         ),
+        NUMBERS_ONCE,
     )
 
 
@@ -232,7 +237,7 @@ class Chunk(Base):
 
     __tablename__ = "chunk"
 
-    id: Mapped[int] = key(BigId, primary_key=True, doc="primary key; a message holds nothing else")
+    id: Mapped[int] = key(BigId, primary_key=True, doc="primary key; a message names it")
     run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), index=True, doc="the run")
     state: Mapped[str] = standing(String(16), default=ChunkState.PENDING, doc="`pending`, `leased`, `done`")
     captures: Mapped[int] = sealed(doc="number of captures")
@@ -259,6 +264,7 @@ class Chunk(Base):
         CheckConstraint(
             "(state = 'leased') = (lease_token IS NOT NULL AND lease_until IS NOT NULL)", name="lease_when_leased"
         ),
+        NUMBERS_ONCE,
     )
 
 
@@ -331,6 +337,7 @@ class Capture(Base):
         CheckConstraint(one_of("reject_code", RejectCode), name="reject_code"),
         CheckConstraint("(state = 'screened') = (probabilities IS NOT NULL)", name="screened_has_probabilities"),
         CheckConstraint("(state = 'rejected') = (reject_code IS NOT NULL)", name="rejected_has_code"),
+        NUMBERS_ONCE,
     )
 
 
@@ -359,6 +366,7 @@ class Review(Base):
         CheckConstraint(
             "action <> 'override' OR (verdict IS NOT NULL AND comment IS NOT NULL)", name="override_says_why"
         ),
+        NUMBERS_ONCE,
     )
 
 
@@ -411,6 +419,7 @@ class ReportQueue(Base):
             "cause = 'superseded' OR (cause IN ('screened', 'signed_off')) = (replaces_id IS NULL)",
             name="correction_names_what_it_replaces",
         ),
+        NUMBERS_ONCE,
     )
 
 

@@ -61,6 +61,7 @@ class QueuedResult:
     in_training: int | None
     archive: str
     site: str | None
+    database: str
 
 
 @dataclass

@@ -21,6 +21,7 @@ from db.engine import writing
 from db.lease import Lease, held_by
 from db.mix_ups import in_several_cases, other_sides
 from db.models import Capture, Chunk
+from db.schema import is_of_this_release, refuse_other
 
 
 def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
@@ -30,6 +31,9 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
 
     Raises LeaseLost, and writes nothing, if the chunk now belongs to another worker. It is safe to run again if the
     answer to the commit was lost: then the chunk is done, and LeaseLost is raised.
+
+    Raises DatabaseVersionError, and writes nothing, if the database has been upgraded since this process started:
+    columns that it does not know would stay empty.
     """
     ended = [screened.capture_id for screened in outcome.screened]
     ended += [rejected.capture_id for rejected in outcome.rejected]
@@ -40,7 +44,7 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
         case_ids = lock_cases(connection, lease.chunk_id)
         done = connection.execute(
             update(Chunk)
-            .where(held_by(lease))
+            .where(held_by(lease), is_of_this_release())
             .values(
                 state=ChunkState.DONE,
                 lease_token=None,
@@ -51,6 +55,7 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
             )
         ).rowcount
         if not done:
+            refuse_other(connection)
             raise LeaseLost(f"chunk {lease.chunk_id} is no longer this worker's; its result is not written")
         if outcome.put_off:
             new_chunks(connection, lease.run_id, [outcome.put_off], last_error=outcome.put_off_reason)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import ColumnElement, Connection, Engine, String, column, inspect, select, table, text
 
 from contract.errors import DatabaseVersionError
 from db import append_only
@@ -25,6 +25,28 @@ def revisions() -> list[str]:
 def head_revision() -> str:
     """The schema version that this release works with."""
     return revisions()[-1]
+
+
+RELEASE = head_revision()
+"""The schema that the code of this process works with. Read once, when the process starts: an installation of a newer
+release lays its migrations beside the code of a worker that goes on.
+"""
+_VERSION = table("alembic_version", column("version_num", String))
+
+
+def is_of_this_release() -> ColumnElement[bool]:
+    """The condition that the database has the schema that this process works with, for a statement that writes."""
+    return select(_VERSION.c.version_num).where(_VERSION.c.version_num == RELEASE).exists()
+
+
+def refuse_other(connection: Connection) -> None:
+    """Raise DatabaseVersionError if the database has another schema than this process works with: one statement."""
+    current = connection.execute(select(_VERSION.c.version_num)).scalar()
+    if current != RELEASE:
+        raise DatabaseVersionError(
+            f"the database has schema {current} now, and this worker knows {RELEASE}: it claims and writes nothing "
+            "more; stop it, install the database's release here, and start it again"
+        )
 
 
 def _current(connection: Connection) -> str | None:
@@ -81,7 +103,7 @@ def open_database(url: str, *, pooled: bool = True) -> Engine:
 
 def check(engine: Engine) -> str:
     """The schema's revision if it is this release's; otherwise raises DatabaseVersionError with the next step."""
-    _refuse_to_create(engine)
+    refuse_to_create(engine)
     with reading(engine) as connection:
         current = _current(connection)
     _refuse_newer(current)
@@ -94,8 +116,10 @@ def check(engine: Engine) -> str:
     return current
 
 
-def _refuse_to_create(engine: Engine) -> None:
-    """SQLite would create the file, and leave it behind; in a folder that is not there it fails by itself."""
+def refuse_to_create(engine: Engine) -> None:
+    """Raise DatabaseVersionError if SQLite's file is not there, because SQLite would create it, and leave it behind. If
+    its folder is not there either, SQLite fails by itself.
+    """
     file = Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
     if file is not None and file.parent.is_dir() and not file.exists():
         raise DatabaseVersionError(

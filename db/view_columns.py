@@ -155,6 +155,9 @@ VIEW_COLUMNS = {
         ),
         "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
         "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
+        "database": (
+            "the database's UUID, which `screen db restored` renews: (`database`, `queue_id`) is the key of a delivery"
+        ),
     },
     "identity_conflicts": {
         "run_id": "the run",

@@ -194,7 +194,8 @@ VIEWS = {
                    SELECT COUNT(*) FROM capture c
                    JOIN training_capture t ON t.bundle_digest = run.bundle_digest AND t.sha256 = c.sha256
                    WHERE c.case_id = k.id AND c.state = 'screened'
-               ) END AS in_training, run.root_text AS archive, run.site
+               ) END AS in_training, run.root_text AS archive, run.site,
+               (SELECT uuid FROM this_database) AS database
         FROM report_queue q
         JOIN "case" k ON k.id = q.case_id
         JOIN case_review r ON r.case_id = k.id

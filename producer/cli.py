@@ -53,7 +53,7 @@ SECTIONS = {
     "Operate": {
         "worker": Lazy("worker.command:worker", "Start a worker on this machine."),
         "bundle": Lazy("worker.bundle_command:bundle", "Show, verify or compile a bundle."),
-        "db": Lazy("producer.commands.database:database", "Create, upgrade or check the database."),
+        "db": Lazy("producer.commands.database:database", "Create, upgrade, check, back up or restore the database."),
         "purge": Lazy("producer.commands.purge:purge", "Remove old runs and all that belongs to them."),
     },
 }

@@ -9,9 +9,10 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
 from contract.errors import BrokerUnavailable
-from contract.messages import QUEUE, SCREEN_CHUNK, celery_config
+from contract.messages import QUEUE, SCREEN_CHUNK, celery_config, chunk_message
 from contract.queue_check import check_queue
 from db.chunks import mark_published
+from db.incarnation import incarnation
 from producer.output import say
 
 _RETRY = {"max_retries": 2, "interval_start": 0.2, "interval_step": 0.5}
@@ -41,12 +42,12 @@ def publish_chunks(redis_url: str, database: Engine, chunk_ids: Sequence[int]) -
     """
     if not chunk_ids:
         return
+    uuid = incarnation(database)
     try:
         with _application(redis_url) as app, app.producer_or_acquire() as producer:
             for chunk_id in chunk_ids:
-                app.send_task(
-                    SCREEN_CHUNK, kwargs={"chunk": chunk_id}, queue=QUEUE, producer=producer, retry_policy=_RETRY
-                )
+                message = chunk_message(chunk_id, uuid)
+                app.send_task(SCREEN_CHUNK, kwargs=message, queue=QUEUE, producer=producer, retry_policy=_RETRY)
     except (OperationalError, RedisError, OSError) as error:
         raise BrokerUnavailable(f"Redis is out of reach ({error}); check SCREEN_REDIS_URL and that it is up") from error
     mark_published(database, chunk_ids)

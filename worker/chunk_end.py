@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from contract.errors import (
     DatabaseUnavailable,
+    DatabaseVersionError,
     EngineError,
     LeaseLost,
     ScreeningError,
@@ -52,6 +53,15 @@ class EngineNotOpened(EngineError):
     """The engine refused before it saw a capture, so no capture is the cause."""
 
 
+class MemoryUsedUp(ScreeningError):
+    """The process ran out of memory outside decoding and inference, so no capture is the cause."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker ran out of memory while it put a chunk's results together; give it more with SCREEN_MEMORY_MIB"
+        )
+
+
 def end_chunk(
     database: Engine,
     lease: Lease,
@@ -79,10 +89,15 @@ def end_chunk(
         log.warning("lease lost", error=str(error))
     except Stopping:
         _release(database, Owed(lease, None), owed)
+    except DatabaseVersionError as error:  # a worker of the database's release will screen it
+        log.error("chunk given back", error=str(error))
+        _release(database, Owed(lease, None), owed)
     except StorageFault as error:  # counts: otherwise one bad sector would hold the run up for ever
         _give_back(database, lease, error, None)
     except (EngineNotOpened, *NOT_THE_CHUNKS) as error:
         _give_back(database, lease, error, owed)
+    except MemoryError:  # Celery must not see one: it would end the whole worker, and the next one, for ever
+        _give_back(database, lease, MemoryUsedUp(), owed)
     except Exception as error:
         _give_back(database, lease, error, None)
         return error

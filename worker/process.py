@@ -74,14 +74,15 @@ class WorkerProcess:
         self._screener = threading.Thread(target=self._screen, name="screener", daemon=True)
         self._screener.start()
 
-    def screen_chunk(self, chunk_id: int) -> None:
-        """Claim, screen and finish one chunk; do nothing where it is done or another worker has it.
+    def screen_chunk(self, chunk_id: int, incarnation: str | None = None) -> None:
+        """Claim, screen and finish one chunk; do nothing where it is done or another worker has it, or where the
+        database is not of this `incarnation` (None: not known), so that another of its chunks has the id.
 
         While it is screened, the next chunks are claimed ahead. If a chunk fails for a reason outside it (archive not
         mounted, bundle damaged, database out of reach), it is given back without counting the attempt. Every other
         failure counts, and is raised.
         """
-        job = self._in_hand.get(chunk_id) or self._claim(chunk_id)
+        job = self._in_hand.get(chunk_id) or self._claim(chunk_id, incarnation)
         if job is None:
             log.debug("nothing to claim", chunk=chunk_id)
             return
@@ -104,20 +105,22 @@ class WorkerProcess:
         self._recorder.close()
         return True
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str, *, blame: bool = True) -> None:
         """After a hang or without memory: give all chunks back, suspects to be screened alone, and end the process.
 
-        A thread that hangs in native code cannot be stopped; a new process can continue.
+        A thread that hangs in native code cannot be stopped; a new process can continue. Without `blame` no capture can
+        be the cause: none is a suspect, no attempt counts, and the reason is shown to people who watch the run.
         """
-        suspects, opening = self._recorder.suspects(), self._recorder.is_opening
-        show = opening and not self._stopping
-        if show:
+        suspects, opening = self._recorder.suspects() if blame else set(), self._recorder.is_opening
+        show = (opening or not blame) and not self._stopping
+        if show and opening:
             reason += f", {WHILE_OPENING}; `screen bundle compile` opens it before, without a time limit{HOPELESS}"
         log.error("the worker's process ends", reason=reason, suspects=sorted(suspects))
         try:
             give_back_of(
-                self._database, self.name, suspects, reason=reason, count_attempt=not (suspects or opening), show=show
-            )
+                self._database, self.name, suspects, reason=reason,
+                count_attempt=blame and not (suspects or opening), show=show,
+            )  # fmt: skip
             self._recorder.close()
         except NOT_THE_CHUNKS:  # a sweeper on this machine will give them back
             self._recorder.note_end(reason)
@@ -125,9 +128,9 @@ class WorkerProcess:
 
     # Celery's thread
 
-    def _claim(self, chunk_id: int) -> Job | None:
+    def _claim(self, chunk_id: int, incarnation: str | None) -> Job | None:
         settle(self._database, self._owed)
-        attempts = attempts_so_far(self._database, chunk_id)
+        attempts = attempts_so_far(self._database, chunk_id, incarnation)
         if attempts is None:
             return None
         if attempts > 0:  # perhaps it ended its worker: if that happens again, no other chunk may be in hand
@@ -142,6 +145,7 @@ class WorkerProcess:
                 worker=self.name,
                 lease_seconds=settings.lease_seconds,
                 max_attempts=settings.max_attempts,
+                incarnation=incarnation,
             )
             if lease is None:
                 return self._in_hand.get(chunk_id)  # our database thread may have claimed it ahead

@@ -6,20 +6,26 @@ time do no harm (db.chunks.sweep).
 
 For a process of this machine that has ended, the sweeper does not wait until its leases run out. It reads the flight
 record of the process and gives its chunks back at once.
+
+It ends a worker whose database was upgraded under it: its child claims nothing more, and would only take messages away
+from workers of the new release.
 """
 
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
+from celery.worker import state
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from contract.errors import Unavailable
-from contract.messages import QUEUE, SCREEN_CHUNK
+from contract.errors import DatabaseVersionError, Unavailable
+from contract.messages import QUEUE, SCREEN_CHUNK, chunk_message
 from contract.settings import get_settings
 from db.chunks import HOPELESS, give_back_of, sweep
-from db.engine import open_engine
+from db.engine import open_engine, reading
+from db.incarnation import incarnation
+from db.schema import refuse_other
 from worker.cache import cache_folder
 from worker.recorder import last_records
 
@@ -52,14 +58,22 @@ class SweeperStep(bootsteps.StartStopStep):
 
     def _sweep(self, app: Celery) -> None:
         try:
+            with reading(self._database) as connection:
+                refuse_other(connection)
             self._give_back_of_ended()
             with app.connection_for_write() as connection:
                 waiting = connection.default_channel.client.llen(QUEUE)
             chunk_ids = sweep(self._database, waiting_messages=waiting, republish_seconds=self._republish_seconds)
-            for chunk_id in chunk_ids:
-                app.send_task(SCREEN_CHUNK, kwargs={"chunk": chunk_id}, queue=QUEUE)
             if chunk_ids:
+                uuid = incarnation(self._database)
+                for chunk_id in chunk_ids:
+                    app.send_task(SCREEN_CHUNK, kwargs=chunk_message(chunk_id, uuid), queue=QUEUE)
                 log.info("chunks sent again", chunks=len(chunk_ids))
+        except DatabaseVersionError as error:
+            log.error("the worker ends", error=str(error))
+            state.should_stop = int(
+                error.exit_code
+            )  # Celery looks at it between messages, and lets the child end its task
         except (Unavailable, OperationalError, RedisError, OSError) as error:  # the next sweep tries again
             log.warning("sweep failed", error=str(error))
         except Exception:  # a bug of ours must not end the worker, which can still screen

@@ -1,4 +1,4 @@
-"""The Celery task. It has no logic: Celery passes a chunk's id, and the process screens the chunk."""
+"""The Celery task. It has no logic: Celery passes a message's arguments, and the process screens the chunk."""
 
 import resource
 from typing import Any
@@ -17,14 +17,18 @@ log = structlog.get_logger(__name__)
 
 
 @app.task(name=SCREEN_CHUNK)
-def screen_chunk(chunk: int) -> None:
-    """Screen the chunk of this id."""
+def screen_chunk(chunk: int, database: str | None = None) -> None:
+    """Screen the chunk of this id, if the message is of this database; one of an earlier release does not say."""
     try:
-        get_process().screen_chunk(chunk)
+        get_process().screen_chunk(chunk, database)
     except NOT_THE_CHUNKS as error:  # nothing was claimed: the chunk is sent again
         log.warning("chunk not claimed", chunk=chunk, error=in_words(error))
     except SoftTimeLimitExceeded:
         get_process().abandon(f"screening took longer than the time limit of {get_settings().chunk_seconds} s")
+    except MemoryError:  # Celery would end the whole worker for it
+        log.error("no memory left", chunk=chunk)
+        if get_process.cache_info().currsize:  # else nothing was claimed: the chunk is sent again
+            get_process().abandon("a worker ran out of memory outside decoding", blame=False)
 
 
 @worker_process_init.connect

@@ -1,16 +1,21 @@
-"""`screen db upgrade|check`."""
+"""`screen db upgrade|check|backup|restore|restored`."""
+
+from pathlib import Path
 
 import click
 
+from contract.outputs import OutputFile
 from contract.settings import get_settings
+from db import backup as backups
 from db import schema
 from db.engine import open_engine
-from producer.output import say
+from db.incarnation import restored as draw_new_uuid
+from producer.output import login_name, say
 
 
 @click.group(name="db")
 def database() -> None:
-    """Create, upgrade or check the database named by SCREEN_DATABASE_URL."""
+    """Create, upgrade, check, back up or restore the database named by SCREEN_DATABASE_URL."""
 
 
 @database.command()
@@ -24,3 +29,34 @@ def upgrade() -> None:
 def check() -> None:
     """Exit 0 if the database has this release's schema, otherwise say what to do."""
     say(f"schema {schema.check(open_engine(get_settings().database_url))}: the one that this release needs")
+
+
+@database.command()
+@click.argument("file", type=OutputFile())
+def backup(file: Path) -> None:
+    """Write the whole SQLite database into a new FILE, while workers and commands go on."""
+    version = backups.backup(open_engine(get_settings().database_url), file)
+    say(f"{file} holds the database, with schema {version}; `screen db restore` puts it back")
+
+
+@database.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(file: Path) -> None:
+    """Put the backup in FILE in the place of the SQLite database, which must not be in use.
+
+    All that was written since the backup is gone. The database gets this release's schema and a new UUID, as by
+    `screen db restored`.
+    """
+    uuid = backups.restore(open_engine(get_settings().database_url), file, actor=login_name())
+    say(f"the database is now what {file} held, as {uuid}; start the workers again, then `screen fsck RUN`")
+
+
+@database.command()
+def restored() -> None:
+    """Say that a backup was restored: from now on numbers given again are told from those given before.
+
+    The database gets a new UUID, which queue rows, messages and FHIR ids carry. Messages of before are dropped; chunks
+    that wait are sent again.
+    """
+    uuid = draw_new_uuid(schema.open_database(get_settings().database_url), actor=login_name())
+    say(f"the database is now {uuid}: other systems tell its rows from those of before by that")

@@ -17,7 +17,7 @@ COLUMNS = (
     "queue_id", "cause", "replaces_id", "superseded", "superseded_by", "created_at", "taken_by", "taken_until",
     "run_id", "case_id", "patient", "verdict", "subtype", "signed_off", "closed_at", "score", "score_low", "score_high",
     "reasons", "submitted", "screened", "excluded", "bundle_name", "bundle_digest", "software_version",
-    "bundle_warnings", "in_training", "archive", "site",
+    "bundle_warnings", "in_training", "archive", "site", "database",
 )  # fmt: skip
 
 consumer_option = click.option(

@@ -18,7 +18,7 @@ SYSTEM = "urn:slide-screen"
 class Names:
     """What tells the resources of one run apart from all others: site, database, archive, run.
 
-    The time of submit is part of a case's id, because SQLite gives the numbers of purged rows again.
+    The time of submit is part of a case's id, because SQLite gave the numbers of purged rows again before schema 0009.
     """
 
     site: str | None

@@ -1,14 +1,16 @@
 """Leases: who may screen a chunk, until when, and what happens to one that nobody survives."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, text, update
 
 from contract.bundle import Bundle
-from contract.errors import LeaseLost
+from contract.errors import DatabaseVersionError, LeaseLost
 from contract.states import CaptureState, CaseState, ChunkState
+from db import schema
 from db.chunks import (
     HOPELESS,
     attempts_so_far,
@@ -27,6 +29,7 @@ from db.progress import Undone, progress, undone
 from db.results import finish_chunk
 from tests.support.bundles import colour_bundle
 from tests.support.runs import claimed, outcome, states, submitted
+from worker.chunk_end import end_chunk
 
 
 def end_lease(database: Engine, chunk_id: int) -> None:
@@ -159,6 +162,62 @@ def test_chunks_of_a_cancelled_run_are_neither_claimed_nor_swept(database: Engin
 def _capture_states(database: Engine) -> list[str]:
     with reading(database) as connection:
         return list(connection.execute(select(Capture.state)).scalars())
+
+
+# Of another release
+
+
+def upgraded_to(database: Engine, version: str) -> None:
+    """As a newer release does, under a worker that goes on."""
+    with writing(database) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
+
+
+REFUSED = f"the database has schema 9000 now, and this worker knows {schema.RELEASE}"
+
+
+def test_a_worker_claims_nothing_from_a_database_that_was_upgraded_under_it(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    upgraded_to(database, "9000")
+    with pytest.raises(DatabaseVersionError, match=REFUSED):
+        attempts_so_far(database, chunk_id)
+    with pytest.raises(DatabaseVersionError, match=REFUSED):
+        try_claim(database, chunk_id)
+    with pytest.raises(DatabaseVersionError, match=REFUSED):
+        ahead(database, bundle)
+    with reading(database) as connection:
+        assert connection.execute(select(Chunk.state, Chunk.attempts, Chunk.worker)).all() == [("pending", 0, None)]
+    upgraded_to(database, schema.RELEASE)
+    assert claimed(database, chunk_id).attempt == 1
+
+
+def test_a_chunk_in_hand_while_the_database_is_upgraded_is_given_back_uncounted(
+    database: Engine, bundle: Bundle
+) -> None:
+    run = submitted(database, bundle, 1, 3)
+    lease = claimed(database, run.chunk_ids[0])
+    upgraded_to(database, "9000")
+    with pytest.raises(DatabaseVersionError, match=REFUSED):
+        finish_chunk(database, lease, outcome(lease))
+    assert end_chunk(database, lease, outcome(lease), 0.0) is None
+    assert set(_capture_states(database)) == {CaptureState.PENDING}
+    with reading(database) as connection:
+        chunk = connection.execute(select(Chunk.state, Chunk.attempts, Chunk.last_error)).one()
+    assert tuple(chunk) == (ChunkState.PENDING, 0, None)
+
+
+def test_the_migrations_of_a_newer_release_do_not_change_what_a_running_worker_knows(
+    database: Engine, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed in its place: they lie where the worker would look for its own."""
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations")
+    (tmp_path / "migrations" / "versions" / "9000_newer.py").write_text("")
+    monkeypatch.setattr(schema, "MIGRATIONS", tmp_path / "migrations")
+    assert schema.head_revision() == "9000"
+    upgraded_to(database, "9000")
+    with pytest.raises(DatabaseVersionError, match=REFUSED):
+        try_claim(database, chunk_id)
 
 
 # Claimed ahead

