@@ -84,7 +84,7 @@ def test_a_case_from_next_to_closed(database: Engine, bundle: Bundle, commands: 
         "0.90, 95 % 0.90-0.90",
         "score 0.900, ALL from 0.600",
         "002.jpg",
-        "anna, to",
+        "anna to ",
     ):
         assert shown in taken.out, shown
     assert "in anna's hand for 5 minutes" in taken.err
