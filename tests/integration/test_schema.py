@@ -32,10 +32,17 @@ RUN_OF_0001 = (
 )
 
 
-RUN = tuple(
-    re.sub(r"INTO patient \(id, (.*) VALUES \(1,", r"INTO patient (id, root, \1 VALUES (1, '/a',", one)
-    for one in RUN_OF_0001
-)
+ADDED = {"patient": ("root", "'/a'"), "case": ("result_version", "1")}
+"""Columns that every row has since then."""
+
+
+def _of_today(statement: str) -> str:
+    for table, (column, value) in ADDED.items():
+        statement = re.sub(rf'(INTO "?{table}"? \(id, )(.* VALUES \(1, )', rf"\g<1>{column}, \g<2>{value}, ", statement)
+    return statement
+
+
+RUN = tuple(map(_of_today, RUN_OF_0001))
 """The same, as this release would write it."""
 
 
