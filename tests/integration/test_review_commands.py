@@ -38,12 +38,14 @@ def commands(tmp_path: Path, database: Engine, database_url: str) -> Environment
 def screened(
     database: Engine, bundle: Bundle, patients: Sequence[str], *, captures: int = 3, p_all: float = 0.9, root: Path
 ) -> dict[str, int]:
-    """A finished run of an archive that is there; the case of each patient."""
+    """A finished run of an archive that is there, and may have more patients; the case of each patient."""
     files: list[FoundCapture] = []
     for patient in patients:
         files += found(patient, *(f"{number:03d}.jpg" for number in range(captures)))
-    wanted = replace(request(bundle, files, chunk_size=captures, everything=True), root=str(root).encode())
-    run = submit(database, wanted)
+    place = str(root).encode()
+    run = submit(
+        database, request(bundle, files, chunk_size=captures, everything=True, root=place, patients_complete=False)
+    )
     for chunk_id in run.chunk_ids:
         lease = claimed(database, chunk_id)
         finish_chunk(database, lease, outcome(lease, p_all))
