@@ -191,11 +191,11 @@ def _closed(connection: Connection, run: RunRow) -> Finding:
     Otherwise other systems were not told what reviewers decided last.
     """
     later, of_newer = aliased(ReportQueue), aliased(ReportQueue)
-    own_last = select(func.max(later.id)).where(later.case_id == CASE_REVIEW.c.case_id).scalar_subquery()
+    own_last = select(func.max(later.id)).where(later.case_id == ReportQueue.case_id).scalar_subquery()
     told = (
         select(ReportQueue.id)
         .outerjoin(Review, and_(Review.id == ReportQueue.review_id, Review.case_id == CASE_REVIEW.c.case_id))
-        .where(ReportQueue.id == own_last)
+        .where(ReportQueue.case_id == CASE_REVIEW.c.case_id, ReportQueue.id == own_last)
         .where(
             or_(
                 and_(

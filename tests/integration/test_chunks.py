@@ -199,7 +199,7 @@ def test_a_chunk_in_hand_while_the_database_is_upgraded_is_given_back_uncounted(
     upgraded_to(database, "9000")
     with pytest.raises(DatabaseVersionError, match=REFUSED):
         finish_chunk(database, lease, outcome(lease))
-    assert end_chunk(database, lease, outcome(lease), 0.0) is None
+    assert end_chunk(database, lease, outcome(lease), lambda path: path, 0.0, []) is None
     assert set(_capture_states(database)) == {CaptureState.PENDING}
     with reading(database) as connection:
         chunk = connection.execute(select(Chunk.state, Chunk.attempts, Chunk.last_error)).one()

@@ -219,7 +219,9 @@ def test_what_cannot_be_acted_on_is_said(database: Engine, bundle: Bundle, case:
 # Append-only
 
 
-@pytest.mark.parametrize("change", [update(Review).values(reviewer="me"), delete(Review), text("TRUNCATE review CASCADE")])
+@pytest.mark.parametrize(
+    "change", [update(Review).values(reviewer="me"), delete(Review), text("TRUNCATE review CASCADE")]
+)
 def test_the_database_refuses_to_change_what_was_done(database: Engine, case: int, change: Any) -> None:
     if "TRUNCATE" in str(change) and database.dialect.name == "sqlite":
         pytest.skip("SQLite has no TRUNCATE")
