@@ -94,7 +94,7 @@ def test_an_upgrade_keeps_all_rows_and_goes_on_after_the_numbers_that_the_audit_
         config = Config()
         config.set_main_option("script_location", str(schema.MIGRATIONS))
         config.attributes["connection"] = connection
-        command.upgrade(config, "0007")
+        command.upgrade(config, "0008")
         for statement in RUN:
             connection.execute(text(statement))
         connection.execute(
