@@ -183,12 +183,12 @@ def test_a_backup_of_an_earlier_schema_is_upgraded(lite: Environment) -> None:
         config = Config()
         config.set_main_option("script_location", str(schema.MIGRATIONS))
         config.attributes["connection"] = connection
-        command.upgrade(config, "0007")
+        command.upgrade(config, "0008")
         for statement in RUN:
             connection.execute(text(statement))
     old.dispose()
     done = replace(lite, database_url=f"sqlite:///{lite.folder}/old.db").screen("db", "backup", "backup.db")
-    assert (done.code, "schema 0007" in done.err) == (0, True)
+    assert (done.code, "schema 0008" in done.err) == (0, True)
     assert lite.screen("db", "restore", "backup.db").code == 0
     assert lite.screen("db", "check").code == 0
     assert captures(lite) == 1
