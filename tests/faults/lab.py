@@ -46,12 +46,13 @@ class Worker:
 
     @property
     def child(self) -> int | None:
-        """The child's process id, if there is one at this moment."""
+        """The process id of the child that screens, if there is one at this moment; another child tracks semaphores."""
         try:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            screening = [one for one in children if b"tracker" not in Path(f"/proc/{one}/cmdline").read_bytes()]
         except OSError:
             return None
-        return int(children[0]) if children else None
+        return int(screening[0]) if screening else None
 
     def kill_child(self) -> None:
         """SIGKILL, as the kernel does when memory is short."""
