@@ -71,8 +71,9 @@ def take_turn(connection: Connection, of_cases: ColumnElement[bool]) -> list[int
     return sorted({*still_open, *finished})
 
 
-def in_several_cases(connection: Connection, digests: Sequence[str | None]) -> list[str]:
-    """The digests among these that captures of several cases have. It may be one patient: only the view knows that.
+def under_several_patients(connection: Connection, digests: Sequence[str | None]) -> list[str]:
+    """The digests among these that captures of several patients have. Whether they are in conflict only the view knows,
+    and that takes long: a patient who is screened again has the same captures, and must not ask it.
 
     The query uses only the digest: if it also named the state, the planner would use the state's index and read all
     captures.
@@ -81,9 +82,10 @@ def in_several_cases(connection: Connection, digests: Sequence[str | None]) -> l
     for batch in slices(sorted(digest for digest in set(digests) if digest), 500):
         shared += connection.execute(
             select(Capture.sha256)
+            .join(Case, Case.id == Capture.case_id)
             .where(Capture.sha256.in_(batch))
             .group_by(Capture.sha256)
-            .having(func.min(Capture.case_id) != func.max(Capture.case_id))
+            .having(func.min(Case.patient_id) != func.max(Case.patient_id))
         ).scalars()
     return [digest for digest in shared if digest]
 
@@ -183,7 +185,7 @@ _REPLACED_IN_CONFLICT = _replaced_in_conflict()
 
 
 def is_in_conflict(connection: Connection, case_id: int, digests: Sequence[str | None]) -> bool:
-    if not in_several_cases(connection, digests):
+    if not under_several_patients(connection, digests):
         return False
     conflict = select(CONFLICTS.c.capture_id).where(CONFLICTS.c.case_id == case_id).limit(1)
     return connection.execute(conflict).first() is not None

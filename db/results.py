@@ -19,7 +19,7 @@ from db.chunks import new_chunks
 from db.clock import db_now
 from db.engine import writing
 from db.lease import Lease, held_by
-from db.mix_ups import in_several_cases, other_sides
+from db.mix_ups import other_sides, under_several_patients
 from db.models import Capture, Chunk
 from db.schema import is_of_this_release, refuse_other
 
@@ -61,7 +61,7 @@ def finish_chunk(engine: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
             new_chunks(connection, lease.run_id, [outcome.put_off], last_error=outcome.put_off_reason)
         _write_captures(connection, outcome)
         aggregate_finished_cases(connection, case_ids)
-        if shared := in_several_cases(connection, [capture.sha256 for capture in outcome.screened]):
+        if shared := under_several_patients(connection, [capture.sha256 for capture in outcome.screened]):
             judge_again(connection, other_sides(connection, lease.chunk_id, shared), in_conflict=False)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 from sqlalchemy import func, select
 
 from db.engine import reading
@@ -59,8 +58,7 @@ def test_a_worker_killed_in_the_middle_of_chunks(
     submitted = sum(lab.progress(run).submitted for run in runs)
     assert sum(lab.progress(run).quarantined for run in runs) == 0
     again = reads.stat().st_size - submitted
-    if again > kills * CHUNK_SIZE:  # nothing is lost or twice, which was checked above; the cause is not found yet
-        pytest.xfail(f"{kills} kills cost {again} captures read again, more than a chunk of {CHUNK_SIZE} each")
+    assert again <= kills * CHUNK_SIZE
     counted(1, "SIGKILL of child, or of parent and child, in the middle of chunks", kills=kills, captures=submitted,
             quarantined=0, captures_read_again=again, chunk_size=CHUNK_SIZE,
             seconds_until_working_again_at_most=round(slowest, 1))  # fmt: skip
