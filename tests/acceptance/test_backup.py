@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, create_engine, func, select, text
 
 from contract.bundle import Bundle
@@ -23,9 +21,9 @@ from db.fsck import fsck
 from db.incarnation import incarnation
 from db.models import Capture, Event
 from db.progress import progress
-from tests.integration.test_schema import RUN
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
+from tests.support.earlier import RUN, write_at
 from tests.support.runs import claimed, submitted
 from tests.support.servers import postgresql_tools
 from tests.support.waiting import wait_until
@@ -180,12 +178,7 @@ def test_a_database_that_another_process_has_open_is_not_replaced(lite: Environm
 def test_a_backup_of_an_earlier_schema_is_upgraded(lite: Environment) -> None:
     old = open_engine(f"sqlite:///{lite.folder}/old.db")
     with migrating(old) as connection:
-        config = Config()
-        config.set_main_option("script_location", str(schema.MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0008")
-        for statement in RUN:
-            connection.execute(text(statement))
+        write_at(connection, "0008", RUN)
     old.dispose()
     done = replace(lite, database_url=f"sqlite:///{lite.folder}/old.db").screen("db", "backup", "backup.db")
     assert (done.code, "schema 0008" in done.err) == (0, True)

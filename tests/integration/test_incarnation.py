@@ -7,8 +7,6 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, func, select, text, update
 
 from contract.bundle import Bundle
@@ -29,9 +27,9 @@ from db.results import finish_chunk
 from db.review import ReviewAction, Reviewer, act
 from db.run_report import read_run
 from db.submission import submit
-from tests.integration.test_schema import RUN
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
+from tests.support.earlier import RUN, write_at
 from tests.support.runs import claimed, found, outcome, request, submitted
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -91,12 +89,7 @@ def test_on_sqlite_every_table_that_should_gives_its_numbers_once(tmp_path: Path
 def test_an_upgrade_keeps_all_rows_and_goes_on_after_the_numbers_that_the_audit_names(database_url: str) -> None:
     engine = open_engine(database_url)
     with migrating(engine) as connection:
-        config = Config()
-        config.set_main_option("script_location", str(schema.MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0008")
-        for statement in RUN:
-            connection.execute(text(statement))
+        write_at(connection, "0008", RUN)
         connection.execute(
             text("INSERT INTO event (kind, run_id, case_id, capture_id, actor, detail)"
                  " VALUES ('purged', 7, 70, 700, 'anna', '{}')")

@@ -12,9 +12,8 @@ from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.outcomes import ChunkOutcome
 from contract.settings import Settings
-from db import schema
 from db.chunks import sweep
-from db.engine import open_engine, reading, writing
+from db.engine import reading, writing
 from db.lease import Lease
 from db.models import Chunk
 from db.progress import progress
@@ -29,22 +28,20 @@ ROUNDS = 4
 
 
 @pytest.fixture
-def owner(postgres_url: str) -> Iterator[Engine]:
-    engine = open_engine(postgres_url)
-    schema.upgrade(engine)
-    yield engine
-    engine.dispose()
+def database_url(postgres_url: str) -> str:
+    """PostgreSQL alone."""
+    return postgres_url
 
 
 @pytest.fixture
-def role(owner: Engine) -> Iterator[str]:
+def role(database: Engine) -> Iterator[str]:
     name = f"worker_{uuid.uuid4().hex[:12]}"
-    with writing(owner) as connection:
+    with writing(database) as connection:
         connection.execute(text(f"CREATE ROLE {name} LOGIN"))
         connection.execute(text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}"))
         connection.execute(text(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {name}"))
     yield name
-    with writing(owner) as connection:
+    with writing(database) as connection:
         connection.execute(text(f"DROP OWNED BY {name}"))
         connection.execute(text(f"DROP ROLE {name}"))
 
@@ -59,76 +56,76 @@ def process(postgres_url: str, role: str, tmp_path: Path) -> Iterator[WorkerProc
 
 
 @pytest.fixture
-def run(owner: Engine, bundle: Bundle, tmp_path: Path) -> int:
+def run(database: Engine, bundle: Bundle, tmp_path: Path) -> int:
     found = walk_archive(write_archive(tmp_path / "archive", {"P1": "Pro"}, captures=3))
-    return submit(owner, request(bundle, found.captures, chunk_size=8, root=found.root)).run_id or 0
+    return submit(database, request(bundle, found.captures, chunk_size=8, root=found.root)).run_id or 0
 
 
-def screen(owner: Engine, process: WorkerProcess, rounds: int) -> None:
+def screen(database: Engine, process: WorkerProcess, rounds: int) -> None:
     for _ in range(rounds):
-        for chunk_id in sweep(owner, waiting_messages=0, republish_seconds=0):
+        for chunk_id in sweep(database, waiting_messages=0, republish_seconds=0):
             process.screen_chunk(chunk_id)
 
 
-def chunk(owner: Engine) -> tuple[str, int, str]:
-    with reading(owner) as connection:
+def chunk(database: Engine) -> tuple[str, int, str]:
+    with reading(database) as connection:
         row = connection.execute(select(Chunk.state, Chunk.attempts, Chunk.last_error)).one()
     return row.state, row.attempts, row.last_error or ""
 
 
 def test_a_right_that_is_missing_for_a_while_costs_no_attempt(
-    owner: Engine, role: str, process: WorkerProcess, run: int
+    database: Engine, role: str, process: WorkerProcess, run: int
 ) -> None:
-    with writing(owner) as connection:
+    with writing(database) as connection:
         connection.execute(text(f"REVOKE UPDATE ON capture FROM {role}"))
-    screen(owner, process, ROUNDS)
-    state, attempts, reason = chunk(owner)
+    screen(database, process, ROUNDS)
+    state, attempts, reason = chunk(database)
     assert (state, attempts) == ("pending", 0)
     assert "permission denied" in reason
     assert "ask its administrator for the right" in reason
-    with writing(owner) as connection:
+    with writing(database) as connection:
         connection.execute(text(f"GRANT UPDATE ON capture TO {role}"))
-    screen(owner, process, 1)
-    now = progress(owner, run)
+    screen(database, process, 1)
+    now = progress(database, run)
     assert (now.screened, now.quarantined, now.finished) == (3, 0, True)
 
 
 def test_a_chunk_that_cannot_even_be_given_back_is_given_back_later(
-    owner: Engine, role: str, process: WorkerProcess, run: int, monkeypatch: pytest.MonkeyPatch
+    database: Engine, role: str, process: WorkerProcess, run: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each time the right is gone when the outcome is to be written, and back when the next lease has ended."""
 
-    def without_right(database: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
-        with writing(owner) as connection:
+    def without_right(of_worker: Engine, lease: Lease, outcome: ChunkOutcome) -> None:
+        with writing(database) as connection:
             connection.execute(text(f"REVOKE UPDATE ON capture, chunk FROM {role}"))
-        finish_chunk(database, lease, outcome)
+        finish_chunk(of_worker, lease, outcome)
 
     monkeypatch.setattr("worker.chunk_end.finish_chunk", without_right)
     for _ in range(ROUNDS):
-        screen(owner, process, 1)
-        assert chunk(owner)[:2] == ("leased", 1)
-        with writing(owner) as connection:
+        screen(database, process, 1)
+        assert chunk(database)[:2] == ("leased", 1)
+        with writing(database) as connection:
             connection.execute(text(f"GRANT UPDATE ON capture, chunk TO {role}"))
             connection.execute(text("UPDATE chunk SET lease_until = now() - interval '1 minute'"))
     monkeypatch.undo()
-    screen(owner, process, 1)
-    now = progress(owner, run)
+    screen(database, process, 1)
+    now = progress(database, run)
     assert (now.screened, now.quarantined, now.finished) == (3, 0, True)
 
 
 def test_any_other_error_of_the_database_costs_no_attempt_either(
-    owner: Engine, process: WorkerProcess, run: int
+    database: Engine, process: WorkerProcess, run: int
 ) -> None:
     """A constraint that refuses every screened capture stands for what nobody foresaw."""
     rule = "ALTER TABLE capture ADD CONSTRAINT nothing CHECK (state <> 'screened')"
-    with writing(owner) as connection:
+    with writing(database) as connection:
         connection.execute(text(rule))
-    screen(owner, process, ROUNDS)
-    state, attempts, reason = chunk(owner)
+    screen(database, process, ROUNDS)
+    state, attempts, reason = chunk(database)
     assert (state, attempts) == ("pending", 0)
     assert f"({IntegrityError.__name__} 23514)" in reason
-    with writing(owner) as connection:
+    with writing(database) as connection:
         connection.execute(text("ALTER TABLE capture DROP CONSTRAINT nothing"))
-    screen(owner, process, 1)
-    now = progress(owner, run)
+    screen(database, process, 1)
+    now = progress(database, run)
     assert (now.screened, now.quarantined, now.finished) == (3, 0, True)

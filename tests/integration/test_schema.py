@@ -6,11 +6,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, Connection, Engine, func, insert, inspect, select, text
+from sqlalchemy import CheckConstraint, Engine, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import DatabaseForbids, DatabaseUnavailable, DatabaseVersionError, SettingsError
@@ -19,31 +17,7 @@ from db.columns import Base
 from db.engine import migrating, open_engine, reading, writing
 from db.models import BundleRow, Case, Event, Patient, ReportQueue, Run, ThisDatabase
 from tests.support.commands import REPOSITORY
-
-RUN_OF_0001 = (
-    "INSERT INTO bundle (digest, name, path, manifest) VALUES ('d', 'b', '/b', '{}')",
-    "INSERT INTO run (id, bundle_digest, root, root_text, submitted, cases, skipped, software_version)"
-    " VALUES (1, 'd', '/a', '/a', 1, 1, 0, 'test')",
-    "INSERT INTO patient (id, external_id, pseudonymous) VALUES (1, 'P1', FALSE)",
-    'INSERT INTO "case" (id, run_id, patient_id, state, submitted, screened, rejected, quarantined, verdict, score)'
-    " VALUES (1, 1, 1, 'aggregated', 1, 1, 0, 0, 'all', 0.9)",
-    "INSERT INTO capture (id, run_id, case_id, path, path_text, size_bytes, modified_ns, sha256, state, probabilities)"
-    " VALUES (1, 1, 1, '/a/1.jpg', '/a/1.jpg', 9, 9, 'same', 'screened', '[0.1, 0, 0, 0.9]')",
-)
-
-
-ADDED = {"patient": ("root", "'/a'"), "case": ("result_version", "1")}
-"""Columns that every row has since then."""
-
-
-def _of_today(statement: str) -> str:
-    for table, (column, value) in ADDED.items():
-        statement = re.sub(rf'(INTO "?{table}"? \(id, )(.* VALUES \(1, )', rf"\g<1>{column}, \g<2>{value}, ", statement)
-    return statement
-
-
-RUN = tuple(map(_of_today, RUN_OF_0001))
-"""The same, as this release would write it."""
+from tests.support.earlier import RUN, write_at
 
 
 def test_the_migrations_build_exactly_the_models(database: Engine) -> None:
@@ -78,21 +52,11 @@ def test_upgrading_twice_changes_nothing(database: Engine) -> None:
     assert schema.upgrade(database) == (schema.head_revision(), schema.head_revision())
 
 
-def _write_at(connection: Connection, revision: str) -> None:
-    """The schema of that revision, and a run in it."""
-    config = Config()
-    config.set_main_option("script_location", str(schema.MIGRATIONS))
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
-    for statement in RUN_OF_0001:
-        connection.execute(text(statement))
-
-
 def test_what_an_earlier_release_wrote_is_there_after_an_upgrade(database_url: str) -> None:
     """A run with its only case, as schema 0001 had it."""
     engine = open_engine(database_url)
     with writing(engine) as connection:
-        _write_at(connection, "0001")
+        write_at(connection, "0001")
     assert schema.upgrade(engine) == ("0001", schema.head_revision())
     with reading(engine) as connection:
         (row,) = connection.execute(text("SELECT * FROM case_results")).mappings()
@@ -103,7 +67,7 @@ def test_corrections_in_the_reporting_queue_survive_its_new_rules(database_url: 
     """SQLite rebuilds the table for them, and deletes along foreign keys when the old one is dropped."""
     engine = open_engine(database_url)
     with writing(engine) as connection:
-        _write_at(connection, "0002")
+        write_at(connection, "0002")
         for row in ("(1, 1, 1, 'screened', NULL)", "(2, 1, 1, 'recomputed', 1)", "(3, 1, 1, 'recomputed', 2)"):
             connection.execute(text(f"INSERT INTO report_queue (id, run_id, case_id, cause, replaces_id) VALUES {row}"))
     schema.upgrade(engine)
@@ -118,7 +82,7 @@ def test_an_upgrade_marks_open_cases_that_were_superseded_before_it_and_no_signe
     """Five runs of one patient: the first is signed, the fourth was cancelled."""
     engine = open_engine(database_url)
     with writing(engine) as connection:
-        _write_at(connection, "0003")
+        write_at(connection, "0003")
         for run in (2, 3, 4, 5):
             connection.execute(
                 text(
@@ -159,7 +123,7 @@ def test_an_upgrade_lets_rows_name_what_they_answer_by_the_times_that_are_known(
     """A confirm, reported; then a mix-up is noted, and another reviewer confirms."""
     engine = open_engine(database_url)
     with writing(engine) as connection:
-        _write_at(connection, "0003")
+        write_at(connection, "0003")
         connection.execute(text('UPDATE "case" SET identity_conflict = TRUE'))
         connection.execute(
             text(
@@ -196,7 +160,7 @@ def test_a_name_in_two_archives_becomes_two_patients_and_cases_follow_their_arch
     """As of schema 0007. Results that were not compared with captures of the other archive say so."""
     engine = open_engine(database_url)
     with writing(engine) as connection:
-        _write_at(connection, "0003")
+        write_at(connection, "0003")
         connection.execute(text('UPDATE "case" SET identity_conflict = FALSE'))
         for run, root in ((2, "/b"), (3, "/a")):
             connection.execute(
