@@ -6,7 +6,7 @@ from datetime import datetime
 
 from contract.case_rule import IDENTITY_CONFLICT, CaseResult, Reason
 from contract.states import Verdict
-from contract.words import VERDICT_WORDS
+from contract.words import result_words
 
 DIFFERS = 8.0
 """Added to the priority of a case that differs from what was signed. It exceeds every verdict, as a mix-up does:
@@ -39,7 +39,7 @@ class SignedResult:
     @property
     def sentence(self) -> str:
         """Who signed what, and when."""
-        words = VERDICT_WORDS[self.verdict] + (f", {self.subtype}" if self.subtype else "")
+        words = result_words(self.verdict, self.subtype, signed=False)
         return (
             f"{' and '.join(self.reviewers)} signed case {self.case_id} of run {self.run_id} as {words} on "
             f"{self.closed_at:%Y-%m-%d %H:%M} UTC"

@@ -17,7 +17,12 @@ from db.models import Chunk, ThisDatabase
 def incarnation(engine: Engine) -> str:
     """The UUID of the database as it is now."""
     with reading(engine) as connection:
-        return connection.execute(select(ThisDatabase.uuid)).scalar_one()
+        return uuid_of(connection)
+
+
+def uuid_of(connection: Connection) -> str:
+    """The same, in a transaction of the caller."""
+    return connection.execute(select(ThisDatabase.uuid)).scalar_one()
 
 
 def is_incarnation(uuid: str) -> ColumnElement[bool]:
@@ -30,15 +35,10 @@ def restored(engine: Engine, *, actor: str) -> str:
 
     The messages of the database that the backup was made of are dropped from now on.
     """
-    with writing(engine) as connection:
-        return renew(connection, actor=actor)
-
-
-def renew(connection: Connection, *, actor: str) -> str:
-    """The same, in a transaction of the caller."""
-    before = connection.execute(select(ThisDatabase.uuid)).scalar_one()
     uuid = str(uuid4())
-    connection.execute(update(ThisDatabase).values(uuid=uuid))
-    connection.execute(update(Chunk).where(Chunk.state == ChunkState.PENDING).values(published_at=None))
-    note(connection, EventKind.RESTORED, actor=actor, run_id=None, detail={"database": uuid, "before": before})
+    with writing(engine) as connection:
+        detail = {"database": uuid, "before": uuid_of(connection)}
+        connection.execute(update(ThisDatabase).values(uuid=uuid))
+        connection.execute(update(Chunk).where(Chunk.state == ChunkState.PENDING).values(published_at=None))
+        note(connection, EventKind.RESTORED, actor=actor, run_id=None, detail=detail)
     return uuid

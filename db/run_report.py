@@ -28,8 +28,9 @@ from db.absent import AbsentRow, absent_of_run
 from db.bundles import in_training
 from db.drift import Drift, drift_of
 from db.engine import reading
+from db.incarnation import uuid_of
 from db.mix_ups import CONFLICTS, IdentityConflict
-from db.models import Capture, Case, Event, Patient, ThisDatabase
+from db.models import Capture, Case, Event, Patient
 from db.opinions import CASE_REVIEW
 from db.plausibility import Implausibility, implausibility_of
 from db.progress import Progress, RunSummary, progress_of, run_summary
@@ -219,7 +220,7 @@ def _read(
     engines = select(Capture.engine).where(Capture.run_id == run_id, Capture.engine.is_not(None)).distinct()
     return RunReport(
         run=run_summary(connection, run_id),
-        database=connection.execute(select(ThisDatabase.uuid)).scalar_one(),
+        database=uuid_of(connection),
         root=run.root,
         pseudonym_key=run.pseudonym_key,
         manifest=run.manifest,

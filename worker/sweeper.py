@@ -71,9 +71,8 @@ class SweeperStep(bootsteps.StartStopStep):
                 log.info("chunks sent again", chunks=len(chunk_ids))
         except DatabaseVersionError as error:
             log.error("the worker ends", error=str(error))
-            state.should_stop = int(
-                error.exit_code
-            )  # Celery looks at it between messages, and lets the child end its task
+            # Celery looks at it between messages, and lets the child end its task.
+            state.should_stop = int(error.exit_code)
         except (Unavailable, OperationalError, RedisError, OSError) as error:  # the next sweep tries again
             log.warning("sweep failed", error=str(error))
         except Exception:  # a bug of ours must not end the worker, which can still screen

@@ -1,4 +1,4 @@
-"""The cases of a run as CSV, for spreadsheets: umlauts and leading zeros stay, and no cell is run as a formula."""
+"""The patients of a run as CSV, for spreadsheets: umlauts and leading zeros stay, and no cell is run as a formula."""
 
 from db.run_report import RunReport
 from producer.csv_text import as_excel_csv
@@ -12,8 +12,8 @@ def render(report: RunReport, truth: Truth | None) -> str:
 
 FORMAT = ExportFormat(
     "csv-excel",
-    "Print a row for each case as CSV on stdout, for a spreadsheet: umlauts and leading zeros stay, no cell is run as "
-    "a formula.",
+    "Print a row for each patient of the run as CSV on stdout, for a spreadsheet: umlauts and leading zeros stay, no "
+    "cell is run as a formula.",
     to_file=False,
     render=render,
     is_utf8=True,
