@@ -38,7 +38,8 @@ RECEIVING_WRITES: tuple[_Command, ...] = (
 
 RIGHTS = "docs/operations.md, section Redis, has the command that gives them (ACL SETUSER)"
 _CLUSTER = frozenset({"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"})
-_PASSING = frozenset({"LOADING", "MASTERDOWN", "TRYAGAIN"})
+_PASSING = frozenset({"LOADING", "MASTERDOWN", "TRYAGAIN", "MISCONF", "OOM", "BUSY", "NOREPLICAS"})
+"""What passes by itself, or with room on Redis' disk or in its memory: its user has nothing to correct."""
 
 
 def acl_rules() -> str:
@@ -72,7 +73,7 @@ def check_queue(connection: Any, *, receives: bool) -> list[str]:
 
 def _translated(error: BaseException) -> BrokerForbids | BrokerUnavailable:
     reason = " ".join(str(error).split())[:200]
-    code = getattr(error, "status_code", None)
+    code = _code_of(error)
     if code in ("NOAUTH", "WRONGPASS") or "AUTH" in reason.upper().split():
         return BrokerForbids(f"Redis refuses the user or the password of SCREEN_REDIS_URL ({reason})")
     if "CERTIFICATE_VERIFY_FAILED" in reason:
@@ -82,9 +83,18 @@ def _translated(error: BaseException) -> BrokerForbids | BrokerUnavailable:
         )
     if code == "NOPERM":
         return BrokerForbids(f"the user of SCREEN_REDIS_URL lacks rights ({reason}); {RIGHTS}")
-    if isinstance(error, OSError) or code in _PASSING or _is_out_of_reach(error):
+    if code in _PASSING:
+        return BrokerUnavailable(f"Redis takes no messages now ({reason}); see that its disk and memory have room")
+    if isinstance(error, OSError) or _is_out_of_reach(error):
         return BrokerUnavailable(f"Redis is out of reach ({reason}); check SCREEN_REDIS_URL and that it is up")
     return BrokerForbids(f"this Redis cannot be used ({reason}); check SCREEN_REDIS_URL and the server's settings")
+
+
+def _code_of(error: BaseException | None) -> str | None:
+    """The first word of Redis' answer. redis-py cuts off those that it knows; the others still lead the text."""
+    known: str | None = getattr(error, "status_code", None)
+    first = str(error).partition(" ")[0]
+    return known or (first if first.isupper() else None)
 
 
 def _is_out_of_reach(error: BaseException) -> bool:
@@ -109,7 +119,7 @@ def _refused(line: Any, commands: Sequence[_Command]) -> list[str]:
     missing: list[str] = []
     for command in commands:
         error = _answer(line, command)
-        code = getattr(error, "status_code", None)
+        code = _code_of(error)
         if code == "EXECABORT":  # so Redis answers EXEC, in the words that it has for a missing right
             code = "NOPERM"
         if code in _CLUSTER:

@@ -2,15 +2,17 @@
 
 import re
 import shlex
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from celery import Celery
+from redis import ResponseError
 
 from contract.bundle import Bundle
 from contract.errors import BrokerForbids, BrokerUnavailable, ExitCode
@@ -176,6 +178,19 @@ def test_a_replica_and_a_node_of_a_cluster_are_refused(redis_server: RedisServer
             checked(replica.url)
     with another(tmp_path / "node", "--cluster-enabled", "yes") as node, pytest.raises(BrokerForbids, match="cluster"):
         checked(node.url)
+
+
+def test_a_redis_that_cannot_save_is_no_mistake_of_its_user(tmp_path: Path) -> None:
+    with another(tmp_path / "full") as server:
+        server.client.config_set("dir", str(tmp_path / "full"))
+        server.client.config_set("save", "1 1")
+        shutil.rmtree(tmp_path / "full")
+        server.client.set("probe", 1)
+        with suppress(ResponseError):
+            server.client.bgsave()
+        wait_until(lambda: server.client.info("persistence")["rdb_last_bgsave_status"] == "err", 30, what="it to fail")
+        with pytest.raises(BrokerUnavailable, match="MISCONF"):
+            checked(server.url)
 
 
 def test_a_unix_socket_leads_to_its_redis_in_either_form() -> None:
