@@ -1,102 +1,27 @@
-"""Backups are taken while a run goes on, and what is restored is whole, and another database."""
+"""`screen db backup` and `restore`: what is restored is whole, and another database.
 
-import os
+tests/faults takes backups in the middle of a run, on both databases.
+"""
+
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import func, select
 
 from contract.bundle import Bundle
 from db import schema
 from db.engine import migrating, open_engine, reading
-from db.fsck import fsck
 from db.incarnation import incarnation
 from db.models import Capture, Event
-from db.progress import progress
-from tests.support.archives import write_archive
 from tests.support.commands import Environment
 from tests.support.earlier import RUN, write_at
 from tests.support.runs import claimed, submitted
-from tests.support.servers import postgresql_tools
-from tests.support.waiting import wait_until
-
-QUICK = {"SCREEN_CHUNK_SIZE": "2", "SCREEN_SWEEP_SECONDS": "0.5", "SCREEN_LEASE_SECONDS": "5",
-         "SCREEN_CHUNKS_AHEAD": "0", "SCREEN_REPORT_AT": "screening", "SLOW_READ_S": "0.3"}  # fmt: skip
-CAPTURES = 60
-
-
-@contextmanager
-def working(environment: Environment) -> Iterator[None]:
-    """A slow worker, killed at the end as a power cut would."""
-    worker = environment.start_celery("tests.faults.hostile_worker", log="worker.log", **QUICK)
-    try:
-        yield
-    finally:
-        os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
-
-
-def made_elsewhere(environment: Environment, admin: str | None, file: Path) -> Environment:
-    """The lines of docs/operations.md, for either database: back up, and restore in another place."""
-    if admin is None:
-        done = environment.screen("db", "backup", file)
-        assert done.code == 0, done.err
-        other = replace(environment, database_url=f"sqlite:///{environment.folder}/other.db")
-        done = other.screen("db", "restore", file)
-        assert done.code == 0, done.err
-        return other
-    tools = postgresql_tools()
-    url = environment.database_url
-    subprocess.run([tools / "pg_dump", "--format=custom", f"--file={file}", f"--dbname={url}"], check=True)
-    engine = create_engine(admin.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("CREATE DATABASE restored"))
-    engine.dispose()
-    other = replace(environment, database_url=admin.replace("/postgres?", "/restored?"))
-    restoring = ["--exit-on-error", "--single-transaction", f"--dbname={other.database_url}", file]
-    subprocess.run([tools / "pg_restore", *restoring], check=True)
-    for step in ("upgrade", "restored"):
-        assert other.screen("db", step).code == 0
-    return other
-
-
-def holds(database: Engine) -> bool:
-    return all(finding.holds for finding in fsck(database, 1, grace_s=60))
-
-
-def test_a_backup_taken_in_the_middle_of_a_run_is_whole_and_the_run_goes_on_from_there(
-    environment: Environment, bundle: Bundle, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    archive = write_archive(tmp_path / "archive", {"P1": "Pro", "P2": "Benign", "P3": "Early"}, captures=CAPTURES // 3)
-    assert environment.screen("db", "upgrade").code == 0
-    assert environment.screen("submit", archive, "--bundle", bundle.path, **QUICK).code == 0
-    database = open_engine(environment.database_url)
-    admin = request.getfixturevalue("postgres") if database.dialect.name == "postgresql" else None
-    with working(environment):
-        wait_until(lambda: progress(database, 1).screened > 0, what="the worker to be in the middle")
-        other = made_elsewhere(environment, admin, tmp_path / "backup")
-        assert not progress(database, 1).finished
-    restored = open_engine(other.database_url)
-    assert 0 < progress(restored, 1).screened < CAPTURES
-    assert holds(restored)
-    assert incarnation(restored) != incarnation(database)
-    with working(replace(other, more=(("SLOW_READ_S", "0"),))):
-        wait_until(lambda: progress(restored, 1).finished, what="the run to go on from the backup")
-    assert progress(restored, 1).screened == CAPTURES
-    assert holds(restored)
-    database.dispose()
-    restored.dispose()
-
-
-# SQLite
 
 
 @pytest.fixture

@@ -20,10 +20,11 @@ LABELS = ("Benign", "Early", "Pre", "Pro")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """At small size each fault is done on PostgreSQL, and on SQLite only what has no other database."""
+    """At small size each fault is done on PostgreSQL, and on SQLite only what is marked or has no other database."""
     if config.getoption("--full-faults"):
         return
-    left_out = [item for item in items if Path(__file__).parent in item.path.parents and _database(item) == "sqlite"]
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    left_out = [item for item in here if _database(item) == "sqlite" and not item.get_closest_marker("both_databases")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 

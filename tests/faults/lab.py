@@ -111,6 +111,11 @@ class Lab:
             return Worker(self.environment.start("worker", log="worker.log", **variables))
         return Worker(self.environment.start_celery(application, log="worker.log", **variables))
 
+    @property
+    def log(self) -> str:
+        """What all workers have said so far."""
+        return (self.environment.folder / "worker.log").read_text()
+
     def progress(self, run: int) -> Progress:
         return progress(self.database, run)
 

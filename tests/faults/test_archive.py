@@ -58,7 +58,6 @@ def test_a_mount_point_with_files_and_a_patients_disk_away(lab: Lab, size: Size,
     """What is under the mount is no empty folder. Then one patient's folder is another one, without its captures."""
     calm = lab.without_faults()
     run = lab.submit("--all")
-    log = lab.environment.folder / "worker.log"
     seconds, away = size.times(60, 4), lab.archive.with_name("away")
     with lab.worker(HOSTILE, **SLOW):
         wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
@@ -76,7 +75,7 @@ def test_a_mount_point_with_files_and_a_patients_disk_away(lab: Lab, size: Size,
             ).scalar_one()
         folder = lab.archive / Path(last).parts[0]
         (folder.rename(away), folder.mkdir())
-        wait_until(lambda: "captures put off" in log.read_text(), 120, what="its captures to be put off")
+        wait_until(lambda: "captures put off" in lab.log, 120, what="its captures to be put off")
         time.sleep(seconds)
         assert not lab.progress(run).finished
         folder.rmdir()
@@ -134,7 +133,7 @@ def test_another_bundle_in_its_place_in_the_middle_of_a_run(
     lab: Lab, tmp_path: Path, counted: Callable[..., None]
 ) -> None:
     run = lab.submit()
-    place, log = lab.bundle.path, lab.environment.folder / "worker.log"
+    place = lab.bundle.path
     with lab.worker(HOSTILE, **SLOW) as worker:
         wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
         worker.terminate()
@@ -142,7 +141,7 @@ def test_another_bundle_in_its_place_in_the_middle_of_a_run(
     colour_bundle(place, name="another")
     before = lab.progress(run).ended
     with lab.worker():
-        wait_until(lambda: "chunk given back" in log.read_text(), what="the refusal")
+        wait_until(lambda: "chunk given back" in lab.log, what="the refusal")
         time.sleep(2)
         assert lab.progress(run).ended == before, "nothing is screened with another bundle"
     shutil.rmtree(place)
@@ -152,7 +151,7 @@ def test_another_bundle_in_its_place_in_the_middle_of_a_run(
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
     with lab.worker():
-        wait_until(lambda: "does not match its digest" in log.read_text(), what="the refusal")
+        wait_until(lambda: "does not match its digest" in lab.log, what="the refusal")
         assert lab.progress(run).ended == before, "nothing is screened with a damaged bundle"
         shutil.rmtree(place)
         right.rename(place)
@@ -185,7 +184,7 @@ def test_a_compiled_plan_with_a_flipped_bit(lab: Lab, size: Size, counted: Calla
     with lab.worker():
         now = lab.finish(run)
     lab.check(run, against=calm)
-    refused = (lab.environment.folder / "worker.log").read_text().count("a plan does not match and is built anew")
+    refused = lab.log.count("a plan does not match and is built anew")
     assert refused > 0
     counted(17, "a bit flipped in every compiled plan, between workers", bits_flipped=flips,
             plans_refused=refused, captures=now.submitted, results_that_differ=0)  # fmt: skip

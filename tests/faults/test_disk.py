@@ -79,7 +79,7 @@ def test_a_full_disk_under_sqlite(
         wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
         disk.fill()
         before = lab.progress(run).ended
-        wait_until(lambda: "no room left" in log_of(lab), 60, what="the worker to say so")
+        wait_until(lambda: "no room left" in lab.log, 60, what="the worker to say so")
         time.sleep(size.times(60, TIGHT_S))
         paused = lab.progress(run)
         assert not paused.finished
@@ -106,7 +106,7 @@ def test_a_full_disk_under_postgresql(
         with lab.worker(HOSTILE, **SLOW) as worker:
             wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
             disk.fill()
-            wait_until(lambda: "no room left" in log_of(lab) or "cannot be used" in log_of(lab), 60, what="it to show")
+            wait_until(lambda: "no room left" in lab.log or "cannot be used" in lab.log, 60, what="it to show")
             time.sleep(size.times(60, TIGHT_S))
             disk.clear()
             server.start()
@@ -191,7 +191,3 @@ def test_a_full_temporary_folder(
         now = lab.finish(run)
     lab.check(run)
     counted(12, "no room left in the temporary folder", captures=now.submitted, runs_left_half_written=0)
-
-
-def log_of(lab: Lab) -> str:
-    return (lab.environment.folder / "worker.log").read_text()

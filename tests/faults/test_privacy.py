@@ -54,7 +54,7 @@ def test_no_patients_name_leaves_the_tables_that_hold_it(
         queued += everything_in(redis_server)
     lab.check(run)
     assert (now.rejected, now.quarantined) == (4, 1)
-    texts = [queued.decode("utf-8", "replace"), (lab.environment.folder / "worker.log").read_text()]
+    texts = [queued.decode("utf-8", "replace"), lab.log]
     with reading(lab.database) as connection:
         texts += [text for text in connection.execute(select(Capture.reason)).scalars() if text]
         texts += [text for text in connection.execute(select(Chunk.last_error)).scalars() if text]
