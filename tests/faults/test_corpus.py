@@ -125,7 +125,7 @@ def lab(environment: Environment, bundle: Bundle, tmp_path: Path) -> Lab:
 def test_every_file_has_its_code_and_no_worker_dies(lab: Lab, counted: Callable[..., None]) -> None:
     wanted = {path: code for path, (_, code) in corpus().items()}
     assert len(wanted) >= 60
-    run = lab.submit(exit_code=ExitCode.SOME_ENDED_BADLY)  # the folder `links` is a patient without captures
+    run = lab.submit(exit_codes=(ExitCode.SOME_ENDED_BADLY,))  # the folder `links` is a patient without captures
     with lab.worker() as worker:
         now = lab.finish(run)
         assert worker.process.poll() is None

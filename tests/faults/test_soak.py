@@ -23,7 +23,7 @@ def test_random_faults_for_a_long_time(
     lab: Lab, size: Size, redis_server: RedisServer, counted: Callable[..., None]
 ) -> None:
     calm = lab.without_faults()
-    rng, until, every_s = random.Random(20), time.monotonic() + size.times(3600, 300), size.times(60, 15)
+    rng, until, every_s = random.Random(20), time.monotonic() + size.times(3600, 90), size.times(60, 15)
     next_harm = time.monotonic()
     runs, harms, redis_mib, worker_mib = [lab.submit("--all")], 0, [0.0], list[float]()
     worker = lab.start_worker(HOSTILE, **SLOW)
@@ -45,7 +45,7 @@ def test_random_faults_for_a_long_time(
     assert max(redis_mib) < LARGEST_REDIS_MIB
     third = len(worker_mib) // 3
     assert median(worker_mib[-third:]) <= FLAT * median(worker_mib[:third]), "memory grows"
-    counted(20, "random faults, one after another", seconds=size.times(3600, 300), harms=harms, runs=len(runs),
+    counted(20, "random faults, one after another", seconds=size.times(3600, 90), harms=harms, runs=len(runs),
             captures=len(runs) * lab.progress(runs[-1]).submitted, redis_at_most_mib=round(max(redis_mib), 1),
             worker_mib_first_third=round(median(worker_mib[:third])),
             worker_mib_last_third=round(median(worker_mib[-third:])))  # fmt: skip
