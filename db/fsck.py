@@ -20,6 +20,7 @@ from db.columns import columns_of
 from db.compare import same_value
 from db.engine import AnyRow, reading
 from db.fsck_identity import silent_mix_ups
+from db.fsck_rows import of_rows
 from db.models import Capture, Case, Chunk, Event, Patient, PatientWithoutCaptures, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW
 from db.progress import progress_of
@@ -59,6 +60,7 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
             *_patients(connection, run),
             _results(connection, run),
             _identity(connection, run),
+            *(_finding(connection, *broken) for broken in of_rows(connection, run)),
         ]
         if against is not None:
             other = named_run(connection, against)
