@@ -1,8 +1,9 @@
-"""Faults 22, 23, 25 and 26: what administrators do to a database while workers work."""
+"""Faults 22, 23, 25, 26 and 32: what administrators do to a database while workers work."""
 
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from db.engine import open_engine, writing
 from db.recompute import bundle_policy, recompute
 from tests.faults.conftest import Size
 from tests.faults.lab import HOSTILE, SLOW, Lab
+from tests.integration.test_postgresql import set_default
 from tests.support.commands import Environment
 from tests.support.restores import backed_up_and_restored
 from tests.support.servers import RedisServer
@@ -143,3 +145,25 @@ def test_recompute_while_workers_finish_cases(
     assert now.quarantined == 0
     counted(26, "recompute --apply while two workers finish cases", on="postgresql", times=recomputed,
             deadlocks=deadlocks)  # fmt: skip
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_another_default_isolation(
+    postgres_url: str, tmp_path: Path, redis_server: RedisServer, archive: Path, bundle: Bundle, isolation: str,
+    counted: Callable[..., None],
+) -> None:  # fmt: skip
+    """Four submits at once, then two workers, in a database whose administrator chose another default."""
+    lab = Lab.open(Environment(tmp_path, postgres_url, redis_server.url), archive, bundle)
+    set_default(postgres_url, default_transaction_isolation=isolation)
+    lab.database.dispose()
+    with ThreadPoolExecutor(4) as pool:
+        runs = set(pool.map(lambda _: lab.submit(), range(4)))
+    assert len(runs) == 1, "three of the four find that nothing is new"
+    (calm,) = runs
+    with lab.worker(HOSTILE, **SLOW), lab.worker(HOSTILE, **SLOW):
+        lab.finish(calm)
+        run = lab.submit("--all")
+        now = lab.finish(run)
+    lab.check(run, against=calm)
+    counted(32, f"{isolation} as the default isolation", on="postgresql", runs_of_four_submits=len(runs),
+            captures=now.submitted, cases_without_a_result=now.cases - now.cases_finished)  # fmt: skip

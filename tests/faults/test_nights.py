@@ -20,10 +20,12 @@ from db.engine import reading
 from db.fsck import fsck
 from db.models import Run
 from db.recompute import bundle_policy, recompute
+from db.report_queue import waiting_rows
 from db.review import Opinion, Reviewer, act
 from db.run_report import read_run
 from tests.faults.conftest import LABELS, Size
 from tests.faults.lab import HOSTILE, SLOW, Lab, Worker
+from tests.integration.test_clock_back import clock_steps_back
 from tests.support.archives import jpeg, write_archive
 from tests.support.commands import Environment
 from tests.support.servers import RedisServer
@@ -57,6 +59,32 @@ def test_a_mix_up_is_told_whatever_later_runs_wait_or_are_cancelled(
         lab.check(one)
     counted(24, "one capture under two patients while later runs wait, or are cancelled", captures=now.submitted,
             mix_ups=2, told=len(conflicts(lab, run)))  # fmt: skip
+
+
+def test_the_databases_clock_steps_back_between_a_sign_off_and_an_override(
+    environment: Environment, archive: Path, bundle: Bundle, counted: Callable[..., None]
+) -> None:
+    """By an hour; then results are overridden, and the same captures are screened again."""
+    lab = Lab.open(environment, archive, bundle)
+    run = lab.submit(SCREEN_REPORT_AT="sign_off")
+    with lab.worker(HOSTILE, **SLOW):
+        lab.finish(run)
+        benign = [case.case_id for case in read_run(lab.database, run).cases if case.verdict is Verdict.BENIGN]
+        for case in benign:
+            act(lab.database, case, ReviewAction.CONFIRM, ANNA)
+        clock_steps_back(lab.database)
+        for case in benign:
+            opinion = Opinion(Verdict.ALL, "Pro")
+            act(lab.database, case, ReviewAction.OVERRIDE, ANNA, opinion=opinion, comment="blasts")
+        lab.check(run)
+        again = lab.submit("--all", SCREEN_REPORT_AT="sign_off")
+        lab.finish(again)
+    for one in (run, again):
+        lab.check(one)
+    told = [row.verdict for row in waiting_rows(lab.database, limit=1000) if row.case_id in benign]
+    assert told == [Verdict.ALL] * (2 * len(benign)), "both rows of each case say what holds now"
+    counted(28, "the database's clock an hour back between sign-off and override, simulated", cases=len(benign),
+            told_benign=told.count(Verdict.BENIGN))  # fmt: skip
 
 
 @pytest.mark.timeout(1200)
