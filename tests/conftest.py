@@ -1,7 +1,7 @@
 """Servers are real processes on free ports, started once per test session and stopped at its end.
 
-`database` gives every test that asks for it a database of its own on SQLite and again on PostgreSQL, built by the
-real migrations.
+`database` gives every test that asks for it a database of its own on SQLite and again on PostgreSQL, a copy of the one
+that the real migrations made.
 """
 
 import os
@@ -16,10 +16,10 @@ from sqlalchemy import Engine, create_engine, text
 
 from contract.bundle import Bundle
 from contract.settings import get_settings
-from db import schema
 from db.engine import open_engine
 from tests.support.bundles import colour_bundle
 from tests.support.commands import Environment
+from tests.support.schemas import MadeOnce
 from tests.support.servers import RedisServer, free_port, postgresql
 
 
@@ -67,11 +67,17 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """The schemas as the real migrations make them."""
+    return MadeOnce(tmp_path_factory.mktemp("schema"))
+
+
 @pytest.fixture
-def database(database_url: str) -> Iterator[Engine]:
+def database(database_url: str, made_once: MadeOnce) -> Iterator[Engine]:
     """A database with this release's schema, SQLite and then PostgreSQL."""
     engine = open_engine(database_url)
-    schema.upgrade(engine)
+    made_once.give(engine)
     yield engine
     engine.dispose()
 
