@@ -28,14 +28,15 @@ MAX_PATH_BYTES = 2500
 _SYSTEMS_PATH_BYTES = 4096
 """PATH_MAX of Linux, the final zero byte included: neither this program nor a worker can open a longer path."""
 MAX_PATIENT_DEPTH = 8
-_FileEntry = tuple[bytes, int, int]
-"""Path relative to the root, size in bytes, modification time as `stored_time` gives it."""
+_FileEntry = tuple[bytes, int, int, int | None, int]
+"""Path relative to the root, size in bytes, modification time as `stored_time` gives it, inode, change time like it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundCapture:
     """A file of the archive: `path` is relative to its root, and begins with `patient`, the path of the patient's
-    folder. `modified_ns` is as the database stores it (contract/modified.py), `folder_inode` the patient's folder's.
+    folder. `modified_ns` and `changed_ns`, the change time, are as the database stores them (contract/modified.py),
+    `folder_inode` is the patient's folder's. With a pseudonym in `path`, `file` is the path on disk.
     """
 
     path: bytes
@@ -43,17 +44,25 @@ class FoundCapture:
     size_bytes: int
     modified_ns: int
     folder_inode: int | None = None
+    inode: int | None = None
+    changed_ns: int | None = None
+    file: bytes | None = None
 
 
 def inode_of(folder: bytes) -> int | None:
-    """The folder's inode, its lower 63 bits, which every database takes; None if it cannot be asked.
+    """The folder's inode, as `stored_inode` gives it; None if it cannot be asked.
 
     A mounted folder has another one than the folder that it is mounted on.
     """
     try:
-        return os.stat(folder).st_ino & (1 << 63) - 1  # noqa: PTH116 - bytes
+        return stored_inode(os.stat(folder))  # noqa: PTH116 - bytes
     except OSError:
         return None
+
+
+def stored_inode(status: os.stat_result) -> int | None:
+    """The lower 63 bits of the inode, which every database takes; None where the file system has none."""
+    return status.st_ino & (1 << 63) - 1 or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +104,8 @@ class FoundCaptures:
         self._spool.seek(0)
         for _ in range(self.patients):
             patient, folder_inode, captures = marshal.load(self._spool)  # noqa: S302 - our own temporary file
-            for path, size_bytes, modified_ns in captures:
-                yield FoundCapture(path, patient, size_bytes, modified_ns, folder_inode)
+            for path, size_bytes, modified_ns, inode, changed_ns in captures:
+                yield FoundCapture(path, patient, size_bytes, modified_ns, folder_inode, inode, changed_ns)
 
 
 @dataclass
@@ -269,7 +278,7 @@ class _Walker:
         elif self.fits(patient):
             inode = inode_of(os.path.join(self.root, patient))  # noqa: PTH118 - bytes
             self.archive.captures.add(patient, inode, captures)
-            self.archive.layout.add(patient, (path for path, _, _ in captures))
+            self.archive.layout.add(patient, (path for path, *_ in captures))
 
     def without_captures(self, patient: bytes, code: NoCaptures, reason: str) -> None:
         if self.fits(patient):
@@ -320,7 +329,8 @@ class _Walker:
             return None
         except OSError as error:
             raise _CannotRead(path, error) from None
-        return path, status.st_size, stored_time(status.st_mtime_ns)
+        times = stored_time(status.st_mtime_ns), stored_time(status.st_ctime_ns)
+        return path, status.st_size, times[0], stored_inode(status), times[1]
 
     def skip(self, reason: SkipReason, path: bytes, passed: Passed) -> None:
         self.archive.skip(reason, path)

@@ -60,6 +60,10 @@ class ReviewAction(Code):
     DEFER = "defer", "decide later: `screen review next` offers the case after all others"
     COMMENT = "comment", "a note"
     SECOND_OPINION = "second_opinion", "at least two reviewers must agree from now on"
+    SETTLE_IDENTITY = (
+        "settle_identity",
+        "the captures that lie under other patients too were looked at: they are no conflict for this patient any more",
+    )
 
 
 class ReportCause(Code):

@@ -33,7 +33,7 @@ class Life(StrEnum):
     """
 
     KEY = "which row it is, and where it belongs"
-    SEALED = "written by submit, and never changed; a copied row keeps it"
+    SEALED = "written by submit, and by nobody else; a copied row keeps it"
     STATE = "where the row stands"
     OUTCOME = "what became of it; a copied row keeps it, and trying again empties it"
     LEASE = "which worker has it; empty in a row that waits"

@@ -22,12 +22,14 @@ class History:
     """One patient's captures in earlier runs with the same bundle, by path.
 
     `usable` has the latest row of each that says something about the file itself, not about the moment (PASSING);
-    `last` has all rows of the patient's latest case, and is None if there is no case.
+    `last` has all rows of the patient's latest case, and is None if there is no case. `read` says of each capture that
+    was read again whether it holds the bytes that its row is about (db/rereading.py).
     """
 
     usable: dict[bytes, Any] = field(default_factory=dict)
     last: dict[bytes, Any] | None = None
     last_case: int | None = None
+    read: dict[bytes, bool] = field(default_factory=dict)
 
     def add(self, row: Any) -> None:
         """Add a row of `history_of`; rows come in the order of their cases."""
@@ -42,17 +44,31 @@ class History:
     def reusable(self, capture: FoundCapture) -> int | None:
         """The row that can be copied for this capture; None if it has to be screened."""
         row = self.usable.get(capture.path)
-        return row.id if row is not None and _is_same(row, capture) and row.state in REUSABLE else None
+        return row.id if row is not None and self._is_known(row, capture) and row.state in REUSABLE else None
 
     def is_up_to_date(self, captures: Sequence[FoundCapture]) -> bool:
         """Whether the latest case has exactly these captures, and none of them should be tried again."""
         if self.last is None or len(self.last) != len(captures):
             return False
         rows = [(self.last.get(capture.path), capture) for capture in captures]
-        return all(row is not None and row.reject_code not in PASSING and _is_same(row, one) for row, one in rows)
+        return all(row is not None and row.reject_code not in PASSING and self._is_known(row, one) for row, one in rows)
+
+    def _is_known(self, row: Any, capture: FoundCapture) -> bool:
+        """Whether the row is of this file as it is now. A file in doubt that nobody has read is another one."""
+        return is_same(row, capture) and self.read.get(capture.path, not is_in_doubt(row, capture))
 
 
-def _is_same(row: Any, capture: FoundCapture) -> bool:
+def is_in_doubt(row: Any, capture: FoundCapture) -> bool:
+    """Whether the file's inode or change time is another one than in the row, where both are known. A row that nothing
+    has been read for yet cannot be wrong.
+    """
+    pairs = (row.inode, capture.inode), (row.changed_ns, capture.changed_ns)
+    moved = any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    return moved and row.state != CaptureState.PENDING
+
+
+def is_same(row: Any, capture: FoundCapture) -> bool:
+    """Whether size and modification time are those of the row."""
     return row.size_bytes == capture.size_bytes and same_time(row.modified_ns, capture.modified_ns)
 
 
@@ -65,7 +81,7 @@ def history_of(
         rows = connection.execute(
             select(
                 Patient.external_id, Case.id.label("case_id"), Capture.path, Capture.size_bytes, Capture.modified_ns,
-                Capture.id, Capture.state, Capture.reject_code,
+                Capture.id, Capture.state, Capture.reject_code, Capture.inode, Capture.changed_ns, Capture.sha256,
             )
             .select_from(Case)
             .join(Patient, Patient.id == Case.patient_id)

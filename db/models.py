@@ -286,6 +286,16 @@ class Capture(Base):
         BigInteger,
         doc="modification time at submit, nanoseconds since 1970, in 64 bits: before 1678 and after 2262 it wraps",
     )
+    inode: Mapped[int | None] = sealed(
+        BigInteger,
+        doc="inode of the file at submit: a later submit reads a file again that has another one; empty where the file "
+        "system has none, and before schema 0011",
+    )
+    changed_ns: Mapped[int | None] = sealed(
+        BigInteger,
+        doc="change time (ctime) at submit, like `modified_ns`: a submit reads a file again that has another one; a "
+        "submit that found the same bytes writes the new inode and change time here",
+    )
     sha256: Mapped[str | None] = outcome(
         String(64), compared=True, doc="sha256 of the bytes that were decoded; empty if they could not be read"
     )
@@ -348,14 +358,14 @@ class Review(Base):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
     case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), index=True, doc="the case")
-    action: Mapped[str] = mapped_column(String(16), doc="`confirm`, `override`, `defer`, `comment`, `second_opinion`")
+    action: Mapped[str] = mapped_column(String(16), doc="see [actions of a reviewer](#states-actions-and-causes)")
     reviewer: Mapped[str] = mapped_column(Text, doc="the name that the reviewer gave")
     verdict: Mapped[str | None] = mapped_column(String(16), doc="the verdict that was confirmed or set instead")
     subtype: Mapped[str | None] = mapped_column(
         Text, doc="the subtype of that verdict; empty if there is none, or for ALL if it is not known"
     )
     result_version: Mapped[int | None] = mapped_column(doc="the version of the case's result at that moment")
-    comment: Mapped[str | None] = mapped_column(Text, doc="required for an override and a comment")
+    comment: Mapped[str | None] = mapped_column(Text, doc="required for an override, a comment and a settlement")
     bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"), doc="the bundle whose result was reviewed")
     software_version: Mapped[str] = mapped_column(Text, doc="version of slide-screen")
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the action")
@@ -368,6 +378,32 @@ class Review(Base):
         ),
         NUMBERS_ONCE,
     )
+
+
+class SettledIdentity(Base):
+    """A capture that also lies under another patient, for which reviewers have settled this; append-only.
+
+    It stays when the run of its case is purged, as long as both patients are there: later cases rest on it.
+    """
+
+    __tablename__ = "settled_identity"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, doc="primary key")
+    patient_id: Mapped[int] = mapped_column(
+        ForeignKey("patient.id", ondelete="CASCADE"), doc="the patient whose cases are no longer in conflict for it"
+    )
+    other_patient_id: Mapped[int] = mapped_column(
+        ForeignKey("patient.id", ondelete="CASCADE"),
+        index=True,
+        doc="the other patient, whose own cases stay in conflict until they are settled too",
+    )
+    sha256: Mapped[str] = mapped_column(String(64), doc="sha256 of the capture's file")
+    case_id: Mapped[int] = mapped_column(BigInteger, doc="the case that was settled; it may have been purged since")
+    review_id: Mapped[int] = mapped_column(BigInteger, doc="the action in `review`, with its comment; it goes with it")
+    reviewer: Mapped[str] = mapped_column(Text, doc="the name that the reviewer gave")
+    created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the action")
+
+    __table_args__ = (UniqueConstraint("patient_id", "other_patient_id", "sha256"),)
 
 
 class ReportQueue(Base):

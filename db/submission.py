@@ -3,9 +3,9 @@ published before its commit.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 
 from sqlalchemy import Connection, Engine, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,6 +22,7 @@ from db.columns import Life, columns_of
 from db.engine import insert_many, reading, slices, writing
 from db.history import History, LatestCase, history_of, last_run, latest_cases, refuse_other_depth
 from db.models import Capture, Case, Chunk, Patient, Run
+from db.rereading import InDoubt, ReadAgain
 
 AT_A_TIME = 5000
 """About this many captures are in memory at once; patients are not divided."""
@@ -33,7 +34,7 @@ _COPIED = columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME)
 class SubmitRequest:
     """What `screen submit` wants to write. `root` is the real, absolute path of the archive.
 
-    `captures` come patient by patient. They are read once, a few thousand at a time: there may be millions.
+    `captures` come patient by patient, a few thousand at a time: there may be millions. They may be gone through again.
     """
 
     root: bytes
@@ -43,6 +44,8 @@ class SubmitRequest:
     chunk_size: int
     software_version: str
     everything: bool = False
+    verify: bool = False
+    """Whether to read every capture whose result would be kept, and compare its digest."""
     reviewers_required: int = 1
     report_at_sign_off: bool = False
     pseudonym_key: str | None = None
@@ -61,8 +64,11 @@ class SubmitPlan:
 
     `latest` has the patients' latest cases before this submit, with whatever bundle. `with_captures` names the patients
     with captures, `patients_unchanged` counts those of them without a case. `absent` are those without captures;
-    `absent_is_news` says whether the last run did not know this of one of them.
+    `absent_is_news` says whether the last run did not know this of one of them. `read_again` has the captures that had
+    to be read to know whether they are unchanged.
     """
+
+    read_again: ReadAgain
 
     cases: int = 0
     pending: int = 0
@@ -128,25 +134,64 @@ class Submission:
 
 
 def plan_submit(engine: Engine, request: SubmitRequest) -> SubmitPlan:
-    """What `submit` would do now; writes nothing. Raises UsageError as `submit` does."""
+    """What `submit` would do now; writes nothing. Raises as `submit` does."""
+    again = ReadAgain(request.root, request.verify)
     with reading(engine) as connection:
-        plan = _new_plan(connection, request)
-        for _ in _planned(connection, request, plan):
-            pass
+        plan = _new_plan(connection, request, again)
+
+    def histories(captures: Sequence[FoundCapture]) -> dict[str, History]:
+        with reading(engine) as connection:
+            found = _histories(connection, request, plan, captures)
+        again.look(captures, found)
+        return found
+
+    for _ in _planned(request, plan, histories):
+        pass
+    with reading(engine) as connection:
         _plan_absent(connection, request, plan)
-        return plan
+    return plan
 
 
 def submit(engine: Engine, request: SubmitRequest) -> Submission:
     """Write the run in one transaction. Two submits of the same archive wait for each other.
 
-    Raises UsageError if an earlier run of the archive has its patients at another depth.
+    Where a capture may be another file than before, it is read first, outside that transaction (db/rereading.py).
+    Raises UsageError if an earlier run of the archive has its patients at another depth, and ArchiveUnavailable if the
+    archive goes away while it is read.
     """
+    again = ReadAgain(request.root, request.verify)
+    if request.verify:
+        _read_again(engine, request, again)
+    try:
+        return _submit(engine, request, again)
+    except InDoubt:
+        _read_again(engine, request, again)
+        return _submit(engine, request, again)
+
+
+def _read_again(engine: Engine, request: SubmitRequest, again: ReadAgain) -> None:
+    with reading(engine) as connection:
+        plan = _new_plan(connection, request, again)
+
+    def histories(connection: Connection, captures: Sequence[FoundCapture]) -> dict[str, History]:
+        return _histories(connection, request, plan, captures)
+
+    again.look_at_all(engine, (list(chain(*batch)) for batch in _batches(request.captures)), histories)
+
+
+def _submit(engine: Engine, request: SubmitRequest, again: ReadAgain) -> Submission:
+    """Raises InDoubt, and has written nothing, if captures must be read first."""
     with writing(engine) as connection:
         _lock_archive(connection, request)
-        plan = _new_plan(connection, request)
+        plan = _new_plan(connection, request, again)
+
+        def histories(captures: Sequence[FoundCapture]) -> dict[str, History]:
+            found = _histories(connection, request, plan, captures)
+            again.mark(captures, found)
+            return found
+
         run: _RunWriter | None = None
-        for cases in _planned(connection, request, plan):
+        for cases in _planned(request, plan, histories):
             run = run or _RunWriter(connection, request)
             run.add(cases)
         _plan_absent(connection, request, plan)
@@ -165,27 +210,36 @@ def _lock_archive(connection: Connection, request: SubmitRequest) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
-def _new_plan(connection: Connection, request: SubmitRequest) -> SubmitPlan:
+def _new_plan(connection: Connection, request: SubmitRequest, again: ReadAgain) -> SubmitPlan:
     refuse_other_depth(connection, request.root, request.patient_depth)
-    plan = SubmitPlan(latest=latest_cases(connection, request.root, request.pseudonym_key))
+    plan = SubmitPlan(again, latest=latest_cases(connection, request.root, request.pseudonym_key))
     if not request.everything:
         plan.last_run = last_run(connection, request.root, request.bundle.digest, request.pseudonym_key)
     return plan
 
 
-def _planned(connection: Connection, request: SubmitRequest, plan: SubmitPlan) -> Iterator[list[_PlannedCase]]:
+def _histories(
+    connection: Connection, request: SubmitRequest, plan: SubmitPlan, captures: Sequence[FoundCapture]
+) -> dict[str, History]:
+    """The histories of the patients of these captures, by name."""
+    if plan.last_run is None:
+        return {}
+    names = list(dict.fromkeys(display_name(capture.patient) for capture in captures))
+    return history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, names)
+
+
+def _planned(
+    request: SubmitRequest, plan: SubmitPlan, histories_of: Callable[[Sequence[FoundCapture]], dict[str, History]]
+) -> Iterator[list[_PlannedCase]]:
     """The cases to write, a few thousand captures at a time; `plan` counts them and all other patients with captures.
 
     A patient gets a new case if a capture is new, changed or removed since the last case with this bundle, or if the
     latest case has withdrawn the result. Unchanged captures are copied, because a result must depend on all captures of
     the patient, and on no others.
     """
-    by_patient = (list(captures) for _, captures in groupby(request.captures, key=lambda capture: capture.patient))
-    for batch in _batches(by_patient):
+    for batch in _batches(request.captures):
         names = [display_name(captures[0].patient) for captures in batch]
-        histories: dict[str, History] = {}
-        if plan.last_run is not None:
-            histories = history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, names)
+        histories = histories_of(list(chain(*batch)))
         cases = [
             _planned_case(name, captures, histories.get(name, History()), plan.latest.get(name))
             for name, captures in zip(names, batch, strict=True)
@@ -209,10 +263,11 @@ def _plan_absent(connection: Connection, request: SubmitRequest, plan: SubmitPla
     plan.cases += sum(patient.withdraws for patient in plan.absent)
 
 
-def _batches(cases: Iterable[list[FoundCapture]]) -> Iterator[list[list[FoundCapture]]]:
+def _batches(found: Iterable[FoundCapture]) -> Iterator[list[list[FoundCapture]]]:
+    """The captures of several patients, a list for each."""
     batch: list[list[FoundCapture]] = []
-    for captures in cases:
-        batch.append(captures)
+    for _, captures in groupby(found, key=lambda capture: capture.patient):
+        batch.append(list(captures))
         if sum(map(len, batch)) >= AT_A_TIME:
             yield batch
             batch = []
@@ -331,7 +386,7 @@ class _RunWriter:
         rows = (
             (
                 self.id, case_id, chunk_id, capture.path, display_name(capture.path), capture.size_bytes,
-                capture.modified_ns, CaptureState.PENDING.value,
+                capture.modified_ns, capture.inode, capture.changed_ns, CaptureState.PENDING.value,
             )
             for chunk_id, piece in zip(chunk_ids, pieces, strict=True)
             for case_id, capture in piece

@@ -24,7 +24,8 @@ class Pseudonymous:
     def __iter__(self) -> Iterator[FoundCapture]:
         for capture in self._walked.captures:
             path = self._key.path(capture.path, self._walked.patient_depth)
-            yield replace(capture, path=path, patient=self._key.pseudonym(capture.patient))
+            patient = self._key.pseudonym(capture.patient)
+            yield replace(capture, path=path, patient=patient, file=capture.path)
 
 
 def pseudonymous_patients(walked: Archive, key: PseudonymKey) -> list[PatientWithoutCaptures]:

@@ -3,16 +3,25 @@
 from collections import Counter
 from itertools import groupby
 
+import click
+
 from contract.archive import Archive
 from contract.entries import counted, kind_of_file
 from contract.errors import ExitCode
 from contract.names import display_name, first_of
 from contract.states import SkipReason
+from db.rereading import ReadAgain
 from db.submission import SubmitPlan, SubmitRequest
 from producer.output import plain, say, stdout, table
 
 _SHOWN = 10
 """How many skipped files of a kind, or patients, the terminal names; the database and `--json` have all of them."""
+
+
+verify_option = click.option(
+    "--verify", is_flag=True,
+    help="Read every capture whose result would be kept, and screen those whose bytes have changed.",
+)  # fmt: skip
 
 
 def say_walked(walked: Archive) -> None:
@@ -40,6 +49,20 @@ def say_withdrawn(plan: SubmitPlan) -> None:
             "withdraws the earlier one and names it. Is a disk missing? Then `screen cancel` the run and submit again",
             "bold yellow",
         )
+
+
+def say_read_again(again: ReadAgain) -> None:
+    """Say on stderr how many captures had to be read to know whether they are those of before, and why."""
+    why = [
+        f"{again.moved} have another inode or change time than at an earlier submit" if again.moved else "",
+        f"{again.verified} were verified" if again.verified else "",
+    ]
+    if any(why):
+        reasons = " and ".join(filter(None, why))
+        outcome = f"{again.unchanged} hold the same bytes and keep their results"
+        if again.changed:
+            outcome += f", {len(again.changed)} do not, or cannot be read, and are screened"
+        say(f"captures read again: {reasons}; {outcome}", "bold yellow" if again.changed else None)
 
 
 def list_patients(request: SubmitRequest, plan: SubmitPlan) -> None:

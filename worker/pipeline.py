@@ -24,8 +24,8 @@ from contract.novelty import Novelty
 from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
 from contract.predictions import Predictions
 from contract.quality import measure
+from contract.reading import check_archive, read_capture
 from worker.engines.base import DeviceMemoryFull, Engine, Pending, infer_in_halves
-from worker.reading import check_archive, read_capture
 from worker.recorder import FlightRecorder
 
 log = structlog.get_logger(__name__)

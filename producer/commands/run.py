@@ -30,7 +30,7 @@ from producer.publish import check_redis, publish_chunks
 from producer.services import Child, bundled_redis, embedded_worker
 from producer.truth import TrueLabels, read_truth, truth_option
 from producer.walked import exit_code as walked_exit_code
-from producer.walked import say_walked, say_withdrawn
+from producer.walked import say_read_again, say_walked, say_withdrawn, verify_option
 from producer.watching import follow_run
 
 
@@ -44,6 +44,7 @@ from producer.watching import follow_run
     help="Screen with this bundle instead of the one that SCREEN_BUNDLE names.",
 )
 @click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
+@verify_option
 @click.option("--html", type=OutputFile(), help="Also write the HTML report to this file.")
 @click.option(
     "--worker-log", type=AppendedFile(), default=Path("screening-worker.log"),
@@ -56,6 +57,7 @@ def run(
     archive: Path,
     bundle: Path | None,
     everything: bool,
+    verify: bool,
     pseudonymize: bool,
     html: Path | None,
     worker_log: Path,
@@ -78,7 +80,7 @@ def run(
     check_place(database)  # before the walk, which may take long
     walked = walk_archive(archive, patient_depth)
     say_walked(walked)
-    request = submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
+    request = submit_request(walked, opened, settings, everything=everything, verify=verify, pseudonymize=pseudonymize)
     if true_labels is not None:
         true_labels.check_labels(opened.manifest.labels)
         true_labels.check_patients(display_name(capture.patient) for capture in request.captures)
@@ -87,6 +89,7 @@ def run(
     schema.upgrade(database)
     submission = write_run(database, request)
     say_withdrawn(submission.plan)
+    say_read_again(submission.plan.read_again)
     run_id = submission.run_id
     assert run_id is not None
     say(f"run {run_id}" if submission.created else f"nothing new since run {run_id}")

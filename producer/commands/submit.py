@@ -22,8 +22,10 @@ from producer.walked import (
     captures_by_patient,
     exit_code,
     list_patients,
+    say_read_again,
     say_walked,
     say_withdrawn,
+    verify_option,
 )
 from producer.watching import watch_run
 
@@ -38,6 +40,7 @@ from producer.watching import watch_run
     help="Screen with this bundle instead of the one that SCREEN_BUNDLE names.",
 )
 @click.option("--all", "everything", is_flag=True, help="Screen all captures, also those that were screened before.")
+@verify_option
 @patient_depth_option()
 @pseudonymize_option
 @click.option(
@@ -56,6 +59,7 @@ def submit(
     archive: Path,
     bundle: Path | None,
     everything: bool,
+    verify: bool,
     patient_depth: int,
     pseudonymize: bool,
     dry_run: bool,
@@ -74,7 +78,7 @@ def submit(
     opened = Bundle.open(required_bundle(bundle))
     database = open_database(settings.database_url)
     walked = walk_archive(archive, patient_depth)
-    request = submit_request(walked, opened, settings, everything=everything, pseudonymize=pseudonymize)
+    request = submit_request(walked, opened, settings, everything=everything, verify=verify, pseudonymize=pseudonymize)
     say_walked(walked)
     if dry_run:
         plan = plan_submit(database, request)
@@ -112,7 +116,7 @@ def required_bundle(bundle: Path | None) -> Path:
 
 
 def submit_request(
-    walked: Archive, bundle: Bundle, settings: Settings, *, everything: bool, pseudonymize: bool
+    walked: Archive, bundle: Bundle, settings: Settings, *, everything: bool, verify: bool, pseudonymize: bool
 ) -> SubmitRequest:
     """The request for the database layer. Raises SettingsError if it needs pseudonyms and there is no key."""
     key = read_key(settings.pseudonym_key_file) if pseudonymize else None
@@ -128,6 +132,7 @@ def submit_request(
         chunk_size=settings.chunk_size,
         software_version=version("slide-screen"),
         everything=everything,
+        verify=verify,
         reviewers_required=settings.reviewers,
         report_at_sign_off=settings.report_at == "sign_off",
         site=settings.site,
@@ -136,6 +141,7 @@ def submit_request(
 
 def _say_plan(walked: Archive, plan: SubmitPlan, submission: Submission | None) -> None:
     say_withdrawn(plan)
+    say_read_again(plan.read_again)
     head = f"{len(walked.captures)} captures of {walked.patients} patients: "
     if not plan.writes_a_run:
         say(head + f"nothing new; all were submitted before with this bundle, last in run {plan.last_run}")
@@ -169,6 +175,12 @@ def _as_json(
         "cases": plan.cases,
         "reused": plan.reused,
         "unchanged": plan.unchanged,
+        "read_again": {
+            "moved": plan.read_again.moved,
+            "verified": plan.read_again.verified,
+            "unchanged": plan.read_again.unchanged,
+            "changed": len(plan.read_again.changed),
+        },
         "chunks": len(submission.chunk_ids) if submission else None,
         "skipped": walked.skipped,
     }

@@ -21,6 +21,7 @@ from contract.bundle import EXPECTED, GOLDEN, MODEL, Bundle, GoldenSet, Outputs,
 from contract.errors import ArchiveUnavailable, BundleError, EngineError, LeaseLost
 from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
 from contract.predictions import Predictions
+from contract.reading import read_capture
 from contract.states import RejectCode
 from tests.support.archives import COLOURS, encode, write_archive
 from tests.support.bundles import LABELS, expected
@@ -30,7 +31,6 @@ from worker.engines.base import DeviceMemoryFull, Engine, EngineOptions, Pending
 from worker.engines.proving import prove
 from worker.engines.registry import open_engine
 from worker.pipeline import LOOK_AHEAD_BATCHES, Pipeline, Work
-from worker.reading import read_capture
 
 CAPTURES = 24
 BAD = {

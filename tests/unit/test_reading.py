@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from contract import reading
 from contract.errors import ArchiveUnavailable, CaptureRejected
 from contract.imaging import MAX_BYTES
+from contract.reading import check_archive, read_capture
 from contract.states import RejectCode
-from worker import reading
-from worker.reading import check_archive, read_capture
 
 PATIENT = "Jane Roe 1970"
 NAME = f"{PATIENT}/slide 1/001.jpg"

@@ -8,7 +8,10 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 
 from contract.errors import ArchiveUnavailable, CaptureRejected, StorageFault
 from contract.imaging import MAX_BYTES
@@ -55,6 +58,26 @@ def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) ->
     Raises CaptureRejected (missing, changed, not_readable, outside_archive, too_large), whose sentence has no path, and
     ArchiveUnavailable, or its subclass StorageFault where the archive is there and only this file cannot be read.
     """
+    with _opened(root, path, size_bytes, modified_ns) as stream:
+        data = stream.read(size_bytes + 1)
+        _check_length(len(data), size_bytes)
+    return CaptureBytes(data, hashlib.sha256(data).hexdigest())
+
+
+def digest_of_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> str:
+    """The sha256, hexadecimal, of a file that `read_capture` would read, which need not fit into memory.
+
+    Raises what `read_capture` raises.
+    """
+    with _opened(root, path, size_bytes, modified_ns) as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        _check_length(stream.tell(), size_bytes)
+    return digest
+
+
+@contextmanager
+def _opened(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> Iterator[BufferedReader]:
+    """The file, open for reading; errors while it is read become those that `read_capture` names."""
     full = os.path.join(root, path)  # noqa: PTH118 - bytes: names need not be UTF-8
     try:
         _refuse_outside(root, full)
@@ -64,14 +87,16 @@ def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) ->
     try:
         _check_unchanged(os.fstat(handle), size_bytes, modified_ns)
         with os.fdopen(handle, "rb", closefd=False) as stream:
-            data = stream.read(size_bytes + 1)
+            yield stream
     except OSError as error:
         raise _cannot_open(root, error) from None
     finally:
         os.close(handle)
-    if len(data) != size_bytes:
+
+
+def _check_length(length: int, size_bytes: int) -> None:
+    if length != size_bytes:
         raise CaptureRejected(RejectCode.CHANGED, f"{size_bytes:,} bytes at submit, a different length when read")
-    return CaptureBytes(data, hashlib.sha256(data).hexdigest())
 
 
 def _refuse_outside(root: bytes, full: bytes) -> None:
