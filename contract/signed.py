@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from contract.case_rule import IDENTITY_CONFLICT, CaseResult, Reason
+from contract.settled import IDENTITY_SETTLED, SETTLED_WITHOUT_NAMES
 from contract.states import Verdict
 from contract.words import result_words
 
@@ -16,6 +17,7 @@ DIFFERS_FROM_SIGNED, AGREES_WITH_SIGNED = "differs_from_signed", "agrees_with_si
 WITHOUT_NAMES = {
     DIFFERS_FROM_SIGNED: "an earlier result of this patient was signed, and this one differs from it",
     AGREES_WITH_SIGNED: "an earlier result of this patient was signed, and this one agrees with it",
+    IDENTITY_SETTLED: SETTLED_WITHOUT_NAMES,
 }
 """Code of a reason -> the same without the names of reviewers, for documents that leave the house."""
 

@@ -14,13 +14,14 @@ from sqlalchemy import Connection, func, select, update
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
 from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge, judge_emptied
+from contract.settled import IDENTITY_SETTLED, beside_settlement
 from contract.signed import beside_signed
 from contract.states import CaptureState, CaseState, EventKind
 from db.absent import emptied
 from db.audit import WORKER, note
 from db.clock import db_now
 from db.engine import AnyRow, slices
-from db.mix_ups import is_in_conflict, one_at_a_time, perhaps_freed, silent_others
+from db.mix_ups import identity_of, one_at_a_time, perhaps_freed, silent_others
 from db.models import BundleRow, Capture, Case, Run
 from db.report_queue import queue_result
 from db.superseding import signed_before, supersede
@@ -86,7 +87,7 @@ def _aggregate(connection: Connection, case: AnyRow, manifest: Manifest) -> None
     if written:
         queue_result(connection, case.run_id, case.id)
         judge_again(connection, perhaps_freed(connection, case.id), in_conflict=True)
-        if columns["identity_conflict"]:  # its captures may be copies, which no worker wrote
+        if shares_captures(columns):  # they may be copies, which no worker wrote
             judge_again(connection, silent_others(connection, case.id), in_conflict=False)
 
 
@@ -105,15 +106,26 @@ def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict:
             counts = case_counts(connection, case.id, case.submitted)
             manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
             columns = result_columns(connection, case.id, counts, manifest)
-            if columns["identity_conflict"] == in_conflict:
-                continue
-            columns["result_version"] = Case.result_version + 1
-            connection.execute(update(Case).where(Case.id == case.id).values(columns))
-            queue_result(connection, case.run_id, case.id)
-            note(
-                connection, EventKind.IDENTITY_CONFLICT, actor=WORKER, run_id=case.run_id, case_id=case.id,
-                detail={"conflict": not in_conflict},
-            )  # fmt: skip
+            if columns["identity_conflict"] != in_conflict:
+                write_identity(connection, case.run_id, case.id, columns, actor=WORKER)
+
+
+def write_identity(
+    connection: Connection, run_id: int, case_id: int, columns: dict[str, Any], *, actor: str, **detail: int
+) -> None:
+    """Correct the result of a case that is in conflict now, or no longer: also in the queue, and in the audit."""
+    columns["result_version"] = Case.result_version + 1
+    connection.execute(update(Case).where(Case.id == case_id).values(columns))
+    queue_result(connection, run_id, case_id)
+    note(
+        connection, EventKind.IDENTITY_CONFLICT, actor=actor, run_id=run_id, case_id=case_id,
+        detail={"conflict": columns["identity_conflict"], **detail},
+    )  # fmt: skip
+
+
+def shares_captures(columns: dict[str, Any]) -> bool:
+    """Whether a result says that captures lie under another patient too, settled for its own patient or not."""
+    return any(reason["code"] in (IDENTITY_CONFLICT.code, IDENTITY_SETTLED) for reason in columns["reasons"])
 
 
 def result_columns(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> dict[str, Any]:
@@ -161,8 +173,10 @@ def case_result(connection: Connection, case_id: int, counts: CaseCounts, manife
     rows = connection.execute(
         select(*JUDGED).where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED).order_by(Capture.id)
     ).all()
-    conflict = is_in_conflict(connection, case_id, [row.sha256 for row in rows])
+    conflict, settlement = identity_of(connection, case_id, [row.sha256 for row in rows])
     result = judge_rows(rows, counts, manifest, identity_conflict=conflict)
+    if settlement is not None:
+        result = beside_settlement(result, settlement)
     signed = signed_before(connection, case_id)
     return result if signed is None else beside_signed(result, signed)
 

@@ -19,7 +19,7 @@ from db.clock import db_now
 from db.columns import columns_of
 from db.compare import same_value
 from db.engine import AnyRow, reading
-from db.fsck_identity import silent_mix_ups
+from db.fsck_identity import settled_by_nobody, silent_mix_ups
 from db.fsck_rows import of_rows
 from db.models import Capture, Case, Chunk, Event, Patient, PatientWithoutCaptures, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW
@@ -59,7 +59,7 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
             *_cases(connection, run),
             *_patients(connection, run),
             _results(connection, run),
-            _identity(connection, run),
+            *_identity(connection, run),
             *(_finding(connection, *broken) for broken in of_rows(connection, run)),
         ]
         if against is not None:
@@ -280,14 +280,16 @@ def _results(connection: Connection, run: RunRow) -> Finding:
     )
 
 
-def _identity(connection: Connection, run: RunRow) -> Finding:
+def _identity(connection: Connection, run: RunRow) -> Iterator[Finding]:
     """Results from before schema 0002 were not searched for conflicts, and say nothing about them."""
     searched = (Case.run_id == run.id) & Case.identity_conflict.is_not(None)
     cases = connection.execute(select(func.count()).where(searched)).scalar_one()
     silent = silent_mix_ups(connection, run.id)
-    return Finding(
+    yield Finding(
         "the same capture under two patients is noted at both cases", cases, len(silent), _named("case", silent)
     )
+    unsaid = settled_by_nobody(connection, run.id)
+    yield Finding("what is settled at a case a reviewer has settled", cases, len(unsaid), _named("case", unsaid))
 
 
 def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[Finding]:

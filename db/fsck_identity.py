@@ -12,9 +12,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import aliased
 
-from contract.states import CaptureState, CaseState
+from contract.states import CaptureState, CaseState, ReviewAction
 from db.engine import slices
-from db.models import Capture, Case, Patient, Run
+from db.models import Capture, Case, Patient, Review, Run, SettledIdentity
 
 
 class _Sighting(NamedTuple):
@@ -40,12 +40,19 @@ class _Known:
     replaces: bool
     says_no_conflict: bool
 
+    def replaces_for(self, earlier: "_Known", root: bytes) -> bool:
+        """Whether this case has replaced that earlier one of its patient, seen from a case of the archive `root`."""
+        if not self.replaces or self.id <= earlier.id or self.names != earlier.names:
+            return False
+        return self.bundle_digest == earlier.bundle_digest or not self.submitted or root != earlier.root
+
 
 def silent_mix_ups(connection: Connection, run_id: int) -> list[int]:
     """Cases of a run that say that they are in no conflict, and share a capture with another patient's case.
 
-    Both must be the last word on their patients: no later case with a result, in a run that is not cancelled and had
-    the same bundle, has replaced them.
+    Both must be the last word on their patients: no later case with a result, in a run that is not cancelled, has
+    replaced them. That later case must have had the same bundle, or no captures, or it is looked at from another
+    archive. What a reviewer has settled for the patient of the case is no conflict for it.
     """
     sightings = _shared(connection, run_id)
     cases = _cases(connection, {one.case_id for seen in sightings.values() for one in seen})
@@ -53,13 +60,11 @@ def silent_mix_ups(connection: Connection, run_id: int) -> list[int]:
     for case in cases.values():
         by_patient[case.patient_id].append(case)
 
+    settled = _settled(connection, run_id)
+
     @cache
-    def is_replaced(case: _Known) -> bool:
-        return any(
-            later.id > case.id and later.replaces and later.bundle_digest == case.bundle_digest
-            for later in by_patient[case.patient_id]
-            if later.names == case.names
-        )
+    def is_replaced(case: _Known, root: bytes) -> bool:
+        return any(later.replaces_for(case, root) for later in by_patient[case.patient_id])
 
     @cache
     def files(case_id: int) -> frozenset[tuple[bytes, int]]:
@@ -67,7 +72,7 @@ def silent_mix_ups(connection: Connection, run_id: int) -> list[int]:
         return frozenset((bytes(row.path), row.size_bytes) for row in rows)
 
     def is_mix_up(mine: _Known, path: bytes, other: _Known, other_path: bytes) -> bool:
-        if mine.patient_id == other.patient_id or mine.names != other.names:
+        if mine.patient_id == other.patient_id or mine.names != other.names or is_replaced(other, mine.root):
             return False
         if mine.root == other.root:
             return (mine.bundle_digest, mine.patient_depth) == (other.bundle_digest, other.patient_depth)
@@ -77,15 +82,41 @@ def silent_mix_ups(connection: Connection, run_id: int) -> list[int]:
         return not (is_copy and files(mine.id) <= files(other.id))
 
     silent: set[int] = set()
-    for seen in sightings.values():
-        in_force = [one for one in seen if not is_replaced(cases[one.case_id])]
-        for one in in_force:
+    for digest, seen in sightings.items():
+        for one in seen:
             mine = cases[one.case_id]
-            if mine.run_id != run_id or not mine.says_no_conflict or mine.id in silent:
+            if mine.run_id != run_id or not mine.says_no_conflict or mine.id in silent or is_replaced(mine, mine.root):
                 continue
-            if any(is_mix_up(mine, one.path, cases[other.case_id], other.path) for other in in_force):
+            if any(
+                is_mix_up(mine, one.path, cases[other.case_id], other.path)
+                for other in seen
+                if (mine.patient_id, cases[other.case_id].patient_id, digest) not in settled
+            ):
                 silent.add(mine.id)
     return sorted(silent)
+
+
+def _settled(connection: Connection, run_id: int) -> set[tuple[int, int, str]]:
+    """Patient, other patient and digest of all that was settled for the patients of the run."""
+    of_run = select(Case.patient_id).where(Case.run_id == run_id)
+    rows = connection.execute(
+        select(SettledIdentity.patient_id, SettledIdentity.other_patient_id, SettledIdentity.sha256).where(
+            SettledIdentity.patient_id.in_(of_run)
+        )
+    )
+    return {(row.patient_id, row.other_patient_id, row.sha256) for row in rows}
+
+
+def settled_by_nobody(connection: Connection, run_id: int) -> list[int]:
+    """Cases of a run for which something is settled that no action of a reviewer on them says."""
+    action = select(Review.id).where(
+        Review.id == SettledIdentity.review_id,
+        Review.case_id == SettledIdentity.case_id,
+        Review.action == ReviewAction.SETTLE_IDENTITY,
+    )
+    of_case = select(Case.id).join(SettledIdentity, SettledIdentity.case_id == Case.id)
+    wrong = of_case.where(Case.run_id == run_id, ~action.exists()).distinct()
+    return sorted(connection.execute(wrong).scalars())
 
 
 def _shared(connection: Connection, run_id: int) -> dict[str, list[_Sighting]]:

@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, column, func, select, table, text
 from sqlalchemy.orm import aliased
 
+from contract.settled import Settlement
 from contract.states import CaseState
 from db.engine import slices
-from db.models import Capture, Case, Run
+from db.models import Capture, Case, SettledIdentity
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class IdentityConflict:
     sha256: str
     archive: str
     other_archive: str
+    settled: int
 
     @property
     def other_named(self) -> str:
@@ -42,7 +44,7 @@ class IdentityConflict:
 
 
 CONFLICTS = table("identity_conflicts", *(column(field.name) for field in fields(IdentityConflict)))
-"""The view: one row for each pair of a capture and an identical one of another patient."""
+"""The view: one row for each pair of a capture and an identical one of another patient, `settled` or not."""
 _LOCK = 0x51DE1D
 """Key of PostgreSQL's advisory lock: see `one_at_a_time`."""
 
@@ -160,32 +162,47 @@ def _sharing(connection: Connection, case_ids: Sequence[int]) -> set[int]:
 
 
 def _earlier() -> tuple[Any, Any, Select[int]]:
-    """A case, the earlier cases of its patient in runs with the same bundle, and the statement that joins them."""
-    current, earlier, run, earlier_run = aliased(Case), aliased(Case), aliased(Run), aliased(Run)
-    statement = (
-        select(earlier.id)
-        .select_from(current)
-        .join(run, run.id == current.run_id)
-        .join(earlier, (earlier.patient_id == current.patient_id) & (earlier.id < current.id))
-        .join(earlier_run, earlier_run.id == earlier.run_id)
-        .where(earlier_run.bundle_digest == run.bundle_digest)
-        .where(earlier_run.pseudonym_key.is_not_distinct_from(run.pseudonym_key))
-    )
-    return current, earlier, statement
+    """A case, the earlier cases of its patient, and the statement that joins them. Which of these it replaces the view
+    knows: within an archive those with the same bundle, seen from another archive all.
+    """
+    current, earlier = aliased(Case), aliased(Case)
+    same_patient = (earlier.patient_id == current.patient_id) & (earlier.id < current.id)
+    return current, earlier, select(earlier.id).select_from(current).join(earlier, same_patient)
 
 
 def _replaced_in_conflict() -> Select[int]:
-    """Earlier cases of the patient of `case_id` that are in conflict, or have no result that could say so."""
+    """Earlier cases of the patient of `case_id` that are in conflict, or have no result that could say so, or for which
+    a reviewer may have settled it: then the other side is in conflict all the same.
+    """
     current, earlier, statement = _earlier()
-    return statement.where(current.id == bindparam("case_id"), earlier.identity_conflict.is_distinct_from(False))
+    settled = select(SettledIdentity.id).where(SettledIdentity.patient_id == current.patient_id).exists()
+    says = earlier.identity_conflict.is_distinct_from(False)
+    return statement.where(current.id == bindparam("case_id"), says | settled)
 
 
 _REPLACED_IN_CONFLICT = _replaced_in_conflict()
 """Built once: it runs for every case, and building it takes longer than running it."""
 
 
-def is_in_conflict(connection: Connection, case_id: int, digests: Sequence[str | None]) -> bool:
-    if not under_several_patients(connection, digests):
-        return False
-    conflict = select(CONFLICTS.c.capture_id).where(CONFLICTS.c.case_id == case_id).limit(1)
-    return connection.execute(conflict).first() is not None
+def identity_of(connection: Connection, case_id: int, digests: Sequence[str | None]) -> tuple[bool, Settlement | None]:
+    """Whether the case with these captures is in conflict, and what reviewers have settled for its patient."""
+    shared = under_several_patients(connection, digests)
+    if not shared:
+        return False, None
+    conflict = select(CONFLICTS.c.capture_id).where(CONFLICTS.c.case_id == case_id, CONFLICTS.c.settled == 0).limit(1)
+    of_patient = select(Case.patient_id).where(Case.id == case_id).scalar_subquery()
+    rows = [
+        row
+        for batch in slices(shared, 500)
+        for row in connection.execute(
+            select(SettledIdentity.id, SettledIdentity.sha256, SettledIdentity.reviewer, SettledIdentity.created_at)
+            .where(SettledIdentity.patient_id == of_patient, SettledIdentity.sha256.in_(batch))
+            .order_by(SettledIdentity.id)
+        )
+    ]
+    settlement = None
+    if rows:
+        reviewers = list(dict.fromkeys(row.reviewer for row in rows))
+        latest = max(rows, key=lambda row: row.id)
+        settlement = Settlement(len({row.sha256 for row in rows}), reviewers, latest.created_at)
+    return connection.execute(conflict).first() is not None, settlement

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, select, update
 
 from contract.case_policy import CasePolicy
 from contract.states import CaseState, EventKind, Verdict
-from db.aggregation import case_counts, judge_again, result_columns
+from db.aggregation import case_counts, judge_again, result_columns, shares_captures
 from db.audit import note
 from db.clock import db_now
 from db.compare import same_value
@@ -75,7 +75,7 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
                 values = {**columns, "case_policy": case_policy}
                 connection.execute(update(Case).where(Case.id == change.case_id).values(values))
         for change, columns in judged:
-            if columns["identity_conflict"]:
+            if shares_captures(columns):
                 judge_again(connection, silent_others(connection, change.case_id), in_conflict=False)
         written = [change for change, _ in judged if change.differs and not change.signed]
         again = {"aggregated_at": db_now(), "result_version": Case.result_version + 1}

@@ -56,7 +56,7 @@ class _Reported(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _LockedCase:
+class LockedCase:
     """A case that has its result, locked until the commit, with its run's bundle."""
 
     id: int
@@ -83,7 +83,7 @@ def act(
     opinion: Opinion | None = None,
     comment: str | None = None,
 ) -> CaseReview:
-    """Write one action; returns where the case's review stands after it.
+    """Write one action; returns where the case's review stands after it. For SETTLE_IDENTITY there is db/settling.py.
 
     A confirm stores the verdict and subtype that it confirms. An override must have an `opinion` and a comment. Every
     action except a comment ends the reviewer's hold; anybody may comment at any time.
@@ -91,14 +91,14 @@ def act(
     Raises NoSuchCase; CaseHeld if another reviewer has the case in hand; UsageError if the case has no result yet, if
     a newer case took its place and the action is no comment, or if the action makes no sense.
     """
-    comment = _readable(comment)
+    comment = readable(comment)
     if comment is None and action in (ReviewAction.OVERRIDE, ReviewAction.COMMENT):
         raise UsageError("say why: --comment TEXT" if action == ReviewAction.OVERRIDE else "a comment needs its text")
     with writing(engine) as connection:
-        locked = _locked(connection, case_id)
+        locked = locked_case(connection, case_id)
         if action != ReviewAction.COMMENT:
-            _refuse_if_superseded(locked)
-            _refuse_if_held(locked, reviewer.name)
+            refuse_if_superseded(locked)
+            refuse_if_held(locked, reviewer.name)
         before = review_of(connection, case_id)
         if action == ReviewAction.DEFER and before.state == ReviewState.CLOSED:
             raise UsageError(
@@ -135,7 +135,8 @@ def review_of(connection: Connection, case_id: int) -> CaseReview:
     return CaseReview(**row)
 
 
-def _locked(connection: Connection, case_id: int) -> _LockedCase:
+def locked_case(connection: Connection, case_id: int) -> LockedCase:
+    """Lock a case that has its result. Raises NoSuchCase, and UsageError if it has none yet."""
     row = connection.execute(
         select(
             Case.id, Case.run_id, Case.state, Case.verdict, Case.subtype, Case.result_version, Case.superseded_by,
@@ -152,10 +153,11 @@ def _locked(connection: Connection, case_id: int) -> _LockedCase:
         raise NoSuchCase(f"there is no case {case_id}; `screen review list` lists what waits for review")
     if row.state != CaseState.AGGREGATED:
         raise UsageError(f"case {case_id} has no result yet; `screen watch {row.run_id}` follows its run")
-    return _LockedCase(**{**row._mapping, "is_held": bool(row.is_held)})
+    return LockedCase(**{**row._mapping, "is_held": bool(row.is_held)})
 
 
-def _refuse_if_superseded(locked: _LockedCase) -> None:
+def refuse_if_superseded(locked: LockedCase) -> None:
+    """Raise UsageError if a newer case of the patient took this one's place."""
     if locked.superseded_by is not None:
         newer = locked.superseded_by
         raise UsageError(
@@ -164,7 +166,8 @@ def _refuse_if_superseded(locked: _LockedCase) -> None:
         )
 
 
-def _refuse_if_held(locked: _LockedCase, reviewer: str) -> None:
+def refuse_if_held(locked: LockedCase, reviewer: str) -> None:
+    """Raise CaseHeld if another reviewer has the case in hand."""
     if locked.is_held and locked.review_holder != reviewer:
         until = local_clock(locked.review_held_until) if locked.review_held_until else "then"
         raise CaseHeld(
@@ -172,7 +175,7 @@ def _refuse_if_held(locked: _LockedCase, reviewer: str) -> None:
         )
 
 
-def _readable(comment: str | None) -> str | None:
+def readable(comment: str | None) -> str | None:
     """Remove surrounding blanks; None if nothing is left. Raises UsageError for characters that cannot be printed."""
     text = (comment or "").strip()
     if not text.replace("\n", "").isprintable():
@@ -180,7 +183,7 @@ def _readable(comment: str | None) -> str | None:
     return text or None
 
 
-def _signed(locked: _LockedCase, action: ReviewAction, opinion: Opinion | None) -> Opinion | None:
+def _signed(locked: LockedCase, action: ReviewAction, opinion: Opinion | None) -> Opinion | None:
     """What the action says about the result; None if it says nothing."""
     if action == ReviewAction.CONFIRM:
         return Opinion(Verdict(locked.verdict), locked.subtype)
@@ -203,14 +206,14 @@ def _signed(locked: _LockedCase, action: ReviewAction, opinion: Opinion | None) 
 # What other systems get
 
 
-def _to_report(locked: _LockedCase, review: CaseReview) -> _Reported | None:
+def _to_report(locked: LockedCase, review: CaseReview) -> _Reported | None:
     """The result that other systems should have now; None if they should have none yet."""
     if review.final_verdict is not None:
         return _Reported(review.final_verdict, review.final_subtype, signed=True)
     return None if locked.report_at_sign_off else _Reported(review.verdict, review.subtype, signed=False)
 
 
-def _reported(connection: Connection, locked: _LockedCase, review: CaseReview) -> _Reported | None:
+def _reported(connection: Connection, locked: LockedCase, review: CaseReview) -> _Reported | None:
     """The result that was reported last. If results wait for the sign-off, the last row in the queue names the opinion
     that it reports; a row that names none reports the proposal.
     """
@@ -230,7 +233,7 @@ def _reported(connection: Connection, locked: _LockedCase, review: CaseReview) -
     return _Reported(last.verdict, last.subtype, signed=True)
 
 
-def _report(connection: Connection, locked: _LockedCase, reported: _Reported | None, review: CaseReview) -> None:
+def _report(connection: Connection, locked: LockedCase, reported: _Reported | None, review: CaseReview) -> None:
     """Queue a new result for other systems, in the transaction of the action, if they have an outdated one.
 
     By the run's policy they get every result as soon as it is screened, or the first one when reviewers have closed the
@@ -301,7 +304,7 @@ def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
 def release(engine: Engine, case_id: int, reviewer: Reviewer) -> bool:
     """Give back a case that the reviewer has in hand; False if nobody had it. Raises NoSuchCase, CaseHeld."""
     with writing(engine) as connection:
-        locked = _locked(connection, case_id)
-        _refuse_if_held(locked, reviewer.name)
+        locked = locked_case(connection, case_id)
+        refuse_if_held(locked, reviewer.name)
         connection.execute(update(Case).where(Case.id == case_id).values(_NOT_HELD))
         return locked.is_held

@@ -244,8 +244,9 @@ def _ended_badly(connection: Connection, case_id: int) -> tuple[UnscreenedCaptur
 
 
 def _conflicts(connection: Connection, case_id: int) -> tuple[IdentityConflict, ...]:
-    of_case = select(CONFLICTS).where(CONFLICTS.c.case_id == case_id).order_by(CONFLICTS.c.path).limit(CONFLICTS_SHOWN)
-    return tuple(IdentityConflict(**row) for row in connection.execute(of_case).mappings())
+    of_case = select(CONFLICTS).where(CONFLICTS.c.case_id == case_id, CONFLICTS.c.settled == 0)
+    shown = of_case.order_by(CONFLICTS.c.path).limit(CONFLICTS_SHOWN)
+    return tuple(IdentityConflict(**row) for row in connection.execute(shown).mappings())
 
 
 def _history(connection: Connection, case_id: int) -> tuple[ReviewRow, ...]:

@@ -321,7 +321,7 @@ def _identity_conflicts(connection: Connection, chosen: ColumnElement[bool]) -> 
         IdentityConflict(**row)
         for case_id in connection.execute(cases).scalars().all()
         for row in connection.execute(
-            select(CONFLICTS).where(CONFLICTS.c.case_id == case_id).limit(CONFLICTS_OF_A_CASE)
+            select(CONFLICTS).where(CONFLICTS.c.case_id == case_id, CONFLICTS.c.settled == 0).limit(CONFLICTS_OF_A_CASE)
         ).mappings()
     ]
     return tuple(sorted(conflicts, key=lambda conflict: (conflict.patient, conflict.path, conflict.other_path)))

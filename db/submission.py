@@ -297,6 +297,7 @@ class _RunWriter:
         self._request = request
         self._waiting: list[tuple[int, FoundCapture]] = []
         self._complete: list[int] = []
+        self._emptied: list[int] = []
         self.chunk_ids: list[int] = []
         ensure_bundle(connection, request.bundle)
         self.id: int = connection.execute(
@@ -330,7 +331,7 @@ class _RunWriter:
         for case in cases:
             self._insert_reused(case_ids[case.patient], case.reused)
             if not case.pending:
-                self._complete.append(case_ids[case.patient])
+                (self._complete if case.reused else self._emptied).append(case_ids[case.patient])
 
     def add_absent(self, absent: Sequence[Absent]) -> None:
         """Write the patients without captures, and a case without captures for each who had some before."""
@@ -352,7 +353,8 @@ class _RunWriter:
         note(self._connection, EventKind.SUBMITTED, actor=SUBMIT, run_id=self.id, detail={"skipped": detail})
         if self._connection.dialect.name == "postgresql":  # otherwise it would plan for an empty table
             self._connection.execute(text("ANALYZE capture, chunk"))
-        for case_ids in slices(self._complete, 500):
+        # First the cases without captures: what lay under their patients is no mix-up for the others any more.
+        for case_ids in [*slices(self._emptied, 500), *slices(self._complete, 500)]:
             aggregate_finished_cases(self._connection, case_ids)
 
     def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:

@@ -173,6 +173,10 @@ VIEW_COLUMNS = {
         "sha256": "the sha256 that both have",
         "archive": "the archive of the case",
         "other_archive": "the archive of the other case; it may be the same",
+        "settled": (
+            "1 if a reviewer has [settled](#table-settled_identity) this for the patient of the case: then the case is "
+            "not in conflict for it"
+        ),
     },
 }
 """View -> column -> its meaning."""

@@ -42,14 +42,23 @@ VIEWS = {
     # Only screened ones, which a CHECK says have probabilities (asked by their state, PostgreSQL would look through all
     # captures in that state): two empty files are the same, too. A case that a later one of its patient has replaced is
     # no longer the other side of a conflict. Only a case replaces others that has its result, in a run that is not
-    # cancelled: until then the earlier one is what there is. A folder that has the same name and the same files in
-    # another archive was copied or moved with it: nobody was mixed up. This is judged by what submit wrote, which never
-    # changes. Neither is anybody where one archive lies in another: then it is the same file.
+    # cancelled: until then the earlier one is what there is. Within an archive it must be of the same bundle, because
+    # two bundles are not compared there: a mix-up would be hidden until both patients are screened with the new one. A
+    # case without captures has none to compare, so it replaces those of any bundle. What a reviewer has settled for the
+    # patient stays here as a row, but its case is not in conflict for it (`settled`). A folder with the same name and
+    # the same files in another archive was copied or moved with it: nobody was mixed up. This is judged by what submit
+    # wrote, which never changes. Neither is anybody where one archive lies in another: then it is the same file.
     "identity_conflicts": """
         SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, c.id AS capture_id, c.path_text AS path,
                other_k.run_id AS other_run_id, other_k.id AS other_case_id,
                other_patient.external_id AS other_patient, other_c.id AS other_capture_id,
-               other_c.path_text AS other_path, c.sha256, run.root_text AS archive, other_run.root_text AS other_archive
+               other_c.path_text AS other_path, c.sha256, run.root_text AS archive,
+               other_run.root_text AS other_archive,
+               CASE WHEN EXISTS (
+                   SELECT 1 FROM settled_identity settled
+                   WHERE settled.patient_id = k.patient_id AND settled.other_patient_id = other_k.patient_id
+                     AND settled.sha256 = c.sha256
+               ) THEN 1 ELSE 0 END AS settled
         FROM capture c
         JOIN "case" k ON k.id = c.case_id
         JOIN run ON run.id = k.run_id
@@ -72,7 +81,10 @@ VIEWS = {
               JOIN run later_run ON later_run.id = later.run_id
               WHERE later.patient_id = other_k.patient_id AND later.id > other_k.id
                 AND later.state = 'aggregated' AND later_run.cancelled_at IS NULL
-                AND later_run.bundle_digest = other_run.bundle_digest
+                AND (
+                    later_run.bundle_digest = other_run.bundle_digest OR later.submitted = 0
+                        OR other_run.root <> run.root
+                )
                 AND COALESCE(later_run.pseudonym_key, '') = COALESCE(run.pseudonym_key, '')
           )
           AND NOT (

@@ -28,6 +28,7 @@ _ACTION = {
     ReviewAction.DEFER: "deferred",
     ReviewAction.COMMENT: "commented",
     ReviewAction.SECOND_OPINION: "asked for a second opinion",
+    ReviewAction.SETTLE_IDENTITY: "settled the conflict with other patients",
 }
 _BAD_SHOWN = 5
 
@@ -114,7 +115,12 @@ def _head(case: CaseDetails) -> Table:
     if in_hand := _in_hand(case):
         head.add_row("in hand", plain(in_hand))
     if not case.final_verdict:
-        first = "First find out which patient the doubled capture belongs to. " if case.identity_conflict else ""
+        first = ""
+        if case.identity_conflict:
+            first = (
+                "First find out which patient the doubled capture belongs to: remove the other copy and submit again, "
+                f"or, if it belongs here or both are right, `screen review settle-identity {case.case_id}`. "
+            )
         head.add_row("what to do", first + WHAT_TO_DO[case.verdict])
     return head
 

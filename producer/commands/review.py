@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from contract.errors import ExitCode, UsageError
 from contract.files import write_whole
+from contract.names import first_of
 from contract.outputs import OutputFile
 from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import get_settings
@@ -27,6 +28,7 @@ from db.review import Opinion, Reviewer
 from db.review_queries import case_details, review_list
 from db.reviewed_labels import ReviewedCapture, labelled_cases, reviewed_captures
 from db.schema import open_database
+from db.settling import settle_identity
 from producer.alarm import say_alarm
 from producer.case_page import CasePage, page_options
 from producer.output import CSV, ID, csv_out, json_out, output_options, reviewer_name, say
@@ -226,6 +228,28 @@ def comment(case: int, text: str, as_json: bool, reviewer: Reviewer) -> ExitCode
 def second_opinion(case: int, comment: str | None, as_json: bool, reviewer: Reviewer) -> ExitCode:
     """Ask for another reviewer's opinion on CASE: at least two must agree from now on, closed or not."""
     return _act(case, ReviewAction.SECOND_OPINION, reviewer, as_json, comment=comment)
+
+
+@review.command("settle-identity")
+@case_argument
+@click.option("--comment", required=True, help="Say what you found out, in a sentence; it is kept for good.")
+@json_option
+@reviewer_option
+def settle_identity_(case: int, comment: str, as_json: bool, reviewer: Reviewer) -> ExitCode:
+    """Say that the captures of CASE that lie under other patients too are no mix-up for this patient.
+
+    From then on they count as any others, for this patient and in later runs too. The other patients' cases stay in
+    conflict until somebody settles those as well. CASE gets its result again, and still needs its sign-off.
+    """
+    settled = settle_identity(_database(), case, reviewer, comment=comment)
+    if as_json:
+        json_out(asdict(settled))
+    others = first_of([f"{name} ({count})" for name, count in sorted(settled.against.items())], SHOWN)
+    say(
+        f"case {case}, for review: {reviewer.name} settled the captures that also lie under {others}; "
+        + _standing(settled.review)
+    )
+    return ExitCode.OK
 
 
 @review.command()

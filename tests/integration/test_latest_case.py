@@ -150,8 +150,8 @@ def test_a_patient_whose_captures_are_gone_withdraws_the_result_and_not_the_case
 
 def test_fsck_sees_a_mix_up_that_the_view_does_not_show(database: Engine, bundle: Bundle) -> None:
     shown = "run_id, case_id, patient, capture_id, path, other_run_id, other_case_id, other_patient, other_capture_id"
-    columns = f"{shown}, other_path, sha256, archive, other_archive".split(", ")
-    nothing = ", ".join(f"0 AS {name}" if name.endswith("_id") else f"'' AS {name}" for name in columns)
+    columns = f"{shown}, other_path, sha256, archive, other_archive, settled".split(", ")
+    nothing = ", ".join(f"0 AS {name}" if name.endswith(("_id", "settled")) else f"'' AS {name}" for name in columns)
     with writing(database) as connection:
         connection.execute(text("DROP VIEW identity_conflicts"))
         connection.execute(text(f"CREATE VIEW identity_conflicts AS SELECT {nothing} WHERE 1 = 0"))

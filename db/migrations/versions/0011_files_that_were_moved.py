@@ -31,8 +31,8 @@ def upgrade() -> None:
         sa.Column("patient_id", BIG_ID, nullable=False),
         sa.Column("other_patient_id", BIG_ID, nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("case_id", BIG_ID, nullable=False),
-        sa.Column("review_id", BIG_ID, nullable=False),
+        sa.Column("case_id", sa.BigInteger(), nullable=False),
+        sa.Column("review_id", sa.BigInteger(), nullable=False),
         sa.Column("reviewer", sa.Text(), nullable=False),
         sa.Column("created_at", UTCDateTime(), server_default=db_now(), nullable=False),
         sa.ForeignKeyConstraint(
