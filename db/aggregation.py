@@ -21,9 +21,10 @@ from db.absent import emptied
 from db.audit import WORKER, note
 from db.clock import db_now
 from db.engine import AnyRow, slices
-from db.mix_ups import identity_of, one_at_a_time, perhaps_freed, silent_others
+from db.mix_ups import is_in_conflict, one_at_a_time, perhaps_freed, silent_others
 from db.models import BundleRow, Capture, Case, Run
 from db.report_queue import queue_result
+from db.settlements import settlement_of
 from db.superseding import signed_before, supersede
 
 
@@ -173,9 +174,9 @@ def case_result(connection: Connection, case_id: int, counts: CaseCounts, manife
     rows = connection.execute(
         select(*JUDGED).where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED).order_by(Capture.id)
     ).all()
-    conflict, settlement = identity_of(connection, case_id, [row.sha256 for row in rows])
+    conflict = is_in_conflict(connection, case_id, [row.sha256 for row in rows])
     result = judge_rows(rows, counts, manifest, identity_conflict=conflict)
-    if settlement is not None:
+    if (settlement := settlement_of(connection, case_id)) is not None:
         result = beside_settlement(result, settlement)
     signed = signed_before(connection, case_id)
     return result if signed is None else beside_signed(result, signed)

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, column, func, select, table, text
 from sqlalchemy.orm import aliased
 
-from contract.settled import Settlement
 from contract.states import CaseState
 from db.engine import slices
 from db.models import Capture, Case, SettledIdentity
@@ -184,25 +183,8 @@ _REPLACED_IN_CONFLICT = _replaced_in_conflict()
 """Built once: it runs for every case, and building it takes longer than running it."""
 
 
-def identity_of(connection: Connection, case_id: int, digests: Sequence[str | None]) -> tuple[bool, Settlement | None]:
-    """Whether the case with these captures is in conflict, and what reviewers have settled for its patient."""
-    shared = under_several_patients(connection, digests)
-    if not shared:
-        return False, None
+def is_in_conflict(connection: Connection, case_id: int, digests: Sequence[str | None]) -> bool:
+    if not under_several_patients(connection, digests):
+        return False
     conflict = select(CONFLICTS.c.capture_id).where(CONFLICTS.c.case_id == case_id, CONFLICTS.c.settled == 0).limit(1)
-    of_patient = select(Case.patient_id).where(Case.id == case_id).scalar_subquery()
-    rows = [
-        row
-        for batch in slices(shared, 500)
-        for row in connection.execute(
-            select(SettledIdentity.id, SettledIdentity.sha256, SettledIdentity.reviewer, SettledIdentity.created_at)
-            .where(SettledIdentity.patient_id == of_patient, SettledIdentity.sha256.in_(batch))
-            .order_by(SettledIdentity.id)
-        )
-    ]
-    settlement = None
-    if rows:
-        reviewers = list(dict.fromkeys(row.reviewer for row in rows))
-        latest = max(rows, key=lambda row: row.id)
-        settlement = Settlement(len({row.sha256 for row in rows}), reviewers, latest.created_at)
-    return connection.execute(conflict).first() is not None, settlement
+    return connection.execute(conflict).first() is not None

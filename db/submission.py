@@ -3,121 +3,38 @@ published before its commit.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain
 
 from sqlalchemy import Connection, Engine, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from contract.archive import FoundCapture, PatientWithoutCaptures
-from contract.bundle import Bundle
+from contract.archive import FoundCapture
 from contract.names import display_name
 from contract.states import CaptureState, EventKind
-from db.absent import Absent, absent_patients, codes_of_run, write_absent
+from db.absent import Absent, write_absent
 from db.aggregation import aggregate_finished_cases
 from db.audit import SUBMIT, note
 from db.bundles import ensure_bundle
 from db.columns import Life, columns_of
 from db.engine import insert_many, reading, slices, writing
-from db.history import History, LatestCase, history_of, last_run, latest_cases, refuse_other_depth
+from db.history import History
 from db.models import Capture, Case, Chunk, Patient, Run
 from db.rereading import InDoubt, ReadAgain
+from db.submit_plan import (
+    PlannedCase,
+    SubmitPlan,
+    SubmitRequest,
+    batches,
+    known_histories,
+    new_plan,
+    plan_absent,
+    planned,
+)
 
-AT_A_TIME = 5000
-"""About this many captures are in memory at once; patients are not divided."""
 _PENDING = ("run_id", "case_id", "chunk_id", *columns_of(Capture, Life.SEALED, Life.STATE))
 _COPIED = columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME)
-
-
-@dataclass(frozen=True)
-class SubmitRequest:
-    """What `screen submit` wants to write. `root` is the real, absolute path of the archive.
-
-    `captures` come patient by patient, a few thousand at a time: there may be millions. They may be gone through again.
-    """
-
-    root: bytes
-    bundle: Bundle
-    captures: Iterable[FoundCapture]
-    skipped: Mapping[str, Sequence[str]]
-    chunk_size: int
-    software_version: str
-    everything: bool = False
-    verify: bool = False
-    """Whether to read every capture whose result would be kept, and compare its digest."""
-    reviewers_required: int = 1
-    report_at_sign_off: bool = False
-    pseudonym_key: str | None = None
-    """Fingerprint of the key whose pseudonyms replace patients' names in `captures` and the rest; None: real names."""
-    without_captures: Sequence[PatientWithoutCaptures] = ()
-    patient_depth: int = 1
-    patients_complete: bool = True
-    """Whether the walk could list every folder above the patients: then a patient that it did not find is gone."""
-    site: str | None = None
-
-
-@dataclass
-class SubmitPlan:
-    """What a submit does, in numbers: `cases` with a new, changed or removed capture; their captures to screen
-    (`pending`) and those copied from an earlier run (`reused`); captures of all other patients (`unchanged`).
-
-    `latest` has the patients' latest cases before this submit, with whatever bundle. `with_captures` names the patients
-    with captures, `patients_unchanged` counts those of them without a case. `absent` are those without captures;
-    `absent_is_news` says whether the last run did not know this of one of them. `read_again` has the captures that had
-    to be read to know whether they are unchanged.
-    """
-
-    read_again: ReadAgain
-
-    cases: int = 0
-    pending: int = 0
-    reused: int = 0
-    unchanged: int = 0
-    last_run: int | None = None
-    latest: dict[str, LatestCase] = field(default_factory=dict)
-    with_captures: set[str] = field(default_factory=set)
-    patients_unchanged: int = 0
-    absent: list[Absent] = field(default_factory=list)
-    absent_is_news: bool = False
-
-    @property
-    def submitted(self) -> int:
-        return self.pending + self.reused
-
-    @property
-    def patients(self) -> int:
-        return len(self.with_captures) + len(self.absent)
-
-    @property
-    def writes_a_run(self) -> bool:
-        return self.cases > 0 or self.absent_is_news
-
-    def count(self, case: "_PlannedCase") -> None:
-        """Count one more patient with captures."""
-        self.with_captures.add(case.patient)
-        if case.is_touched:
-            self.cases += 1
-            self.pending += len(case.pending)
-            self.reused += len(case.reused)
-        else:
-            self.patients_unchanged += 1
-            self.unchanged += case.captures
-
-
-@dataclass(frozen=True)
-class _PlannedCase:
-    """One patient's captures: those to screen, and the ids of earlier rows to copy."""
-
-    patient: str
-    pending: list[FoundCapture]
-    reused: list[int]
-    is_touched: bool
-    folder_inode: int | None = None
-
-    @property
-    def captures(self) -> int:
-        return len(self.pending) + len(self.reused)
 
 
 @dataclass(frozen=True)
@@ -137,18 +54,18 @@ def plan_submit(engine: Engine, request: SubmitRequest) -> SubmitPlan:
     """What `submit` would do now; writes nothing. Raises as `submit` does."""
     again = ReadAgain(request.root, request.verify)
     with reading(engine) as connection:
-        plan = _new_plan(connection, request, again)
+        plan = new_plan(connection, request, again)
 
     def histories(captures: Sequence[FoundCapture]) -> dict[str, History]:
         with reading(engine) as connection:
-            found = _histories(connection, request, plan, captures)
+            found = known_histories(connection, request, plan, captures)
         again.look(captures, found)
         return found
 
-    for _ in _planned(request, plan, histories):
+    for _ in planned(request, plan, histories):
         pass
     with reading(engine) as connection:
-        _plan_absent(connection, request, plan)
+        plan_absent(connection, request, plan)
     return plan
 
 
@@ -171,30 +88,30 @@ def submit(engine: Engine, request: SubmitRequest) -> Submission:
 
 def _read_again(engine: Engine, request: SubmitRequest, again: ReadAgain) -> None:
     with reading(engine) as connection:
-        plan = _new_plan(connection, request, again)
+        plan = new_plan(connection, request, again)
 
     def histories(connection: Connection, captures: Sequence[FoundCapture]) -> dict[str, History]:
-        return _histories(connection, request, plan, captures)
+        return known_histories(connection, request, plan, captures)
 
-    again.look_at_all(engine, (list(chain(*batch)) for batch in _batches(request.captures)), histories)
+    again.look_at_all(engine, (list(chain(*batch)) for batch in batches(request.captures)), histories)
 
 
 def _submit(engine: Engine, request: SubmitRequest, again: ReadAgain) -> Submission:
     """Raises InDoubt, and has written nothing, if captures must be read first."""
     with writing(engine) as connection:
         _lock_archive(connection, request)
-        plan = _new_plan(connection, request, again)
+        plan = new_plan(connection, request, again)
 
         def histories(captures: Sequence[FoundCapture]) -> dict[str, History]:
-            found = _histories(connection, request, plan, captures)
+            found = known_histories(connection, request, plan, captures)
             again.mark(captures, found)
             return found
 
         run: _RunWriter | None = None
-        for cases in _planned(request, plan, histories):
+        for cases in planned(request, plan, histories):
             run = run or _RunWriter(connection, request)
             run.add(cases)
-        _plan_absent(connection, request, plan)
+        plan_absent(connection, request, plan)
         if not plan.writes_a_run:
             return Submission(plan.last_run, plan)
         run = run or _RunWriter(connection, request)
@@ -208,85 +125,6 @@ def _lock_archive(connection: Connection, request: SubmitRequest) -> None:
     if connection.dialect.name == "postgresql":
         key = int.from_bytes(hashlib.sha256(request.root).digest()[:8], "big", signed=True)
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-
-
-def _new_plan(connection: Connection, request: SubmitRequest, again: ReadAgain) -> SubmitPlan:
-    refuse_other_depth(connection, request.root, request.patient_depth)
-    plan = SubmitPlan(again, latest=latest_cases(connection, request.root, request.pseudonym_key))
-    if not request.everything:
-        plan.last_run = last_run(connection, request.root, request.bundle.digest, request.pseudonym_key)
-    return plan
-
-
-def _histories(
-    connection: Connection, request: SubmitRequest, plan: SubmitPlan, captures: Sequence[FoundCapture]
-) -> dict[str, History]:
-    """The histories of the patients of these captures, by name."""
-    if plan.last_run is None:
-        return {}
-    names = list(dict.fromkeys(display_name(capture.patient) for capture in captures))
-    return history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, names)
-
-
-def _planned(
-    request: SubmitRequest, plan: SubmitPlan, histories_of: Callable[[Sequence[FoundCapture]], dict[str, History]]
-) -> Iterator[list[_PlannedCase]]:
-    """The cases to write, a few thousand captures at a time; `plan` counts them and all other patients with captures.
-
-    A patient gets a new case if a capture is new, changed or removed since the last case with this bundle, or if the
-    latest case has withdrawn the result. Unchanged captures are copied, because a result must depend on all captures of
-    the patient, and on no others.
-    """
-    for batch in _batches(request.captures):
-        names = [display_name(captures[0].patient) for captures in batch]
-        histories = histories_of(list(chain(*batch)))
-        cases = [
-            _planned_case(name, captures, histories.get(name, History()), plan.latest.get(name))
-            for name, captures in zip(names, batch, strict=True)
-        ]
-        for case in cases:
-            plan.count(case)
-        if touched := [case for case in cases if case.is_touched]:
-            yield touched
-
-
-def _plan_absent(connection: Connection, request: SubmitRequest, plan: SubmitPlan) -> None:
-    """Add the patients without captures to the plan. Those with an earlier result that rests on captures get a case."""
-    plan.absent = absent_patients(
-        request.without_captures,
-        plan.with_captures,
-        {name: case.in_force for name, case in plan.latest.items() if case.in_force is not None},
-        complete=request.patients_complete,
-    )
-    codes = {patient.patient: patient.code.value for patient in plan.absent}
-    plan.absent_is_news = not codes.items() <= codes_of_run(connection, plan.last_run).items()
-    plan.cases += sum(patient.withdraws for patient in plan.absent)
-
-
-def _batches(found: Iterable[FoundCapture]) -> Iterator[list[list[FoundCapture]]]:
-    """The captures of several patients, a list for each."""
-    batch: list[list[FoundCapture]] = []
-    for _, captures in groupby(found, key=lambda capture: capture.patient):
-        batch.append(list(captures))
-        if sum(map(len, batch)) >= AT_A_TIME:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _planned_case(
-    patient: str, captures: list[FoundCapture], history: History, latest: LatestCase | None
-) -> _PlannedCase:
-    is_withdrawn = latest is not None and not latest.captures
-    rows = [history.reusable(capture) for capture in captures]
-    return _PlannedCase(
-        patient=patient,
-        pending=[capture for capture, row in zip(captures, rows, strict=True) if row is None],
-        reused=[row for row in rows if row is not None],
-        is_touched=is_withdrawn or not history.is_up_to_date(captures),
-        folder_inode=captures[0].folder_inode,
-    )
 
 
 class _RunWriter:
@@ -319,7 +157,7 @@ class _RunWriter:
             .returning(Run.id)
         ).scalar_one()
 
-    def add(self, cases: Sequence[_PlannedCase]) -> None:
+    def add(self, cases: Sequence[PlannedCase]) -> None:
         """Write these cases with their captures; a chunk may hold captures of several cases."""
         case_ids = self._insert_cases(cases)
         for case in cases:
@@ -337,7 +175,7 @@ class _RunWriter:
         """Write the patients without captures, and a case without captures for each who had some before."""
         patient_ids = _ensure_patients(self._connection, self._request, [patient.patient for patient in absent])
         write_absent(self._connection, self.id, absent, patient_ids)
-        withdrawn = [_PlannedCase(patient.patient, [], [], True) for patient in absent if patient.withdraws]
+        withdrawn = [PlannedCase(patient.patient, [], [], True) for patient in absent if patient.withdraws]
         if withdrawn:
             self.add(withdrawn)
 
@@ -357,7 +195,7 @@ class _RunWriter:
         for case_ids in [*slices(self._emptied, 500), *slices(self._complete, 500)]:
             aggregate_finished_cases(self._connection, case_ids)
 
-    def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
+    def _insert_cases(self, cases: Sequence[PlannedCase]) -> dict[str, int]:
         patient_ids = _ensure_patients(self._connection, self._request, [case.patient for case in cases])
         rows = self._connection.execute(
             insert(Case).returning(Case.id, Case.patient_id),

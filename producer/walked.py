@@ -11,7 +11,7 @@ from contract.errors import ExitCode
 from contract.names import display_name, first_of
 from contract.states import SkipReason
 from db.rereading import ReadAgain
-from db.submission import SubmitPlan, SubmitRequest
+from db.submit_plan import SubmitPlan, SubmitRequest
 from producer.output import plain, say, stdout, table
 
 _SHOWN = 10

@@ -1,15 +1,11 @@
 """`screen review`: the commands with which a haematologist reviews cases."""
 
-import csv
 import io
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
 
 import click
 from sqlalchemy import Engine
@@ -18,7 +14,6 @@ from contract.errors import ExitCode, UsageError
 from contract.files import write_whole
 from contract.names import first_of
 from contract.outputs import OutputFile
-from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import get_settings
 from contract.states import ReviewAction, ReviewState, Verdict
 from db import review as actions
@@ -26,11 +21,12 @@ from db.opinions import CaseReview
 from db.plausibility import implausibility
 from db.review import Opinion, Reviewer
 from db.review_queries import case_details, review_list
-from db.reviewed_labels import ReviewedCapture, labelled_cases, reviewed_captures
+from db.reviewed_labels import labelled_cases, reviewed_captures
 from db.schema import open_database
 from db.settling import settle_identity
 from producer.alarm import say_alarm
 from producer.case_page import CasePage, page_options
+from producer.labels_out import write_labels
 from producer.output import CSV, ID, csv_out, json_out, output_options, reviewer_name, say
 from producer.review_output import agreement, print_case, print_list, result
 
@@ -329,7 +325,7 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
         raise UsageError("no case is closed as benign or as ALL with a subtype: there is nothing to export")
     text = io.StringIO()
     with_site = any(case.site for case in cases)
-    written, unused = _write_labels(text, reviewed_captures(database, cases), out.parent.resolve(), with_site)
+    written, unused = write_labels(text, reviewed_captures(database, cases), out.parent.resolve(), with_site)
     write_whole(out, text.getvalue())
     for reason, count in sorted(unused.items()):
         say(f"left out: {count} captures ({reason})", "yellow")
@@ -339,44 +335,3 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
     if out.name != "labels.csv":
         say("`screen train FOLDER` looks for FOLDER/labels.csv: rename the file")
     return ExitCode.OK
-
-
-def _write_labels(
-    stream: TextIO, captures: Iterable[ReviewedCapture], folder: Path, with_site: bool
-) -> tuple[int, Counter[str]]:
-    """Returns the number of rows, and how many captures were left out for each reason. Paths below `folder` are
-    relative to it, others absolute; they are the real ones, also for pseudonyms. Raises PseudonymKeyMissing.
-    """
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("path", "label", "patient", *(("site",) if with_site else ())))
-    written, unused = 0, Counter[str]()
-
-    @cache
-    def on_disk(root: bytes, fingerprint: str, patient_depth: int) -> RealPaths:
-        return real_paths(root, fingerprint, get_settings().pseudonym_key_file, patient_depth)
-
-    for capture in captures:
-        case = capture.case
-        fingerprint = case.pseudonym_key
-        real_path = capture.path
-        if fingerprint is not None:
-            real_path = on_disk(case.root, fingerprint, case.patient_depth)(capture.path)
-        path = Path(os.fsdecode(os.path.join(case.root, real_path)))  # noqa: PTH118 - bytes
-        if capture.left_out is not None:
-            unused[capture.left_out] += 1
-        elif not _is_utf8(path):
-            unused["their names are not UTF-8"] += 1
-        else:
-            shown = path.relative_to(folder) if path.is_relative_to(folder) else path
-            site = (case.site or "",) if with_site else ()
-            writer.writerow((shown.as_posix(), case.label, case.patient, *site))
-            written += 1
-    return written, unused
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -13,8 +13,9 @@ from contract.options import patient_depth_option
 from contract.pseudonyms import read_key
 from contract.settings import Settings, get_settings
 from db.schema import open_database
-from db.submission import Submission, SubmitPlan, SubmitRequest, plan_submit
+from db.submission import Submission, plan_submit
 from db.submission import submit as write_run
+from db.submit_plan import SubmitPlan, SubmitRequest
 from producer.output import json_out, say
 from producer.pseudonymous import Pseudonymous, pseudonymize_option, pseudonymous_names, pseudonymous_patients
 from producer.publish import check_redis, publish_chunks

@@ -19,7 +19,8 @@ from db.fsck import fsck
 from db.models import Capture, Case, Run
 from db.rereading import ReadAgain
 from db.results import finish_chunk
-from db.submission import Submission, SubmitRequest, plan_submit, submit
+from db.submission import Submission, plan_submit, submit
+from db.submit_plan import SubmitRequest
 from producer.pseudonymous import Pseudonymous
 from tests.support.earlier import RUN, write_at
 from tests.support.runs import claimed, outcome

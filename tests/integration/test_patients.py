@@ -27,7 +27,8 @@ from db.results import finish_chunk
 from db.review import Reviewer, act
 from db.review_queries import case_details, review_list
 from db.run_report import CaseRow, read_run
-from db.submission import Submission, SubmitRequest, plan_submit, submit
+from db.submission import Submission, plan_submit, submit
+from db.submit_plan import SubmitRequest
 from producer.formats import load_formats
 from tests.support.bundles import colour_bundle
 from tests.support.runs import claimed, found, outcome, request, without

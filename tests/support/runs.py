@@ -14,7 +14,8 @@ from db.chunks import claim
 from db.engine import reading
 from db.lease import Lease
 from db.models import Case, Chunk
-from db.submission import Submission, SubmitRequest, submit
+from db.submission import Submission, submit
+from db.submit_plan import SubmitRequest
 
 
 def found(patient: str, *names: str, size: int = 100, modified: int = 1) -> list[FoundCapture]:
