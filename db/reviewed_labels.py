@@ -10,7 +10,7 @@ from contract.bundle import Manifest
 from contract.names import display_name
 from contract.states import CaptureState, ReviewState, Verdict
 from db.engine import reading, slices
-from db.models import BundleRow, Capture, Case, Run
+from db.models import BundleRow, Capture, Case, Run, SettledIdentity
 from db.opinions import CASE_REVIEW
 from db.runs import require_run
 
@@ -20,7 +20,7 @@ class LabelledCase:
     """A closed case. `label` is the subtype if the final verdict is ALL, the bundle's benign label if it is benign.
 
     `patient` is the folder's name, or its path where cases of several archives come together: the same name in two
-    archives is two patients.
+    archives is two patients. `shares_captures`: captures may lie under other patients too, settled or not.
     """
 
     id: int
@@ -30,7 +30,7 @@ class LabelledCase:
     site: str | None
     pseudonym_key: str | None
     patient_depth: int
-    identity_conflict: bool
+    shares_captures: bool
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
 
     If a patient has several closed cases, the last one counts. Raises NoSuchRun.
     """
+    settled = select(SettledIdentity.id).where(SettledIdentity.patient_id == Case.patient_id).exists()
     statement = (
         select(
-            Case.id, Case.patient_id, Case.identity_conflict, CASE_REVIEW.c.patient, CASE_REVIEW.c.state,
-            CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.site, Run.pseudonym_key,
+            Case.id, Case.patient_id, (Case.identity_conflict.is_(True) | settled).label("shares"),
+            CASE_REVIEW.c.patient, CASE_REVIEW.c.state, CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.site, Run.pseudonym_key,
             Run.patient_depth, Run.bundle_digest,
         )
         .join(Run, Run.id == Case.run_id)
@@ -77,9 +78,9 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
         if label is None:
             left_out["ALL without a subtype" if case.final_verdict == Verdict.ALL else case.final_verdict] += 1
         else:
-            key, conflict = case.pseudonym_key, bool(case.identity_conflict)
+            key, shares = case.pseudonym_key, bool(case.shares)
             labelled.append(
-                LabelledCase(case.id, case.patient, label, case.root, case.site, key, case.patient_depth, conflict)
+                LabelledCase(case.id, case.patient, label, case.root, case.site, key, case.patient_depth, shares)
             )
     if len({case.root for case in labelled}) > 1:
         labelled = [replace(case, patient=f"{display_name(case.root)}/{case.patient}") for case in labelled]
@@ -94,7 +95,7 @@ def reviewed_captures(engine: Engine, cases: Sequence[LabelledCase]) -> Iterator
             shared = {
                 capture_id
                 for case in batch
-                if case.identity_conflict
+                if case.shares_captures
                 for capture_id in connection.execute(
                     text("SELECT capture_id FROM identity_conflicts WHERE case_id = :case"), {"case": case.id}
                 ).scalars()

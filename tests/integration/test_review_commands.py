@@ -2,6 +2,7 @@
 
 import csv
 import getpass
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -214,6 +215,31 @@ def test_what_has_no_sure_label_is_left_out_and_counted(
     } | {(f"{elsewhere}/again", "Pre")}, "the same name in two archives is two patients"
     assert len(rows) == 2 + 3 + 3 + 2 + 2 + 2
     assert {Path(row["path"]).parent.parent for row in rows} == {tmp_path, tmp_path / "elsewhere"}
+
+
+def test_a_conflict_is_settled_and_its_captures_are_trained_on_by_nobody(
+    database: Engine, bundle: Bundle, commands: Environment, tmp_path: Path
+) -> None:
+    run = submit(database, request(bundle, found("P1", "0.jpg", "1.jpg") + found("P2", "0.jpg"), root=b"/a"))
+    lease = claimed(database, run.chunk_ids[0])
+    ended = outcome(lease)
+    ended.screened[-1] = replace(ended.screened[-1], sha256=ended.screened[0].sha256)
+    finish_chunk(database, lease, ended)
+    shown = commands.screen("review", "show", 1)
+    assert "screen review settle-identity 1" in shown.out.replace("\n", " ")
+    done = commands.screen("review", "settle-identity", 1, "--comment", "the same slide, both right", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["against"] == {"P2": 1}
+    assert "anna settled the captures that also lie under P2 (1); waiting, 1 reviewer must sign" in done.err
+    again = commands.screen("review", "settle-identity", 1, "--comment", "once more")
+    assert (again.code, "case 1 is in no conflict" in again.err) == (2, True)
+    shown = commands.screen("review", "show", 1).out.replace("\n", " ")
+    assert "anna settled this on" in shown
+    assert "settled the conflict with other patients" in shown
+    sign(database, 1, "Pre")
+    done = commands.screen("review", "export", 1, "--out", tmp_path / "out" / "labels.csv")
+    assert "1 captures (under another patient too)" in done.err
+    assert [row["path"] for row in rows_of(tmp_path / "out" / "labels.csv")] == ["/a/P1/1.jpg"]
 
 
 def test_without_a_label_nothing_is_written(
