@@ -20,7 +20,8 @@ from db.models import Case, Patient, PatientWithoutCaptures
 from db.opinions import CASE_REVIEW
 
 _GONE = "no folder of it is among the archive's patients any more"
-_HAS_CASE = (Case.run_id == PatientWithoutCaptures.run_id) & (Case.patient_id == PatientWithoutCaptures.patient_id)
+HAS_CASE = (Case.run_id == PatientWithoutCaptures.run_id) & (Case.patient_id == PatientWithoutCaptures.patient_id)
+"""How a patient without captures is joined to its case in that run, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def emptied(connection: Connection, case_id: int) -> Emptied:
     """Why this case has no captures, and the result that it withdraws."""
     absent = connection.execute(
         select(PatientWithoutCaptures.reason, PatientWithoutCaptures.earlier_case_id)
-        .join(Case, _HAS_CASE)
+        .join(Case, HAS_CASE)
         .where(Case.id == case_id)
     ).one()
     earlier = connection.execute(
@@ -152,7 +153,7 @@ def _rows() -> Any:
         )
         .select_from(PatientWithoutCaptures)
         .join(Patient, Patient.id == PatientWithoutCaptures.patient_id)
-        .outerjoin(Case, _HAS_CASE)
+        .outerjoin(Case, HAS_CASE)
         .outerjoin(earlier, earlier.id == PatientWithoutCaptures.earlier_case_id)
         .outerjoin(CASE_REVIEW, CASE_REVIEW.c.case_id == earlier.id)
     )  # fmt: skip

@@ -12,12 +12,13 @@ from contract.case_rule import Reason
 from contract.errors import NoSuchCase
 from contract.outcomes import Mark
 from contract.states import CaptureState, RejectCode, ReviewAction, ReviewState, Verdict
+from db.absent import HAS_CASE
 from db.bundles import in_training
 from db.clock import db_now
 from db.columns import Base
 from db.engine import reading
 from db.mix_ups import CONFLICTS, IdentityConflict
-from db.models import BundleRow, Capture, Case, Review, Run
+from db.models import BundleRow, Capture, Case, PatientWithoutCaptures, Review, Run
 from db.opinions import CASE_REVIEW, DONE_WITH, CaseReview
 from db.runs import require_run
 
@@ -95,6 +96,15 @@ class ReviewRow:
 
 
 @dataclass(frozen=True)
+class MovedTo:
+    """A case of another patient that has captures of a case without any: its folder was renamed, perhaps."""
+
+    patient: str
+    case_id: int
+    captures: int
+
+
+@dataclass(frozen=True)
 class CaseDetails(ListedCase):
     """A case as a reviewer sees it: beside its row in the list, its bundle, the evidence, and what was done so far."""
 
@@ -109,6 +119,7 @@ class CaseDetails(ListedCase):
     ended_badly: tuple[UnscreenedCapture, ...]
     conflicts: tuple[IdentityConflict, ...]
     history: tuple[ReviewRow, ...]
+    moved_to: tuple[MovedTo, ...]
 
 
 def review_list(
@@ -206,6 +217,7 @@ def case_details(engine: Engine, case_id: int, *, captures: int) -> CaseDetails:
             ended_badly=_ended_badly(connection, case_id),
             conflicts=_conflicts(connection, case_id),
             history=_history(connection, case_id),
+            moved_to=() if row["submitted"] else _moved_to(connection, case_id),
         )
 
 
@@ -247,6 +259,22 @@ def _conflicts(connection: Connection, case_id: int) -> tuple[IdentityConflict, 
     of_case = select(CONFLICTS).where(CONFLICTS.c.case_id == case_id, CONFLICTS.c.settled == 0)
     shown = of_case.order_by(CONFLICTS.c.path).limit(CONFLICTS_SHOWN)
     return tuple(IdentityConflict(**row) for row in connection.execute(shown).mappings())
+
+
+def _moved_to(connection: Connection, case_id: int) -> tuple[MovedTo, ...]:
+    """Where the captures of the result that a case without captures withdraws lie now, byte for byte."""
+    earlier = (
+        select(PatientWithoutCaptures.earlier_case_id).join(Case, HAS_CASE).where(Case.id == case_id).scalar_subquery()
+    )
+    captures = func.count(CONFLICTS.c.capture_id.distinct())
+    cases = (
+        select(CONFLICTS.c.other_patient, CONFLICTS.c.other_case_id, captures)
+        .where(CONFLICTS.c.case_id == connection.execute(select(earlier)).scalar())
+        .group_by(CONFLICTS.c.other_patient, CONFLICTS.c.other_case_id)
+        .order_by(captures.desc(), CONFLICTS.c.other_case_id)
+        .limit(CONFLICTS_SHOWN)
+    )
+    return tuple(MovedTo(*row) for row in connection.execute(cases))
 
 
 def _history(connection: Connection, case_id: int) -> tuple[ReviewRow, ...]:

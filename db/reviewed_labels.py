@@ -51,8 +51,8 @@ def labelled_cases(engine: Engine, run_id: int | None = None) -> tuple[list[Labe
     statement = (
         select(
             Case.id, Case.patient_id, (Case.identity_conflict.is_(True) | settled).label("shares"),
-            CASE_REVIEW.c.patient, CASE_REVIEW.c.state, CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype, Run.root, Run.site, Run.pseudonym_key,
-            Run.patient_depth, Run.bundle_digest,
+            CASE_REVIEW.c.patient, CASE_REVIEW.c.state, CASE_REVIEW.c.final_verdict, CASE_REVIEW.c.final_subtype,
+            Run.root, Run.site, Run.pseudonym_key, Run.patient_depth, Run.bundle_digest,
         )
         .join(Run, Run.id == Case.run_id)
         .join(CASE_REVIEW, CASE_REVIEW.c.case_id == Case.id)

@@ -105,6 +105,9 @@ def _head(case: CaseDetails) -> Table:
     if case.score is not None:
         head.add_row("score", f"{case.score:.2f}, 95 % {case.score_low:.2f}-{case.score_high:.2f}")
     head.add_row("captures", _counts(case))
+    for moved in case.moved_to:
+        captures = f"{moved.captures} of the earlier ones lie"
+        head.add_row("", plain(f"{captures} under {moved.patient} now, case {moved.case_id}: was the folder renamed?"))
     for number, reason in enumerate(case.reasons):
         head.add_row("" if number else "why", plain(reason.sentence))
     review = _STATE[case.state].copy()

@@ -5,6 +5,7 @@ from collections.abc import Container, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from contract.settled import IDENTITY_SETTLED
 from contract.signed import DIFFERS_FROM_SIGNED
 from contract.words import FOR_REVIEW, explained_marks
 from db.absent import AbsentRow
@@ -37,6 +38,7 @@ def _print(report: RunReport, truth: Truth | None) -> None:
     print_warnings(report.warnings, report.training_sentence)
     stdout.print(_results(report, truth))
     _print_reasons(report.cases, {DIFFERS_FROM_SIGNED}, "Another result than reviewers signed before", "bold red")
+    _print_reasons(report.cases, {IDENTITY_SETTLED}, "The same capture under several patients, settled", "yellow")
     _print_reasons(report.cases, DO_NOT_COUNT, "Why captures do not count", "yellow")
     if report.identity_conflicts:
         stdout.print(_conflicts(report.identity_conflicts))

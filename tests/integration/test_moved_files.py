@@ -1,5 +1,6 @@
 """A file under an earlier one's path, with its size and time: inode or change time tell, and the digest decides."""
 
+import json
 import os
 from dataclasses import replace
 from hashlib import sha256
@@ -22,6 +23,7 @@ from db.results import finish_chunk
 from db.submission import Submission, plan_submit, submit
 from db.submit_plan import SubmitRequest
 from producer.pseudonymous import Pseudonymous
+from tests.support.commands import Environment
 from tests.support.earlier import RUN, write_at
 from tests.support.runs import claimed, outcome
 
@@ -173,6 +175,24 @@ def test_verify_finds_what_inode_and_times_do_not_show(
     with reading(database) as connection:
         unknown = select(func.count()).where(Capture.run_id == done.run_id, Capture.inode.is_(None))
         assert connection.execute(unknown).scalar_one() == 0, "verified, they are in doubt when they change again"
+
+
+def test_submit_says_how_many_it_read_and_why(
+    database: Engine, database_url: str, bundle: Bundle, archive: Path, tmp_path: Path
+) -> None:
+    commands = Environment(tmp_path, database_url, "redis://127.0.0.1:1/0")
+    screened(database, wanted(bundle, archive))
+    (archive / "P1" / "1.jpg").chmod(0o640)
+    exchange(archive / "P1" / "0.jpg", archive / "P2" / "0.jpg")
+    done = commands.screen("submit", archive, "--bundle", bundle.path, "--dry-run", "--verify", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["read_again"] == {"moved": 3, "verified": 1, "unchanged": 2, "changed": 2}
+    assert (
+        "captures read again: 3 have another inode or change time than at an earlier submit and 1 were verified; "
+        "2 hold the same bytes and keep their results, 2 do not, or cannot be read, and are screened"
+    ) in done.err
+    quiet = commands.screen("submit", archive, "--bundle", bundle.path, "--dry-run", "--all")
+    assert "read again" not in quiet.err
 
 
 def test_a_rejected_capture_without_a_digest_is_tried_again(database: Engine, bundle: Bundle, archive: Path) -> None:

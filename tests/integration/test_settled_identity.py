@@ -101,6 +101,8 @@ def test_a_renamed_folder_ends_in_no_conflict_whatever_is_finished_first(
     in_force = {case.patient: case for case in read_run(database, second.run_id or 0).cases}
     assert (in_force["P1"].verdict, in_force["P1"].submitted) == (Verdict.INSUFFICIENT, 0)
     assert [in_force[name].identity_conflict for name in ("P1", "P9")] == [False, False]
+    (moved,) = case_details(database, in_force["P1"].case_id, captures=1).moved_to
+    assert (moved.patient, moved.case_id, moved.captures) == ("P9", in_force["P9"].case_id, 3)
     assert set(waiting(database)) == {2, in_force["P1"].case_id, in_force["P9"].case_id}, "the old ALL waits no more"
     assert broken(database, 1, 2) == []
 
