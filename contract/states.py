@@ -97,7 +97,10 @@ class EventKind(Code):
     RESUMED = "resumed", "a run was resumed"
     RETRIED = "retried", "captures that had ended badly were opened again"
     RECOMPUTED = "recomputed", "the result of a case was written again; the detail has the result before"
-    IDENTITY_CONFLICT = "identity_conflict", "a capture was found under two patients"
+    IDENTITY_CONFLICT = (
+        "identity_conflict",
+        "a capture was found under two patients, or no longer; the detail says which, and the review that settled it",
+    )
     SUPERSEDED = "superseded", "a newer case of the patient took the case's place; the detail names it"
     PURGED = "purged", "runs were removed; the detail counts what was removed"
     RESTORED = "restored", "a backup was restored: the database got a new UUID; the detail has it and the one before"

@@ -173,7 +173,9 @@ class Case(Base):
     score_high: Mapped[float | None] = outcome(doc="upper end of the score's interval")
     priority: Mapped[float | None] = outcome(doc="place in the review queue: higher is more urgent")
     reasons: Mapped[list[Any] | None] = outcome(doc="JSON list of `{code, sentence}`")
-    identity_conflict: Mapped[bool | None] = outcome(doc="whether a capture of it also lies under another patient")
+    identity_conflict: Mapped[bool | None] = outcome(
+        doc="whether a capture of it also lies under another patient and nobody has settled that"
+    )
     case_rule: Mapped[str | None] = outcome(Text, doc="name and version of the case rule")
     case_policy: Mapped[dict[str, Any] | None] = outcome(
         doc="JSON: rule, parameters and thresholds, if the case was recomputed with others than its bundle's"

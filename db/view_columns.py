@@ -53,8 +53,9 @@ VIEW_COLUMNS = {
         "bundle_name": "name of the bundle",
         "bundle_digest": "the bundle's identity",
         "identity_conflict": (
-            "whether a capture of it also lies under another patient, see [the view](#view-identity_conflicts); "
-            "empty while open, and for results of releases that did not check this"
+            "whether a capture of it also lies under another patient and nobody has settled that, see "
+            "[the view](#view-identity_conflicts); empty while open, and for results of releases that did not check "
+            "this"
         ),
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
@@ -81,7 +82,7 @@ VIEW_COLUMNS = {
         "screened": "captures of the case that were screened",
         "reasons": "reasons for the result, as JSON",
         "aggregated_at": "time of the result",
-        "identity_conflict": "whether a capture of it also lies under another patient",
+        "identity_conflict": "whether a capture of it also lies under another patient and nobody has settled that",
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
         "review_state": "see [Review states](#review-states); never `closed` or `superseded` here",
