@@ -15,14 +15,15 @@ from db.drift import drift_warning
 from db.progress import Progress, RunSummary, progress, run_summaries, this_run
 from db.run_report import read_run
 from db.schema import open_database
+from db.write_lock import write_lock_sentence
 from producer.alarm import print_alarm, say_alarm
-from producer.output import CSV, RunNumber, csv_out, json_out, output_options, plain, shown_verdict, stdout, table
+from producer.output import CSV, RunNumber, csv_out, json_out, output_options, plain, say, shown_verdict, stdout, table
 
 COLUMNS = (
     "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
     "cancelled_at", "submitted", "screened", "rejected", "quarantined", "pending", "reused", "skipped", "cases",
     "cases_finished", "cases_all", "cases_indeterminate", "cases_insufficient", "cases_benign", "patients",
-    "patients_unchanged", "patients_without_captures", "patient_depth", "captures_per_s", "trouble", "site",
+    "patients_unchanged", "patients_without_captures", "patient_depth", "captures_per_s", "trouble", "site", "held",
 )  # fmt: skip
 
 
@@ -32,10 +33,12 @@ COLUMNS = (
 def status(run: int | None, output: str) -> ExitCode:
     """List the runs, newest first, or only RUN, a number or `latest`: how its captures ended, and how fast it is.
 
-    With RUN it first says if most captures of most patients do not count, and at the end if its captures have drifted
-    away from those that the bundle knows.
+    It first says where another program keeps SQLite's write lock. With RUN it also says first if most captures of most
+    patients do not count, and at the end if its captures have drifted away from those that the bundle knows.
     """
     database = open_database(get_settings().database_url)
+    if sentence := write_lock_sentence(database):
+        say(sentence, "yellow")
     if run is None:
         return _list(database, output)
     run = this_run(database, run)
@@ -77,10 +80,11 @@ def _is_going(run: RunSummary) -> bool:
 
 @dataclass(frozen=True)
 class ListedRun(RunSummary):
-    """A run, with its rate and its trouble while it is being screened."""
+    """A run, with its rate, its trouble and its held captures while it is being screened."""
 
     captures_per_s: float | None
     trouble: str | None
+    held: int | None
 
 
 def _listed(run: RunSummary, now: Progress | None) -> ListedRun:
@@ -88,8 +92,14 @@ def _listed(run: RunSummary, now: Progress | None) -> ListedRun:
     return ListedRun(
         **asdict(run),
         captures_per_s=round(current.recent_per_s, 1) if current else None,
-        trouble=current.trouble if current else None,
+        trouble=_trouble(run.run_id, current) if current else None,
+        held=current.held if current else None,
     )
+
+
+def _trouble(run_id: int, now: Progress) -> str | None:
+    """What hinders the run, in words; held chunks first, because they wait for a person."""
+    return ". ".join(filter(None, (now.held_sentence(run_id), now.trouble))) or None
 
 
 def _print(rows: Sequence[ListedRun]) -> None:
@@ -138,5 +148,7 @@ def _state(row: ListedRun) -> str:
         return "finished"
     done = (row.submitted - row.pending) / max(row.submitted, 1)
     rate = row.captures_per_s
+    if row.held and row.held == row.pending:
+        return f"{done:.0%}, held"
     left = f", {row.pending / rate / 60:.0f} min" if rate else ""
     return f"{done:.0%}{left}"
