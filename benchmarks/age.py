@@ -37,16 +37,16 @@ TENTH = 10
 PARTS = {
     "latest cases": "db.submission.latest_cases",
     "history": "db.submission.history_of",
-    "copy": "db.submission._RunWriter._insert_reused",
+    "copies": "db.submission._RunWriter._insert_reused",
     "captures": "db.results._write_captures",
+    "touches others": "db.aggregation._to_finish_alone",
     "supersede": "db.aggregation.supersede",
     "counts": "db.aggregation.case_counts",
+    "rows": "db.aggregation.result_columns",
     "case rule": "db.aggregation.judge_rows",
-    "mix-ups": "db.aggregation.is_in_conflict",
-    "mix-ups after": "db.results.under_several_patients",
-    "freed": "db.aggregation.perhaps_freed",
+    "shared digests": "db.aggregation.under_several_patients",
     "signed before": "db.aggregation.signed_before",
-    "queue": "db.aggregation.queue_result",
+    "queue": "db.aggregation.queue_results",
 }
 """The parts of submit and finishing whose own time is shown; what none of them takes is `other`."""
 
@@ -124,9 +124,7 @@ def command(nights: int, patients: int, databases: tuple[str, ...], work: Path |
             shown += [[f"{name}: {part}", *values.values()] for part, values in row["nights"]["parts"][name].items()]
         tables.append(table(f"{row['database']}: {nights} nights", columns, shown))
         cases = [[name, *values.values()] for name, values in row["patients"]["ms_per_case"].items()]
-        tables.append(
-            table(f"{row['database']}: finishing one of {patients} patients, ms per case", columns, cases)
-        )
+        tables.append(table(f"{row['database']}: finishing one of {patients} patients, ms per case", columns, cases))
     finish("age", {"rows": rows}, tables, json_file)
 
 
@@ -224,9 +222,8 @@ def _grown(values: Sequence[float], *, scale: float) -> dict[str, float | None]:
     """The median over the first and the last tenth, and how many times the first the last is."""
     tenth = max(1, len(values) // TENTH)
     first, last = median(values[:tenth]) or 0.0, median(values[-tenth:]) or 0.0
-    return {
-        "first": rounded(scale * first), "last": rounded(scale * last), "times": rounded(last / first) if first else None,
-    }  # fmt: skip
+    times = rounded(last / first) if first else None
+    return {"first": rounded(scale * first), "last": rounded(scale * last), "times": times}
 
 
 def _bytes(engine: Engine) -> int:

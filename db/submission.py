@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from sqlalchemy import Connection, Engine, insert, literal, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contract.archive import FoundCapture, PatientWithoutCaptures
@@ -22,11 +22,14 @@ from db.columns import Life, columns_of
 from db.engine import insert_many, reading, slices, writing
 from db.history import History, LatestCase, history_of, last_run, latest_cases, refuse_other_depth
 from db.models import Capture, Case, Chunk, Patient, Run
+from db.reused import LEFT_WITH_ORIGINAL
 
 AT_A_TIME = 5000
 """About this many captures are in memory at once; patients are not divided."""
 _PENDING = ("run_id", "case_id", "chunk_id", *columns_of(Capture, Life.SEALED, Life.STATE))
-_COPIED = columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME)
+_COPIED = tuple(
+    name for name in columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME) if name not in LEFT_WITH_ORIGINAL
+)
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ def _planned(connection: Connection, request: SubmitRequest, plan: SubmitPlan) -
         names = [display_name(captures[0].patient) for captures in batch]
         histories: dict[str, History] = {}
         if plan.last_run is not None:
-            histories = history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, names)
+            found = dict(zip(names, batch, strict=True))
+            histories = history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, found)
         cases = [
             _planned_case(name, captures, histories.get(name, History()), plan.latest.get(name))
             for name, captures in zip(names, batch, strict=True)
@@ -339,10 +343,13 @@ class _RunWriter:
         insert_many(self._connection, Capture.__table__, _PENDING, rows)
 
     def _insert_reused(self, case_id: int, capture_ids: Sequence[int]) -> None:
-        """Copy the rows of unchanged captures within the database."""
+        """Copy the rows of unchanged captures within the database. Every copy names the original, never another copy,
+        and leaves the largest columns with it.
+        """
+        original = func.coalesce(Capture.reused_from, Capture.id)
         columns = [Capture.__table__.c[name] for name in _COPIED]
         for ids in slices(capture_ids, 500):
-            copied = select(literal(self.id), literal(case_id), Capture.id, *columns).where(Capture.id.in_(ids))
+            copied = select(literal(self.id), literal(case_id), original, *columns).where(Capture.id.in_(ids))
             self._connection.execute(
                 insert(Capture).from_select(["run_id", "case_id", "reused_from", *_COPIED], copied)
             )
