@@ -45,7 +45,6 @@ PARTS = {
     "rows": "db.aggregation.result_columns",
     "case rule": "db.aggregation.judge_rows",
     "shared digests": "db.aggregation.under_several_patients",
-    "signed before": "db.aggregation.signed_before",
     "queue": "db.aggregation.queue_results",
 }
 """The parts of submit and finishing whose own time is shown; what none of them takes is `other`."""

@@ -6,7 +6,7 @@ first one wrote. The condition of the UPDATE makes sure that there is only one r
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from sqlalchemy.orm import aliased
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
 from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge, judge_emptied
-from contract.signed import beside_signed
+from contract.signed import SignedResult, beside_signed
 from contract.states import CaptureState, CaseState, EventKind
 from db.absent import emptied
 from db.audit import WORKER, note
@@ -74,8 +74,11 @@ def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) ->
         for needs_care, group in groupby(cases, key=lambda case: case.id in alone):
             together = list(group)
             # What a correction has changed, `alone` does not know.
-            for part in [[case] for case in together] if needs_care or corrected else [together]:
-                corrected |= _finish(connection, part, cancelled=cancelled)
+            if needs_care or corrected:
+                for case in together:
+                    corrected |= _finish_alone(connection, case, cancelled=cancelled)
+            else:
+                _finish(connection, together, cancelled=cancelled, shared=())
 
 
 class ToJudge(NamedTuple):
@@ -105,7 +108,7 @@ def _to_finish_alone(connection: Connection, case_ids: Sequence[int]) -> set[int
     """
     newer = aliased(Case)
     is_replaced = select(newer.id).where(
-        newer.patient_id == Case.patient_id, newer.id > Case.id, newer.state == CaseState.AGGREGATED
+        newer.patient_id == Case.patient_id, newer.id > Case.id, newer.verdict.is_not(None)
     )
     is_reported = select(ReportQueue.id).where(ReportQueue.case_id == Case.id)
     alone = perhaps_touching_others(connection, case_ids)
@@ -122,13 +125,27 @@ def _to_finish_alone(connection: Connection, case_ids: Sequence[int]) -> set[int
     return alone
 
 
-def _finish(connection: Connection, cases: Sequence[ToJudge], *, cancelled: bool) -> bool:
-    """Write the results of these cases; whether results of other cases were judged again."""
+def _finish_alone(connection: Connection, case: ToJudge, *, cancelled: bool) -> bool:
+    """Write the result of a case; whether results of other patients were judged again for it."""
+    columns = _finish(connection, [case], cancelled=cancelled)
+    freed = perhaps_freed(connection, case.id)
+    judge_again(connection, freed, in_conflict=True)
+    if not columns[case.id]["identity_conflict"]:
+        return bool(freed)
+    # Its captures may be copies, which no worker wrote.
+    judge_again(connection, silent_others(connection, case.id), in_conflict=False)
+    return True
+
+
+def _finish(
+    connection: Connection, cases: Sequence[ToJudge], *, cancelled: bool, shared: Collection[str] | None = None
+) -> dict[int, dict[str, Any]]:
+    """Write the results of these cases, and return their columns. `shared` as for `case_results`."""
     ids = [case.id for case in cases]
     # First: it waits for reviewers who sign an earlier case at this moment, and the result says what they signed.
-    supersede(connection, ids, cancelled=cancelled)
+    signed = supersede(connection, ids, cancelled=cancelled)
     counts = case_counts(connection, cases)
-    columns = result_columns(connection, cases, counts)
+    columns = result_columns(connection, cases, counts, signed=signed, shared=shared)
     rows = [
         {"screened": counts[case_id].screened, "rejected": counts[case_id].rejected,
          "quarantined": counts[case_id].quarantined, **columns[case_id]}
@@ -144,15 +161,7 @@ def _finish(connection: Connection, cases: Sequence[ToJudge], *, cancelled: bool
         ],
     )
     queue_results(connection, ids)
-    if len(ids) > 1:  # none of them touches another patient's
-        return False
-    freed = perhaps_freed(connection, ids[0])
-    judge_again(connection, freed, in_conflict=True)
-    if not columns[ids[0]]["identity_conflict"]:
-        return bool(freed)
-    # Its captures may be copies, which no worker wrote.
-    judge_again(connection, silent_others(connection, ids[0]), in_conflict=False)
-    return True
+    return columns
 
 
 def _manifest(connection: Connection, digest: str) -> Manifest:
@@ -194,11 +203,11 @@ def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict:
 
 
 def result_columns(
-    connection: Connection, cases: Sequence[ToJudge], counts: Mapping[int, CaseCounts]
+    connection: Connection, cases: Sequence[ToJudge], counts: Mapping[int, CaseCounts], **known: Any
 ) -> dict[int, dict[str, Any]]:
-    """The columns of each case's result, by case. `counts` are those of `case_counts`."""
+    """The columns of each case's result, by case. The arguments are those of `case_results`."""
     columns = {}
-    for case, result in zip(cases, case_results(connection, cases, counts), strict=True):
+    for case, result in zip(cases, case_results(connection, cases, counts, **known), strict=True):
         policy = case.manifest.case_policy
         columns[case.id] = {
             "case_rule": f"{policy.rule}/{policy.version}",
@@ -240,9 +249,13 @@ def case_counts(connection: Connection, cases: Sequence[ToJudge]) -> dict[int, C
 
 
 def case_results(
-    connection: Connection, cases: Sequence[ToJudge], counts: Mapping[int, CaseCounts]
-) -> Iterator[CaseResult]:
+    connection: Connection, cases: Sequence[ToJudge], counts: Mapping[int, CaseCounts], *,
+    signed: Mapping[int, SignedResult] | None = None, shared: Collection[str] | None = None,
+) -> Iterator[CaseResult]:  # fmt: skip
     """Apply each case's policy to its rows; beside what was signed for the patient before. In the order of `cases`.
+
+    `counts` are those of `case_counts`. Who knows them already gives what was `signed` before, by case, and the digests
+    that are `shared` by several patients.
 
     The same rows and opinions always give the same result. A case without captures, which only a submit makes,
     withdraws an earlier result and says itself whether that was signed.
@@ -257,8 +270,11 @@ def case_results(
         )
         for row in screened:
             captures[row.case_id].append(row)
-    shared = set(under_several_patients(connection, [row.sha256 for rows in captures.values() for row in rows]))
-    signed = signed_before(connection, with_captures)
+    if shared is None:
+        digests = [row.sha256 for rows in captures.values() for row in rows]
+        shared = frozenset(under_several_patients(connection, digests))
+    if signed is None:
+        signed = signed_before(connection, with_captures)
     for case in cases:
         if not case.submitted:
             yield judge_emptied(emptied(connection, case.id))

@@ -5,7 +5,7 @@ one such transaction run, so two workers that finish two cases of a patient at o
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Select, bindparam, insert, select, update
 from sqlalchemy.orm import aliased
 
 from contract.signed import SignedResult
-from contract.states import CaseState, EventKind, ReviewAction, ReviewState
+from contract.states import EventKind, ReviewAction, ReviewState
 from db.audit import WORKER
 from db.engine import AnyRow, slices
 from db.models import Case, Event, ReportQueue, Review, Run
@@ -35,13 +35,15 @@ class _Other:
 def _others(*columns: Any) -> Select[*tuple[Any, ...]]:
     """The other finished cases of the patients of the cases `ids`: all newer ones, and earlier ones that no case
     superseded. A patient may have hundreds of the others, and nothing can change any more for them.
+
+    A CHECK says that finished cases have a verdict. Asked for their state, SQLite would go through all finished cases.
     """
     current = aliased(Case)
     return (
         select(*columns, current.id.label("current_id"))
         .select_from(current)
         .join(Case, (Case.patient_id == current.patient_id) & (Case.id != current.id))
-        .where(current.id.in_(bindparam("ids", expanding=True)), Case.state == CaseState.AGGREGATED)
+        .where(current.id.in_(bindparam("ids", expanding=True)), Case.verdict.is_not(None))
         .where((Case.id > current.id) | Case.superseded_by.is_(None))
         .order_by(Case.id)
     )
@@ -67,14 +69,16 @@ def signed_before(connection: Connection, case_ids: Sequence[int]) -> dict[int, 
     """What reviewers signed last of the earlier cases of these cases' patients, by case; none where no earlier case is
     closed.
     """
-    earlier = {
-        case_id: [one.id for one in others if one.id < case_id and one.acted]
-        for case_id, others in _read(connection, case_ids).items()
-    }
-    closed = _closed(connection, sorted({one for ids in earlier.values() for one in ids}))
+    others = _read(connection, case_ids)
+    return _signed_before(connection, others, _closed(connection, others))
+
+
+def _signed_before(
+    connection: Connection, others: Mapping[int, Sequence[_Other]], closed: Mapping[int, AnyRow]
+) -> dict[int, SignedResult]:
     signed = {}
-    for case_id, ids in earlier.items():
-        latest = max(closed.keys() & set(ids), default=None)
+    for case_id, known in others.items():
+        latest = max((one.id for one in known if one.id < case_id and one.id in closed), default=None)
         if latest is not None:
             signed[case_id] = _signed(connection, closed[latest])
     return signed
@@ -92,9 +96,9 @@ def _signed(connection: Connection, row: AnyRow) -> SignedResult:
     return SignedResult(row.case_id, row.run_id, row.final_verdict, row.final_subtype, reviewers, row.closed_at)
 
 
-def supersede(connection: Connection, case_ids: Sequence[int], *, cancelled: bool) -> None:
+def supersede(connection: Connection, case_ids: Sequence[int], *, cancelled: bool) -> dict[int, SignedResult]:
     """Let cases that have their result take the place of the earlier ones that are not closed, or let a newer finished
-    case take their place, if that was faster. It does nothing if it is run again.
+    case take their place, if that was faster. It does nothing if it is run again. Returns what `signed_before` does.
 
     The cases are of different patients. Those of a `cancelled` run take nobody's place. The caller has called
     `one_at_a_time`.
@@ -102,9 +106,9 @@ def supersede(connection: Connection, case_ids: Sequence[int], *, cancelled: boo
     # A reviewer may sign one of them at this moment: wait for their commit, and look only then whether it is closed.
     locked = [connection.execute(_OTHERS_LOCKED, {"ids": ids}).all() for ids in slices(case_ids, 500)]
     if not any(locked):
-        return
+        return {}
     others = _read(connection, case_ids)
-    closed = _closed(connection, [one.id for known in others.values() for one in known if one.acted])
+    closed = _closed(connection, others)
     marks: list[_Mark] = []
     for case_id in case_ids:
         newer = next((one for one in others[case_id] if one.id > case_id and not one.cancelled), None)
@@ -120,6 +124,7 @@ def supersede(connection: Connection, case_ids: Sequence[int], *, cancelled: boo
                 if one.id < case_id and one.superseded_by is None and one.id not in closed
             ]
     _write(connection, marks)
+    return _signed_before(connection, others, closed)
 
 
 def _read(connection: Connection, case_ids: Sequence[int]) -> dict[int, list[_Other]]:
@@ -132,10 +137,11 @@ def _read(connection: Connection, case_ids: Sequence[int]) -> dict[int, list[_Ot
     return others
 
 
-def _closed(connection: Connection, case_ids: Sequence[int]) -> dict[int, AnyRow]:
+def _closed(connection: Connection, others: Mapping[int, Sequence[_Other]]) -> dict[int, AnyRow]:
     """The rows of case_review of those of these cases that reviewers have closed, by case."""
+    acted = sorted({one.id for known in others.values() for one in known if one.acted})
     rows: dict[int, AnyRow] = {}
-    for ids in slices(case_ids, 500):
+    for ids in slices(acted, 500):
         closed = select(CASE_REVIEW).where(CASE_REVIEW.c.case_id.in_(ids), CASE_REVIEW.c.state == ReviewState.CLOSED)
         rows |= {row.case_id: row for row in connection.execute(closed)}
     return rows
