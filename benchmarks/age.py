@@ -42,7 +42,7 @@ PARTS = {
     "touches others": "db.aggregation._to_finish_alone",
     "supersede": "db.aggregation.supersede",
     "counts": "db.aggregation.case_counts",
-    "rows": "db.aggregation.result_columns",
+    "rows": "db.aggregation._screened_captures",
     "case rule": "db.aggregation.judge_rows",
     "shared digests": "db.aggregation.under_several_patients",
     "queue": "db.aggregation.queue_results",

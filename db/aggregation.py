@@ -39,6 +39,12 @@ AT_ONCE = 5000
 """About this many captures are judged at once; a case is not divided."""
 
 
+JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
+"""The columns of a screened capture that the case rule uses."""
+_Captures = Mapping[int, Sequence[AnyRow]]
+"""Case -> its screened captures: rows with the columns JUDGED."""
+
+
 def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
     """Lock the chunk's cases in the order of their ids, so that two workers cannot wait for each other."""
     in_chunk = select(Capture.case_id).where(Capture.chunk_id == chunk_id)
@@ -70,15 +76,17 @@ def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) ->
     cancelled = finished[0].cancelled_at is not None
     corrected = False
     for cases in _in_batches([ToJudge(case.id, case.submitted, manifest) for case in finished]):
-        alone = _to_finish_alone(connection, [case.id for case in cases])
+        ids = [case.id for case in cases]
+        captures = _screened_captures(connection, ids)
+        alone = _to_finish_alone(connection, ids, captures)
         for needs_care, group in groupby(cases, key=lambda case: case.id in alone):
             together = list(group)
             # What a correction has changed, `alone` does not know.
             if needs_care or corrected:
                 for case in together:
-                    corrected |= _finish_alone(connection, case, cancelled=cancelled)
+                    corrected |= _finish_alone(connection, case, captures, cancelled=cancelled)
             else:
-                _finish(connection, together, cancelled=cancelled, shared=())
+                _finish(connection, together, captures, cancelled=cancelled, shared=())
 
 
 class ToJudge(NamedTuple):
@@ -102,7 +110,7 @@ def _in_batches(cases: Sequence[ToJudge]) -> Iterator[list[ToJudge]]:
         yield batch
 
 
-def _to_finish_alone(connection: Connection, case_ids: Sequence[int]) -> set[int]:
+def _to_finish_alone(connection: Connection, case_ids: Sequence[int], captures: _Captures) -> set[int]:
     """Those of these cases whose result may change other patients' cases or depend on them, and those that were
     reported before or have a newer case with a result already.
     """
@@ -115,19 +123,14 @@ def _to_finish_alone(connection: Connection, case_ids: Sequence[int]) -> set[int
     for ids in slices(case_ids, 500):
         known = select(Case.id).where(Case.id.in_(ids), is_reported.exists() | is_replaced.exists())
         alone.update(connection.execute(known).scalars())
-        captures = connection.execute(
-            select(Capture.case_id, Capture.sha256).where(
-                Capture.case_id.in_(ids), Capture.state == CaptureState.SCREENED
-            )
-        ).all()
-        shared = set(under_several_patients(connection, [row.sha256 for row in captures]))
-        alone.update(row.case_id for row in captures if row.sha256 in shared)
+    shared = set(under_several_patients(connection, _digests(captures)))
+    alone.update(case_id for case_id, rows in captures.items() if any(row.sha256 in shared for row in rows))
     return alone
 
 
-def _finish_alone(connection: Connection, case: ToJudge, *, cancelled: bool) -> bool:
+def _finish_alone(connection: Connection, case: ToJudge, captures: _Captures, *, cancelled: bool) -> bool:
     """Write the result of a case; whether results of other patients were judged again for it."""
-    columns = _finish(connection, [case], cancelled=cancelled)
+    columns = _finish(connection, [case], captures, cancelled=cancelled)
     freed = perhaps_freed(connection, case.id)
     judge_again(connection, freed, in_conflict=True)
     if not columns[case.id]["identity_conflict"]:
@@ -138,14 +141,15 @@ def _finish_alone(connection: Connection, case: ToJudge, *, cancelled: bool) -> 
 
 
 def _finish(
-    connection: Connection, cases: Sequence[ToJudge], *, cancelled: bool, shared: Collection[str] | None = None
-) -> dict[int, dict[str, Any]]:
-    """Write the results of these cases, and return their columns. `shared` as for `case_results`."""
+    connection: Connection, cases: Sequence[ToJudge], captures: _Captures, *, cancelled: bool,
+    shared: Collection[str] | None = None,
+) -> dict[int, dict[str, Any]]:  # fmt: skip
+    """Write the results of these cases, and return their columns. `captures` and `shared` as for `case_results`."""
     ids = [case.id for case in cases]
     # First: it waits for reviewers who sign an earlier case at this moment, and the result says what they signed.
     signed = supersede(connection, ids, cancelled=cancelled)
     counts = case_counts(connection, cases)
-    columns = result_columns(connection, cases, counts, signed=signed, shared=shared)
+    columns = result_columns(connection, cases, counts, captures=captures, signed=signed, shared=shared)
     rows = [
         {"screened": counts[case_id].screened, "rejected": counts[case_id].rejected,
          "quarantined": counts[case_id].quarantined, **columns[case_id]}
@@ -226,6 +230,23 @@ def result_columns(
     return columns
 
 
+def _screened_captures(connection: Connection, case_ids: Sequence[int]) -> _Captures:
+    captures: dict[int, list[AnyRow]] = defaultdict(list)
+    for ids in slices(case_ids, 500):
+        screened = connection.execute(
+            select(Capture.case_id, *JUDGED)
+            .where(Capture.case_id.in_(ids), Capture.state == CaptureState.SCREENED)
+            .order_by(Capture.id)
+        )
+        for row in screened:
+            captures[row.case_id].append(row)
+    return captures
+
+
+def _digests(captures: _Captures) -> list[str | None]:
+    return [row.sha256 for rows in captures.values() for row in rows]
+
+
 def case_counts(connection: Connection, cases: Sequence[ToJudge]) -> dict[int, CaseCounts]:
     """Count from the rows how the captures of each case ended."""
     by_state: dict[int, Counter[str]] = defaultdict(Counter)
@@ -250,43 +271,32 @@ def case_counts(connection: Connection, cases: Sequence[ToJudge]) -> dict[int, C
 
 def case_results(
     connection: Connection, cases: Sequence[ToJudge], counts: Mapping[int, CaseCounts], *,
-    signed: Mapping[int, SignedResult] | None = None, shared: Collection[str] | None = None,
+    captures: _Captures | None = None, signed: Mapping[int, SignedResult] | None = None,
+    shared: Collection[str] | None = None,
 ) -> Iterator[CaseResult]:  # fmt: skip
     """Apply each case's policy to its rows; beside what was signed for the patient before. In the order of `cases`.
 
-    `counts` are those of `case_counts`. Who knows them already gives what was `signed` before, by case, and the digests
-    that are `shared` by several patients.
+    `counts` are those of `case_counts`. Who knows them already gives the cases' screened `captures` and what was
+    `signed` before, both by case, and the digests that are `shared` by several patients.
 
     The same rows and opinions always give the same result. A case without captures, which only a submit makes,
     withdraws an earlier result and says itself whether that was signed.
     """
-    with_captures = [case.id for case in cases if case.submitted]
-    captures: dict[int, list[AnyRow]] = defaultdict(list)
-    for ids in slices(with_captures, 500):
-        screened = connection.execute(
-            select(Capture.case_id, *JUDGED)
-            .where(Capture.case_id.in_(ids), Capture.state == CaptureState.SCREENED)
-            .order_by(Capture.id)
-        )
-        for row in screened:
-            captures[row.case_id].append(row)
+    ids = [case.id for case in cases]
+    if captures is None:
+        captures = _screened_captures(connection, ids)
     if shared is None:
-        digests = [row.sha256 for rows in captures.values() for row in rows]
-        shared = frozenset(under_several_patients(connection, digests))
+        shared = frozenset(under_several_patients(connection, _digests({one: captures.get(one, ()) for one in ids})))
     if signed is None:
-        signed = signed_before(connection, with_captures)
+        signed = signed_before(connection, ids)
     for case in cases:
         if not case.submitted:
             yield judge_emptied(emptied(connection, case.id))
             continue
-        rows = captures[case.id]
+        rows = captures.get(case.id, ())
         conflict = any(row.sha256 in shared for row in rows) and is_in_conflict(connection, case.id)
         result = judge_rows(rows, counts[case.id], case.manifest, identity_conflict=conflict)
         yield beside_signed(result, signed[case.id]) if case.id in signed else result
-
-
-JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
-"""The columns of a screened capture that the case rule uses."""
 
 
 def judge_rows(

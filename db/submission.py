@@ -26,6 +26,8 @@ from db.reused import LEFT_WITH_ORIGINAL
 
 AT_A_TIME = 5000
 """About this many captures are in memory at once; patients are not divided."""
+GROWN = 10
+"""A table that grows by a tenth is analysed, as PostgreSQL's own autovacuum does after a while."""
 _PENDING = ("run_id", "case_id", "chunk_id", *columns_of(Capture, Life.SEALED, Life.STATE))
 _COPIED = tuple(
     name for name in columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME) if name not in LEFT_WITH_ORIGINAL
@@ -299,10 +301,17 @@ class _RunWriter:
         self._connection.execute(update(Run).where(Run.id == self.id).values(numbers))
         detail = {reason: list(names) for reason, names in self._request.skipped.items()}
         note(self._connection, EventKind.SUBMITTED, actor=SUBMIT, run_id=self.id, detail={"skipped": detail})
-        if self._connection.dialect.name == "postgresql":  # otherwise it would plan for an empty table
+        if self._connection.dialect.name == "postgresql" and self._is_most_of_the_table(plan.submitted):
             self._connection.execute(text("ANALYZE capture, chunk"))
         for case_ids in slices(self._complete, 500):
             aggregate_finished_cases(self._connection, case_ids)
+
+    def _is_most_of_the_table(self, captures: int) -> bool:
+        """Whether PostgreSQL would plan for a much smaller table. A night of few captures in a table of many must not
+        pay for a new sample of all.
+        """
+        known = text("SELECT reltuples FROM pg_class WHERE oid = 'capture'::regclass")
+        return captures * GROWN >= float(self._connection.execute(known).scalar_one())
 
     def _insert_cases(self, cases: Sequence[_PlannedCase]) -> dict[str, int]:
         patient_ids = _ensure_patients(self._connection, self._request, [case.patient for case in cases])
