@@ -122,6 +122,8 @@ def command(nights: int, patients: int, databases: tuple[str, ...], work: Path |
         for name in steps:
             shown += [[f"{name}: {part}", *values.values()] for part, values in row["nights"]["parts"][name].items()]
         tables.append(table(f"{row['database']}: {nights} nights", columns, shown))
+        held = ("files", "captures", "bytes", "bytes_per_capture", "ms_per_unchanged_capture")
+        tables.append(table(f"{row['database']}: the database", held, [[row["nights"][name] for name in held]]))
         cases = [[name, *values.values()] for name, values in row["patients"]["ms_per_case"].items()]
         tables.append(table(f"{row['database']}: finishing one of {patients} patients, ms per case", columns, cases))
     finish("age", {"rows": rows}, tables, json_file)
@@ -153,9 +155,13 @@ def _nights(engine: Engine, bundle: Bundle, nights: int) -> dict[str, Any]:
                 parts_of[step].append(taken | {"other": times[step][-1] - sum(taken.values())})
     with reading(engine) as connection:
         captures = connection.execute(select(func.count()).select_from(Capture)).scalar_one()
-    size = _bytes(engine)
+    size, files = _bytes(engine), PATIENTS_OF_A_NIGHT * nights
+    grown = {step: median(taken[-max(1, nights // TENTH) :]) or 0.0 for step, taken in times.items()}
+    young = {step: median(taken[: max(1, nights // TENTH)]) or 0.0 for step, taken in times.items()}
+    unchanged = files * (TENTH - 1) / TENTH  # more captures of the same patients in the last tenth than in the first
+    per_unchanged = 1e3 * (sum(grown.values()) - sum(young.values())) / unchanged
     return {
-        "nights": nights,
+        "nights": nights, "files": files, "ms_per_unchanged_capture": rounded(per_unchanged),
         **{step: _grown(times[step], scale=1e3) for step in times},
         "parts": {
             step: {name: _grown([one.get(name, 0.0) for one in parts_of[step]], scale=1e3) for name in names}

@@ -162,9 +162,8 @@ def _of_paths(
 
 def last_run(connection: Connection, root: bytes, bundle_digest: str, pseudonym_key: str | None) -> int | None:
     """The last run of this archive with this bundle."""
-    return connection.execute(
-        select(func.max(Run.id)).where(*_in_force(root, pseudonym_key), Run.bundle_digest == bundle_digest)
-    ).scalar()
+    of_archive = select(Run.id).where(*_in_force(root, pseudonym_key), Run.bundle_digest == bundle_digest)
+    return connection.execute(of_archive.order_by(Run.id.desc()).limit(1)).scalar()
 
 
 class LatestCase(NamedTuple):

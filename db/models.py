@@ -270,11 +270,11 @@ class Chunk(Base):
     )
 
 
-def _of_originals(name: str, column: str) -> Index:
-    return Index(name, column, sqlite_where=text(_ORIGINAL), postgresql_where=text(_ORIGINAL))
+def _where(condition: str, name: str, column: str) -> Index:
+    return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
-_ORIGINAL = "reused_from IS NULL"
+_ORIGINAL, _COPY = "reused_from IS NULL", "reused_from IS NOT NULL"
 
 
 class Capture(Base):
@@ -336,7 +336,6 @@ class Capture(Base):
     engine: Mapped[str | None] = outcome(Text, doc="engine and precision, such as `openvino/bfloat16`")
     reused_from: Mapped[int | None] = key(
         ForeignKey("capture.id", ondelete="SET NULL"),
-        index=True,
         doc="the capture of an earlier run whose row was copied: the one that was screened, never another copy",
     )
     ended_at: Mapped[datetime | None] = outcome(doc="when it ended")
@@ -346,8 +345,10 @@ class Capture(Base):
         Index(None, "run_id", "state"),
         Index(None, "sha256"),
         # A patient's copies are as many as the nights that followed; these find what was screened beside them.
-        _of_originals("ix_capture_sha256_of_originals", "sha256"),
-        _of_originals("ix_capture_path_of_originals", "path"),
+        _where(_ORIGINAL, "ix_capture_sha256_of_originals", "sha256"),
+        _where(_ORIGINAL, "ix_capture_path_of_originals", "path"),
+        # Copies alone: asked for originals, SQLite would go through all of them by this one.
+        _where(_COPY, "ix_capture_reused_from", "reused_from"),
         CheckConstraint(one_of("state", CaptureState), name="state"),
         CheckConstraint(one_of("reject_code", RejectCode), name="reject_code"),
         CheckConstraint("(state = 'screened') = (probabilities IS NOT NULL)", name="screened_has_probabilities"),

@@ -12,7 +12,7 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
-ORIGINAL = sa.text("reused_from IS NULL")
+ORIGINAL, COPY = sa.text("reused_from IS NULL"), sa.text("reused_from IS NOT NULL")
 TRIED_AGAIN = "UPDATE capture SET reused_from = NULL WHERE reused_from IS NOT NULL AND chunk_id IS NOT NULL"
 """A copy has no chunk, until it is tried again."""
 ONE_STEP_NEARER = """
@@ -31,6 +31,8 @@ def upgrade() -> None:
         op.create_index(
             f"ix_capture_{column}_of_originals", "capture", [column], sqlite_where=ORIGINAL, postgresql_where=ORIGINAL
         )
+    op.drop_index("ix_capture_reused_from", "capture")
+    op.create_index("ix_capture_reused_from", "capture", ["reused_from"], sqlite_where=COPY, postgresql_where=COPY)
     connection = op.get_bind()
     connection.execute(sa.text(TRIED_AGAIN))
     while connection.execute(sa.text(ONE_STEP_NEARER)).rowcount:
