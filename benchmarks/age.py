@@ -155,13 +155,13 @@ def _nights(engine: Engine, bundle: Bundle, nights: int) -> dict[str, Any]:
                 parts_of[step].append(taken | {"other": times[step][-1] - sum(taken.values())})
     with reading(engine) as connection:
         captures = connection.execute(select(func.count()).select_from(Capture)).scalar_one()
-    size, files = _bytes(engine), PATIENTS_OF_A_NIGHT * nights
+    size, archived = _bytes(engine), PATIENTS_OF_A_NIGHT * nights
     grown = {step: median(taken[-max(1, nights // TENTH) :]) or 0.0 for step, taken in times.items()}
     young = {step: median(taken[: max(1, nights // TENTH)]) or 0.0 for step, taken in times.items()}
-    unchanged = files * (TENTH - 1) / TENTH  # more captures of the same patients in the last tenth than in the first
+    unchanged = archived * (TENTH - 1) / TENTH  # more captures of the same patients in the last tenth than in the first
     per_unchanged = 1e3 * (sum(grown.values()) - sum(young.values())) / unchanged
     return {
-        "nights": nights, "files": files, "ms_per_unchanged_capture": rounded(per_unchanged),
+        "nights": nights, "files": archived, "ms_per_unchanged_capture": rounded(per_unchanged),
         **{step: _grown(times[step], scale=1e3) for step in times},
         "parts": {
             step: {name: _grown([one.get(name, 0.0) for one in parts_of[step]], scale=1e3) for name in names}

@@ -156,8 +156,8 @@ def _scale(record: dict[str, Any]) -> str:
 def _age(record: dict[str, Any]) -> str:
     head = ("", "first tenth, ms", "last tenth, ms", "times")
     parts = [
-        "## Age\n\nNight after night ten patients of one archive get one capture more. A night screens the new ones, and "
-        "copies the rows of all others of these patients, because a result depends on all captures of the patient. "
+        "## Age\n\nNight after night ten patients of one archive get one capture more. A night screens the new ones, "
+        "and copies the rows of all others of these patients, because a result depends on all captures of the patient. "
         "Then: one capture for each of many patients, in chunks of 256.\n"
     ]
     for row in record["rows"]:
@@ -167,9 +167,9 @@ def _age(record: dict[str, Any]) -> str:
             steps += [(f"{name}: {part}", *times.values()) for part, times in nights["parts"][name].items()]
         cases: list[Row] = [(name, *times.values()) for name, times in crowd["ms_per_case"].items()]
         parts.append(
-            f"\n{row['database']}, {nights['nights']} nights: {nights['captures']:,} rows for {nights['files']:,} files, "
-            f"{nights['bytes_per_capture']:,} bytes each; {nights['ms_per_unchanged_capture']:g} ms for each unchanged "
-            "capture of a patient with a new one:\n\n"
+            f"\n{row['database']}, {nights['nights']} nights: {nights['captures']:,} rows for {nights['files']:,} "
+            f"files, {nights['bytes_per_capture']:,} bytes each; {nights['ms_per_unchanged_capture']:g} ms for each "
+            "unchanged capture of a patient with a new one:\n\n"
             + _table(head, steps)
             + f"\n{row['database']}, finishing one of {crowd['patients']:,} patients, ms per case:\n\n"
             + _table(head, cases)
