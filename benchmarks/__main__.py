@@ -14,6 +14,7 @@ BENCHMARKS = {
     "throughput": "Captures per second: engine, decoding, pipeline, whole system, and tools that people use today.",
     "engines": "Every engine, precision and batch size that this machine can run, beside torch.",
     "scale": "Thousands to a million captures with an engine that takes no time.",
+    "age": "Hundreds of nights of one archive, thousands of patients: what a night and what a case costs.",
     "workers": "One to eight workers with an engine that sleeps.",
     "decode": "Ways to decode a capture: their speed, and how they change its pixels.",
     "novelty": "Share of captures that a bundle calls novel: held-out captures, real smears, photographs.",

@@ -153,6 +153,30 @@ def _scale(record: dict[str, Any]) -> str:
     return "".join(parts)
 
 
+def _age(record: dict[str, Any]) -> str:
+    head = ("", "first tenth, ms", "last tenth, ms", "times")
+    parts = [
+        "## Age\n\nNight after night ten patients of one archive get one capture more. A night screens the new ones, "
+        "and copies the rows of all others of these patients, because a result depends on all captures of the patient. "
+        "Then: one capture for each of many patients, in chunks of 256.\n"
+    ]
+    for row in record["rows"]:
+        nights, crowd = row["nights"], row["patients"]
+        steps: list[Row] = [(name, *nights[name].values()) for name in ("submit", "finish")]
+        for name in ("submit", "finish"):
+            steps += [(f"{name}: {part}", *times.values()) for part, times in nights["parts"][name].items()]
+        cases: list[Row] = [(name, *times.values()) for name, times in crowd["ms_per_case"].items()]
+        parts.append(
+            f"\n{row['database']}, {nights['nights']} nights: {nights['captures']:,} rows for {nights['files']:,} "
+            f"files, {nights['bytes_per_capture']:,} bytes each; {nights['ms_per_unchanged_capture']:g} ms for each "
+            "unchanged capture of a patient with a new one:\n\n"
+            + _table(head, steps)
+            + f"\n{row['database']}, finishing one of {crowd['patients']:,} patients, ms per case:\n\n"
+            + _table(head, cases)
+        )
+    return "".join(parts)
+
+
 def _workers(record: dict[str, Any]) -> str:
     parts = [
         f"## Workers\n\nEach worker's engine sleeps {record['milliseconds']:g} ms per capture, as a device of its own "
@@ -202,6 +226,7 @@ SECTIONS = {
     "engines": _engines,
     "decode": _decode,
     "scale": _scale,
+    "age": _age,
     "workers": _workers,
     "novelty": _novelty,
     "looks": _looks,

@@ -253,6 +253,9 @@ def bootstrap_interval(policy: CasePolicy, p_all: Scores) -> tuple[float, float]
     The interval says how far the score depends on which captures were taken. It says nothing about how well the network
     knows this patient.
     """
+    if len(p_all) == 1:  # every draw is that capture, and in some archives most patients have only one
+        score = float(policy.scores(p_all))
+        return score, score
     low, high = np.percentile(bootstrap_scores(policy, p_all), [2.5, 97.5])
     return float(low), float(high)
 

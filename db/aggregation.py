@@ -5,27 +5,46 @@ chunks at the same instant, both lock the case row first and recount from the ro
 first one wrote. The condition of the UPDATE makes sure that there is only one result.
 """
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
 from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge, judge_emptied
 from contract.settled import IDENTITY_SETTLED, beside_settlement
-from contract.signed import beside_signed
+from contract.signed import SignedResult, beside_signed
 from contract.states import CaptureState, CaseState, EventKind
 from db.absent import emptied
 from db.audit import WORKER, note
 from db.clock import db_now
 from db.engine import AnyRow, slices
-from db.mix_ups import is_in_conflict, one_at_a_time, perhaps_freed, silent_others
-from db.models import BundleRow, Capture, Case, Run
-from db.report_queue import queue_result
+from db.mix_ups import (
+    is_in_conflict,
+    one_at_a_time,
+    perhaps_freed,
+    perhaps_touching_others,
+    silent_others,
+    under_several_patients,
+)
+from db.models import BundleRow, Capture, Case, ReportQueue, Run
+from db.report_queue import queue_result, queue_results
 from db.settlements import settlement_of
 from db.superseding import signed_before, supersede
+
+AT_ONCE = 5000
+"""About this many captures are judged at once; a case is not divided."""
+
+
+JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
+"""The columns of a screened capture that the case rule uses."""
+_Captures = Mapping[int, Sequence[AnyRow]]
+"""Case -> its screened captures: rows with the columns JUDGED."""
 
 
 def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
@@ -37,22 +56,120 @@ def lock_cases(connection: Connection, chunk_id: int) -> list[int]:
 
 
 def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) -> None:
-    """Write the result of each of these cases that has no pending capture. The caller holds their row locks."""
+    """Write the result of each of these cases that has no pending capture. They are of one run, and the caller holds
+    their row locks.
+
+    Cases that touch nothing of another patient are finished together, because a chunk may hold hundreds of patients.
+    What is written is the same as if each was finished alone, in the order of their ids.
+    """
     if not case_ids:
         return
     one_at_a_time(connection)
     unfinished = select(Capture.case_id).where(Capture.case_id.in_(case_ids), Capture.state == CaptureState.PENDING)
     finished = connection.execute(
-        select(Case.id, Case.run_id, Case.submitted, Run.bundle_digest, Run.cancelled_at)
+        select(Case.id, Case.submitted, Run.bundle_digest, Run.cancelled_at)
         .join(Run, Run.id == Case.run_id)
         .where(Case.id.in_(case_ids), Case.state == CaseState.OPEN, Case.id.not_in(unfinished))
         .order_by(Case.id)
     ).all()
-    manifests: dict[str, Manifest] = {}
-    for case in finished:
-        if case.bundle_digest not in manifests:
-            manifests[case.bundle_digest] = _manifest(connection, case.bundle_digest)
-        _aggregate(connection, case, manifests[case.bundle_digest])
+    if not finished:
+        return
+    manifest = _manifest(connection, finished[0].bundle_digest)
+    cancelled = finished[0].cancelled_at is not None
+    corrected = False
+    for cases in _in_batches([ToJudge(case.id, case.submitted, manifest) for case in finished]):
+        ids = [case.id for case in cases]
+        captures = _screened_captures(connection, ids)
+        alone = _to_finish_alone(connection, ids, captures)
+        for needs_care, group in groupby(cases, key=lambda case: case.id in alone):
+            together = list(group)
+            # What a correction has changed, `alone` does not know.
+            if needs_care or corrected:
+                for case in together:
+                    corrected |= _finish_alone(connection, case, captures, cancelled=cancelled)
+            else:
+                _finish(connection, together, captures, cancelled=cancelled, shared=())
+
+
+class ToJudge(NamedTuple):
+    """A case to apply the rule of this manifest to."""
+
+    id: int
+    submitted: int
+    manifest: Manifest
+
+
+def _in_batches(cases: Sequence[ToJudge]) -> Iterator[list[ToJudge]]:
+    batch: list[ToJudge] = []
+    captures = 0
+    for case in cases:
+        batch.append(case)
+        captures += case.submitted
+        if captures >= AT_ONCE:
+            yield batch
+            batch, captures = [], 0
+    if batch:
+        yield batch
+
+
+def _to_finish_alone(connection: Connection, case_ids: Sequence[int], captures: _Captures) -> set[int]:
+    """Those of these cases whose result may change other patients' cases or depend on them, and those that were
+    reported before or have a newer case with a result already.
+    """
+    newer = aliased(Case)
+    is_replaced = select(newer.id).where(
+        newer.patient_id == Case.patient_id, newer.id > Case.id, newer.verdict.is_not(None)
+    )
+    is_reported = select(ReportQueue.id).where(ReportQueue.case_id == Case.id)
+    alone = perhaps_touching_others(connection, case_ids)
+    for ids in slices(case_ids, 500):
+        known = select(Case.id).where(Case.id.in_(ids), is_reported.exists() | is_replaced.exists())
+        alone.update(connection.execute(known).scalars())
+    shared = set(under_several_patients(connection, _digests(captures)))
+    alone.update(case_id for case_id, rows in captures.items() if any(row.sha256 in shared for row in rows))
+    return alone
+
+
+def _finish_alone(connection: Connection, case: ToJudge, captures: _Captures, *, cancelled: bool) -> bool:
+    """Write the result of a case; whether results of other patients were judged again for it."""
+    columns = _finish(connection, [case], captures, cancelled=cancelled)
+    freed = perhaps_freed(connection, case.id)
+    judge_again(connection, freed, in_conflict=True)
+    if not shares_captures(columns[case.id]):
+        return bool(freed)
+    # Its captures may be copies, which no worker wrote.
+    judge_again(connection, silent_others(connection, case.id), in_conflict=False)
+    return True
+
+
+def _finish(
+    connection: Connection, cases: Sequence[ToJudge], captures: _Captures, *, cancelled: bool,
+    shared: Collection[str] | None = None,
+) -> dict[int, dict[str, Any]]:  # fmt: skip
+    """Write the results of these cases, and return their columns. `captures` and `shared` as for `case_results`."""
+    ids = [case.id for case in cases]
+    # First: it waits for reviewers who sign an earlier case at this moment, and the result says what they signed.
+    signed = supersede(connection, ids, cancelled=cancelled)
+    counts = case_counts(connection, cases)
+    columns = result_columns(connection, cases, counts, captures=captures, signed=signed, shared=shared)
+    rows = [
+        {"screened": counts[case_id].screened, "rejected": counts[case_id].rejected,
+         "quarantined": counts[case_id].quarantined, **columns[case_id]}
+        for case_id in ids
+    ]  # fmt: skip
+    of_each = {name: bindparam(f"{name}_", type_=Case.__table__.c[name].type) for name in rows[0]}
+    again = {"state": CaseState.AGGREGATED, "aggregated_at": db_now(), "result_version": Case.result_version + 1}
+    written = connection.execute(
+        update(Case).where(Case.id == bindparam("id_"), Case.state == CaseState.OPEN).values(**of_each, **again),
+        [
+            {"id_": case_id, **{f"{name}_": value for name, value in row.items()}}
+            for case_id, row in zip(ids, rows, strict=True)
+        ],
+    ).rowcount
+    if written != len(ids):
+        raise AssertionError(f"{len(ids) - written} of {len(ids)} cases have a result already, in spite of their locks")
+    queue_results(connection, ids)
+    return columns
 
 
 def _manifest(connection: Connection, digest: str) -> Manifest:
@@ -67,31 +184,6 @@ def with_policy(manifest: Manifest, policy: dict[str, Any] | None) -> Manifest:
     return manifest.model_copy(update={"case_policy": CasePolicy.model_validate(policy)})
 
 
-def _aggregate(connection: Connection, case: AnyRow, manifest: Manifest) -> None:
-    # First: it waits for reviewers who sign an earlier case at this moment, and the result says what they signed.
-    supersede(connection, case.id, cancelled=case.cancelled_at is not None)
-    counts = case_counts(connection, case.id, case.submitted)
-    columns = result_columns(connection, case.id, counts, manifest)
-    written = connection.execute(
-        update(Case)
-        .where(Case.id == case.id, Case.state == CaseState.OPEN)
-        .values(
-            state=CaseState.AGGREGATED,
-            screened=counts.screened,
-            rejected=counts.rejected,
-            quarantined=counts.quarantined,
-            aggregated_at=db_now(),
-            result_version=Case.result_version + 1,
-            **columns,
-        )
-    ).rowcount
-    if written:
-        queue_result(connection, case.run_id, case.id)
-        judge_again(connection, perhaps_freed(connection, case.id), in_conflict=True)
-        if shares_captures(columns):  # they may be copies, which no worker wrote
-            judge_again(connection, silent_others(connection, case.id), in_conflict=False)
-
-
 def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict: bool) -> None:
     """Judge the finished ones of these cases whose result says `in_conflict`, and correct those where that changed."""
     for ids in slices(case_ids, 500):
@@ -104,9 +196,9 @@ def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict:
             .with_for_update(of=Case)
         ).all()
         for case in cases:
-            counts = case_counts(connection, case.id, case.submitted)
             manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
-            columns = result_columns(connection, case.id, counts, manifest)
+            to_judge = [ToJudge(case.id, case.submitted, manifest)]
+            columns = result_columns(connection, to_judge, case_counts(connection, to_judge))[case.id]
             if columns["identity_conflict"] != in_conflict:
                 write_identity(connection, case.run_id, case.id, columns, actor=WORKER)
 
@@ -117,7 +209,7 @@ def write_identity(
     """Correct the result of a case that is in conflict now, or no longer: also in the queue, and in the audit."""
     columns["result_version"] = Case.result_version + 1
     connection.execute(update(Case).where(Case.id == case_id).values(columns))
-    queue_result(connection, run_id, case_id)
+    queue_result(connection, case_id)
     note(
         connection, EventKind.IDENTITY_CONFLICT, actor=actor, run_id=run_id, case_id=case_id,
         detail={"conflict": columns["identity_conflict"], **detail},
@@ -129,61 +221,100 @@ def shares_captures(columns: dict[str, Any]) -> bool:
     return any(reason["code"] in (IDENTITY_CONFLICT.code, IDENTITY_SETTLED) for reason in columns["reasons"])
 
 
-def result_columns(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> dict[str, Any]:
-    """The columns of a case's result, by the rule in this manifest."""
-    policy = manifest.case_policy
-    result = case_result(connection, case_id, counts, manifest)
+def result_columns(
+    connection: Connection, cases: Sequence[ToJudge], counts: Mapping[int, CaseCounts], **known: Any
+) -> dict[int, dict[str, Any]]:
+    """The columns of each case's result, by case. The arguments are those of `case_results`."""
+    columns = {}
+    for case, result in zip(cases, case_results(connection, cases, counts, **known), strict=True):
+        policy = case.manifest.case_policy
+        columns[case.id] = {
+            "case_rule": f"{policy.rule}/{policy.version}",
+            "identity_conflict": IDENTITY_CONFLICT in result.reasons,
+            "verdict": result.verdict,
+            "score": result.score,
+            "score_low": result.score_low,
+            "score_high": result.score_high,
+            "subtype": result.subtype,
+            "subtype_margin": result.subtype_margin,
+            "priority": result.priority,
+            "excluded": result.excluded,
+            "novel": result.novel,
+            "reasons": [asdict(reason) for reason in result.reasons],
+        }
+    return columns
+
+
+def _screened_captures(connection: Connection, case_ids: Sequence[int]) -> _Captures:
+    captures: dict[int, list[AnyRow]] = defaultdict(list)
+    for ids in slices(case_ids, 500):
+        screened = connection.execute(
+            select(Capture.case_id, *JUDGED)
+            .where(Capture.case_id.in_(ids), Capture.state == CaptureState.SCREENED)
+            .order_by(Capture.id)
+        )
+        for row in screened:
+            captures[row.case_id].append(row)
+    return captures
+
+
+def _digests(captures: _Captures) -> list[str | None]:
+    return [row.sha256 for rows in captures.values() for row in rows]
+
+
+def case_counts(connection: Connection, cases: Sequence[ToJudge]) -> dict[int, CaseCounts]:
+    """Count from the rows how the captures of each case ended."""
+    by_state: dict[int, Counter[str]] = defaultdict(Counter)
+    for ids in slices([case.id for case in cases], 500):
+        rows = connection.execute(
+            select(Capture.case_id, Capture.state, func.count())
+            .where(Capture.case_id.in_(ids))
+            .group_by(Capture.case_id, Capture.state)
+        )
+        for case_id, state, captures in rows:
+            by_state[case_id][state] = captures
     return {
-        "case_rule": f"{policy.rule}/{policy.version}",
-        "identity_conflict": IDENTITY_CONFLICT in result.reasons,
-        "verdict": result.verdict,
-        "score": result.score,
-        "score_low": result.score_low,
-        "score_high": result.score_high,
-        "subtype": result.subtype,
-        "subtype_margin": result.subtype_margin,
-        "priority": result.priority,
-        "excluded": result.excluded,
-        "novel": result.novel,
-        "reasons": [asdict(reason) for reason in result.reasons],
+        case.id: CaseCounts(
+            case.submitted,
+            by_state[case.id][CaptureState.SCREENED],
+            by_state[case.id][CaptureState.REJECTED],
+            by_state[case.id][CaptureState.QUARANTINED],
+        )
+        for case in cases
     }
 
 
-def case_counts(connection: Connection, case_id: int, submitted: int) -> CaseCounts:
-    """Count from the rows how the case's captures ended."""
-    rows = connection.execute(
-        select(Capture.state, func.count()).where(Capture.case_id == case_id).group_by(Capture.state)
-    )
-    by_state: dict[str, int] = dict(rows.all())
-    return CaseCounts(
-        submitted,
-        by_state.get(CaptureState.SCREENED, 0),
-        by_state.get(CaptureState.REJECTED, 0),
-        by_state.get(CaptureState.QUARANTINED, 0),
-    )
+def case_results(
+    connection: Connection, cases: Sequence[ToJudge], counts: Mapping[int, CaseCounts], *,
+    captures: _Captures | None = None, signed: Mapping[int, SignedResult] | None = None,
+    shared: Collection[str] | None = None,
+) -> Iterator[CaseResult]:  # fmt: skip
+    """Apply each case's policy to its rows; beside what was signed for the patient before. In the order of `cases`.
 
-
-def case_result(connection: Connection, case_id: int, counts: CaseCounts, manifest: Manifest) -> CaseResult:
-    """Apply the bundle's case policy to the rows of a case; beside what was signed for the patient before.
+    `counts` are those of `case_counts`. Who knows them already gives the cases' screened `captures` and what was
+    `signed` before, both by case, and the digests that are `shared` by several patients.
 
     The same rows and opinions always give the same result. A case without captures, which only a submit makes,
     withdraws an earlier result and says itself whether that was signed.
     """
-    if not counts.submitted:
-        return judge_emptied(emptied(connection, case_id))
-    rows = connection.execute(
-        select(*JUDGED).where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED).order_by(Capture.id)
-    ).all()
-    conflict = is_in_conflict(connection, case_id, [row.sha256 for row in rows])
-    result = judge_rows(rows, counts, manifest, identity_conflict=conflict)
-    if (settlement := settlement_of(connection, case_id)) is not None:
-        result = beside_settlement(result, settlement)
-    signed = signed_before(connection, case_id)
-    return result if signed is None else beside_signed(result, signed)
-
-
-JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
-"""The columns of a screened capture that the case rule uses."""
+    ids = [case.id for case in cases]
+    if captures is None:
+        captures = _screened_captures(connection, ids)
+    if shared is None:
+        shared = frozenset(under_several_patients(connection, _digests({one: captures.get(one, ()) for one in ids})))
+    if signed is None:
+        signed = signed_before(connection, ids)
+    for case in cases:
+        if not case.submitted:
+            yield judge_emptied(emptied(connection, case.id))
+            continue
+        rows = captures.get(case.id, ())
+        is_shared = any(row.sha256 in shared for row in rows)
+        conflict = is_shared and is_in_conflict(connection, case.id)
+        result = judge_rows(rows, counts[case.id], case.manifest, identity_conflict=conflict)
+        if is_shared and (settlement := settlement_of(connection, case.id)) is not None:
+            result = beside_settlement(result, settlement)
+        yield beside_signed(result, signed[case.id]) if case.id in signed else result
 
 
 def judge_rows(

@@ -23,7 +23,10 @@ from db.superseding import supersede
 
 RETRIED = (CaptureState.REJECTED, CaptureState.QUARANTINED)
 _OPEN_CASE: dict[str, Any] = {"state": CaseState.OPEN, **dict.fromkeys(columns_of(Case, Life.OUTCOME))}
-_PENDING_CAPTURE: dict[str, Any] = {"state": CaptureState.PENDING, **dict.fromkeys(columns_of(Capture, Life.OUTCOME))}
+_PENDING_CAPTURE: dict[str, Any] = {
+    "state": CaptureState.PENDING, "reused_from": None, **dict.fromkeys(columns_of(Capture, Life.OUTCOME)),
+}  # fmt: skip
+"""A copy that is tried again is a copy no longer: its result will be its own."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
             one_at_a_time(connection)
             freed: set[int] = set()
             for case_id in _finished(connection, run_id):
-                supersede(connection, case_id, cancelled=False)
+                supersede(connection, [case_id], cancelled=False)
                 freed.update(perhaps_freed(connection, case_id))
             judge_again(connection, sorted(freed), in_conflict=True)
         release_held(connection, run_id, actor=actor)

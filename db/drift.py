@@ -9,6 +9,7 @@ from contract.drift import FEWEST, LIMIT, chance, reference_bins, stability_inde
 from contract.states import CaptureState
 from db.engine import AnyRow
 from db.models import Capture
+from db.reused import ORIGINAL, of_original
 from db.runs import RunRow
 
 LOOKED_AT = 20_000
@@ -49,9 +50,9 @@ def drift_of(connection: Connection, run: RunRow) -> list[Drift]:
     screened = (Capture.run_id == run.id) & (Capture.state == CaptureState.SCREENED)
     every = 1 + connection.execute(select(func.count()).where(screened)).scalar_one() // LOOKED_AT
     rows = connection.execute(
-        select(Capture.case_id, Capture.quality, Capture.novelty, Capture.p_all).where(
-            screened, Capture.id % every == 0
-        )
+        select(Capture.case_id, of_original("quality"), Capture.novelty, Capture.p_all)
+        .outerjoin(ORIGINAL, ORIGINAL.id == Capture.reused_from)
+        .where(screened, Capture.id % every == 0)
     ).all()
     drifts = []
     for name, reference in bins.items():

@@ -42,8 +42,8 @@ def of_rows(connection: Connection, run: RunRow) -> Iterator[Broken]:
 
 
 def _copies(run: RunRow, of_run: ColumnElement[bool]) -> Broken:
-    """A screened capture is copied as it is. Where the run that it was copied from is purged, `reused_from` is empty;
-    and a rejected one may have been tried again since, here or there.
+    """A screened capture is copied as it is, and names what a worker screened, never another copy. A rejected one may
+    have been tried again since.
     """
     original = aliased(Capture)
     same = {"path", "size_bytes", *columns_of(Capture, compared=True)} - _WITHOUT_EQUALITY
@@ -52,7 +52,7 @@ def _copies(run: RunRow, of_run: ColumnElement[bool]) -> Broken:
         select(Capture.id)
         .join(original, original.id == Capture.reused_from)
         .where(of_run, Capture.state == CaptureState.SCREENED, original.state == CaptureState.SCREENED)
-        .where(or_(original.id >= Capture.id, *differ))
+        .where(or_(original.id >= Capture.id, original.reused_from.is_not(None), *differ))
     )
     return Broken("a reused capture says what the row says that it was copied from", run.submitted, wrong, "capture")
 

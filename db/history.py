@@ -1,10 +1,10 @@
 """What earlier runs of an archive hold, for the submit that follows them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.orm import aliased
 
 from contract.archive import FoundCapture
@@ -31,12 +31,15 @@ class History:
     last_case: int | None = None
     read: dict[bytes, bool] = field(default_factory=dict)
 
+    def begin(self, case_id: int) -> None:
+        """The rows that follow are of this case, which is later than those before."""
+        if case_id != self.last_case:
+            self.last, self.last_case = {}, case_id
+
     def add(self, row: Any) -> None:
         """Add a row of `history_of`; rows come in the order of their cases."""
-        if row.case_id != self.last_case:
-            self.last, self.last_case = {}, row.case_id
-        if row.path is None or self.last is None:  # a case without captures
-            return
+        self.begin(row.case_id)
+        assert self.last is not None
         self.last[row.path] = row
         if row.reject_code not in PASSING:
             self.usable[row.path] = row
@@ -72,35 +75,111 @@ def is_same(row: Any, capture: FoundCapture) -> bool:
     return row.size_bytes == capture.size_bytes and same_time(row.modified_ns, capture.modified_ns)
 
 
+_COLUMNS = (
+    Capture.case_id, Capture.path, Capture.size_bytes, Capture.modified_ns, Capture.id, Capture.state,
+    Capture.reject_code, Capture.inode, Capture.changed_ns, Capture.sha256,
+)  # fmt: skip
+
+
 def history_of(
-    connection: Connection, root: bytes, bundle_digest: str, pseudonym_key: str | None, patients: Sequence[str]
-) -> dict[str, History]:
-    """What earlier runs of this archive with this bundle hold of these patients."""
+    connection: Connection, root: bytes, bundle_digest: str, pseudonym_key: str | None,
+    captures: Mapping[str, Sequence[FoundCapture]],
+) -> dict[str, History]:  # fmt: skip
+    """What earlier runs of this archive with this bundle hold of these patients and their captures.
+
+    It reads each patient's last case, which has a row for every capture that was there. An earlier row matters only
+    where that case has none, or one that says nothing about the file: only these paths are looked for in other cases.
+    """
+    in_force = (*_in_force(root, pseudonym_key), Run.bundle_digest == bundle_digest)
     histories: dict[str, History] = {}
-    for names in slices(patients, 500):
-        rows = connection.execute(
-            select(
-                Patient.external_id, Case.id.label("case_id"), Capture.path, Capture.size_bytes, Capture.modified_ns,
-                Capture.id, Capture.state, Capture.reject_code, Capture.inode, Capture.changed_ns, Capture.sha256,
-            )
-            .select_from(Case)
-            .join(Patient, Patient.id == Case.patient_id)
-            .join(Run, Run.id == Case.run_id)
-            .outerjoin(Capture, Capture.case_id == Case.id)
-            .where(Patient.root == root, Patient.external_id.in_(names), *_in_force(root, pseudonym_key))
-            .where(Run.bundle_digest == bundle_digest)
-            .order_by(Case.id)
-        )  # fmt: skip
-        for row in rows:
-            histories.setdefault(row.external_id, History()).add(row)
+    for names in slices(list(captures), 500):
+        last = _last_cases(connection, root, in_force, names)
+        rows = _of_cases(connection, [case.id for case in last.values()])
+        sought = [
+            capture.path
+            for name, case in last.items()
+            if case.has_earlier
+            for capture in captures[name]
+            if capture.path not in rows[case.id] or rows[case.id][capture.path].reject_code in PASSING
+        ]
+        earlier = _of_paths(connection, root, in_force, sought)
+        for name, case in last.items():
+            history = histories[name] = History()
+            found = [row for capture in captures[name] for row in earlier.get(capture.path, ())]
+            for row in sorted(found, key=lambda row: int(row.case_id)):
+                history.add(row)
+            history.begin(case.id)
+            for row in rows[case.id].values():
+                history.add(row)
     return histories
+
+
+class _LastCase(NamedTuple):
+    id: int
+    has_earlier: bool
+
+
+def _last_cases(
+    connection: Connection, root: bytes, in_force: Sequence[ColumnElement[bool]], names: Sequence[str]
+) -> dict[str, _LastCase]:
+    """The last case of each of these patients in a run for which `in_force` holds, and whether any came before it."""
+    last = (
+        select(Case.id)
+        .join(Run, Run.id == Case.run_id)
+        .where(Case.patient_id == Patient.id, *in_force)
+        .order_by(Case.id.desc())
+        .limit(1)
+        .correlate(Patient)
+        .scalar_subquery()
+    )
+    first = select(func.min(Case.id)).where(Case.patient_id == Patient.id).correlate(Patient).scalar_subquery()
+    rows = connection.execute(
+        select(Patient.external_id, last.label("last_id"), first.label("first_id")).where(
+            Patient.root == root, Patient.external_id.in_(names)
+        )
+    )
+    return {
+        row.external_id: _LastCase(row.last_id, row.first_id < row.last_id) for row in rows if row.last_id is not None
+    }
+
+
+def _of_cases(connection: Connection, case_ids: Sequence[int]) -> dict[int, dict[bytes, AnyRow]]:
+    """The rows of the captures of these cases, by case and path."""
+    rows: dict[int, dict[bytes, AnyRow]] = {case_id: {} for case_id in case_ids}
+    for ids in slices(case_ids, 500):
+        for row in connection.execute(select(*_COLUMNS).where(Capture.case_id.in_(ids))):
+            rows[row.case_id][row.path] = row
+    return rows
+
+
+def _of_paths(
+    connection: Connection, root: bytes, in_force: Sequence[ColumnElement[bool]], paths: Sequence[bytes]
+) -> dict[bytes, list[AnyRow]]:
+    """All rows of these paths in runs for which `in_force` holds, by path. The originals of all runs are found by an
+    index, and their copies by them.
+    """
+    rows: dict[bytes, list[AnyRow]] = {}
+    for batch in slices(paths, 500):
+        originals = connection.execute(
+            select(Capture.id)
+            .join(Run, Run.id == Capture.run_id)
+            .where(Capture.path.in_(batch), Capture.reused_from.is_(None), Run.root == root)
+        ).scalars()
+        for ids in slices(originals.all(), 500):
+            found = connection.execute(
+                select(*_COLUMNS)
+                .join(Run, Run.id == Capture.run_id)
+                .where(Capture.id.in_(ids) | Capture.reused_from.in_(ids), *in_force)
+            )
+            for row in found:
+                rows.setdefault(row.path, []).append(row)
+    return rows
 
 
 def last_run(connection: Connection, root: bytes, bundle_digest: str, pseudonym_key: str | None) -> int | None:
     """The last run of this archive with this bundle."""
-    return connection.execute(
-        select(func.max(Run.id)).where(*_in_force(root, pseudonym_key), Run.bundle_digest == bundle_digest)
-    ).scalar()
+    of_archive = select(Run.id).where(*_in_force(root, pseudonym_key), Run.bundle_digest == bundle_digest)
+    return connection.execute(of_archive.order_by(Run.id.desc()).limit(1)).scalar()
 
 
 class LatestCase(NamedTuple):
@@ -116,23 +195,32 @@ class LatestCase(NamedTuple):
 
 def latest_cases(connection: Connection, root: bytes, pseudonym_key: str | None) -> dict[str, LatestCase]:
     """The latest case of each patient of this archive, whatever its bundle."""
-    finished = case((Case.state == CaseState.AGGREGATED, Case.id))
-    latest = (
-        select(func.max(Case.id).label("case_id"), func.max(finished).label("finished_id"))
+    of_patient = (
+        select(Case.id)
         .join(Run, Run.id == Case.run_id)
-        .where(*_in_force(root, pseudonym_key))
-        .group_by(Case.patient_id)
+        .where(Case.patient_id == Patient.id, *_in_force(root, pseudonym_key))
+        .order_by(Case.id.desc())
+        .limit(1)
+        .correlate(Patient)
+    )
+    latest = (
+        select(
+            Patient.external_id,
+            of_patient.scalar_subquery().label("case_id"),
+            of_patient.where(Case.state == CaseState.AGGREGATED).scalar_subquery().label("finished_id"),
+        )
+        .where(Patient.root == root)
         .subquery()
     )
     with_result = aliased(Case)
     rows = connection.execute(
         select(
-            Patient.external_id, Case.id, Case.submitted, with_result.id.label("finished_id"),
+            latest.c.external_id, Case.id, Case.submitted, with_result.id.label("finished_id"),
             with_result.submitted.label("finished_captures"),
         )
-        .join(latest, latest.c.case_id == Case.id)
+        .select_from(latest)
+        .join(Case, Case.id == latest.c.case_id)
         .outerjoin(with_result, with_result.id == latest.c.finished_id)
-        .join(Patient, Patient.id == Case.patient_id)
     )  # fmt: skip
     return {row.external_id: LatestCase(row.submitted, _in_force_case(row)) for row in rows}
 

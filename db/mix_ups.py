@@ -76,19 +76,22 @@ def under_several_patients(connection: Connection, digests: Sequence[str | None]
     """The digests among these that captures of several patients have. Whether they are in conflict only the view knows,
     and that takes long: a patient who is screened again has the same captures, and must not ask it.
 
-    The query uses only the digest: if it also named the state, the planner would use the state's index and read all
-    captures.
+    It looks at originals alone: a copy is of the same patient. If it also named the state, the planner would use the
+    state's index and read all captures.
     """
     shared: list[str | None] = []
     for batch in slices(sorted(digest for digest in set(digests) if digest), 500):
-        shared += connection.execute(
-            select(Capture.sha256)
-            .join(Case, Case.id == Capture.case_id)
-            .where(Capture.sha256.in_(batch))
-            .group_by(Capture.sha256)
-            .having(func.min(Case.patient_id) != func.max(Case.patient_id))
-        ).scalars()
+        shared += connection.execute(_UNDER_SEVERAL, {"digests": batch}).scalars()
     return [digest for digest in shared if digest]
+
+
+_UNDER_SEVERAL = (
+    select(Capture.sha256)
+    .join(Case, Case.id == Capture.case_id)
+    .where(Capture.sha256.in_(bindparam("digests", expanding=True)), Capture.reused_from.is_(None))
+    .group_by(Capture.sha256)
+    .having(func.min(Case.patient_id) != func.max(Case.patient_id))
+)
 
 
 def other_sides(connection: Connection, chunk_id: int, shared: Sequence[str]) -> list[int]:
@@ -120,8 +123,17 @@ def silent_others(connection: Connection, case_id: int) -> list[int]:
 
 def perhaps_freed(connection: Connection, case_id: int) -> list[int]:
     """Cases that shared a capture with earlier cases that this case replaces: their conflict may have ended."""
-    replaced = connection.execute(_REPLACED_IN_CONFLICT, {"case_id": case_id}).scalars().all()
-    return sorted(_sharing(connection, replaced))
+    replaced = connection.execute(_REPLACED_IN_CONFLICT, {"ids": [case_id]})
+    return sorted(_sharing(connection, [row.id for row in replaced]))
+
+
+def perhaps_touching_others(connection: Connection, case_ids: Sequence[int]) -> set[int]:
+    """Those of these cases that replace one in conflict, or one without a result that could say so."""
+    return {
+        row.current_id
+        for ids in slices(case_ids, 500)
+        for row in connection.execute(_REPLACED_IN_CONFLICT, {"ids": ids})
+    }
 
 
 def earlier_cases(connection: Connection, case_ids: Sequence[int]) -> list[int]:
@@ -169,22 +181,25 @@ def _earlier() -> tuple[Any, Any, Select[int]]:
     return current, earlier, select(earlier.id).select_from(current).join(earlier, same_patient)
 
 
-def _replaced_in_conflict() -> Select[int]:
-    """Earlier cases of the patient of `case_id` that are in conflict, or have no result that could say so, or for which
-    a reviewer may have settled it: then the other side is in conflict all the same.
+def _replaced_in_conflict() -> Select[*tuple[Any, ...]]:
+    """Earlier cases of the patients of `ids` that are in conflict, or have no result that could say so, or for which a
+    reviewer may have settled it: then the other side is in conflict all the same.
     """
     current, earlier, statement = _earlier()
     settled = select(SettledIdentity.id).where(SettledIdentity.patient_id == current.patient_id).exists()
     says = earlier.identity_conflict.is_distinct_from(False)
-    return statement.where(current.id == bindparam("case_id"), says | settled)
+    return statement.add_columns(current.id.label("current_id")).where(
+        current.id.in_(bindparam("ids", expanding=True)), says | settled
+    )
 
 
 _REPLACED_IN_CONFLICT = _replaced_in_conflict()
-"""Built once: it runs for every case, and building it takes longer than running it."""
+"""Built once: it runs for every chunk, and building it takes longer than running it."""
 
 
-def is_in_conflict(connection: Connection, case_id: int, digests: Sequence[str | None]) -> bool:
-    if not under_several_patients(connection, digests):
-        return False
+def is_in_conflict(connection: Connection, case_id: int) -> bool:
+    """Whether the view has a conflict of this case that is not settled. Ask `under_several_patients` first: the view
+    takes long.
+    """
     conflict = select(CONFLICTS.c.capture_id).where(CONFLICTS.c.case_id == case_id, CONFLICTS.c.settled == 0).limit(1)
     return connection.execute(conflict).first() is not None

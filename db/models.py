@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -153,7 +154,7 @@ class Case(Base):
 
     id: Mapped[int] = key(BigId, primary_key=True, doc="primary key")
     run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
-    patient_id: Mapped[int] = key(ForeignKey("patient.id"), index=True, doc="the patient")
+    patient_id: Mapped[int] = key(ForeignKey("patient.id"), doc="the patient")
     state: Mapped[str] = standing(String(16), default=CaseState.OPEN, doc="`open`, then `aggregated`")
     submitted: Mapped[int] = sealed(doc="number of captures, fixed at submit")
     folder_inode: Mapped[int | None] = sealed(
@@ -204,6 +205,7 @@ class Case(Base):
 
     __table_args__ = (
         UniqueConstraint("run_id", "patient_id"),
+        Index(None, "patient_id", "id"),
         Index(None, "state", "priority"),
         CheckConstraint(one_of("state", CaseState), name="state"),
         CheckConstraint(one_of("verdict", Verdict), name="verdict"),
@@ -281,6 +283,13 @@ class Chunk(Base):
     )
 
 
+def _where(condition: str, name: str, column: str) -> Index:
+    return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
+_ORIGINAL, _COPY = "reused_from IS NULL", "reused_from IS NOT NULL"
+
+
 class Capture(Base):
     """One file of the archive in one run, and what became of it."""
 
@@ -328,10 +337,13 @@ class Capture(Base):
     cam: Mapped[bytes | None] = outcome(
         LargeBinary,
         doc=(
-            "activation map of the label: float16, row by row, as many rows as columns; empty if the bundle makes none"
+            "activation map of the label: float16, row by row, as many rows as columns; empty if the bundle makes "
+            "none, and in a copied row"
         ),
     )
-    quality: Mapped[dict[str, Any] | None] = outcome(doc="JSON: its [measures of quality](#quality)")
+    quality: Mapped[dict[str, Any] | None] = outcome(
+        doc="JSON: its [measures of quality](#quality); empty in a copied row"
+    )
     marks: Mapped[list[Any] | None] = outcome(doc="JSON list of `{code, sentence}`: its [marks](#marks)")
     novelty: Mapped[float | None] = outcome(
         doc="distance of its embedding from the training captures; above 1 it is marked `novel`; empty if the "
@@ -347,8 +359,7 @@ class Capture(Base):
     engine: Mapped[str | None] = outcome(Text, doc="engine and precision, such as `openvino/bfloat16`")
     reused_from: Mapped[int | None] = key(
         ForeignKey("capture.id", ondelete="SET NULL"),
-        index=True,
-        doc="the capture of an earlier run whose row was copied",
+        doc="the capture of an earlier run whose row was copied: the one that was screened, never another copy",
     )
     ended_at: Mapped[datetime | None] = outcome(doc="when it ended")
 
@@ -357,6 +368,11 @@ class Capture(Base):
         Index(None, "run_id", "state"),
         Index(None, "case_id", "state"),
         Index(None, "sha256"),
+        # A patient's copies are as many as the nights that followed; these find what was screened beside them.
+        _where(_ORIGINAL, "ix_capture_sha256_of_originals", "sha256"),
+        _where(_ORIGINAL, "ix_capture_path_of_originals", "path"),
+        # Copies alone: asked for originals, SQLite would go through all of them by this one.
+        _where(_COPY, "ix_capture_reused_from", "reused_from"),
         CheckConstraint(one_of("state", CaptureState), name="state"),
         CheckConstraint(one_of("reject_code", RejectCode), name="reject_code"),
         CheckConstraint("(state = 'screened') = (probabilities IS NOT NULL)", name="screened_has_probabilities"),

@@ -16,6 +16,7 @@ from db.engine import AnyRow, reading, slices, writing
 from db.mix_ups import earlier_cases, perhaps_in_conflict, take_turn
 from db.models import BundleRow, Case, Event, Patient, PatientWithoutCaptures, ReportQueue, Run
 from db.opinions import CASE_REVIEW, DONE_WITH
+from db.reused import hand_over
 
 DAYS = {"d": 1, "m": 30, "y": 365}
 _DAY_S = 86_400
@@ -82,6 +83,7 @@ def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) ->
             .where(ReportQueue.replaces_id.in_(its_rows))
             .values(replaces_id=None)
         )
+        hand_over(connection, run_id)
         connection.execute(delete(Run).where(Run.id == run_id))
         judge_again(connection, perhaps_in_conflict(connection, back), in_conflict=False)
         removed_patients = 0

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, select, update
 
 from contract.case_policy import CasePolicy
 from contract.states import CaseState, EventKind, Verdict
-from db.aggregation import case_counts, judge_again, result_columns, shares_captures
+from db.aggregation import ToJudge, case_counts, judge_again, result_columns, shares_captures
 from db.audit import note
 from db.clock import db_now
 from db.compare import same_value
@@ -81,7 +81,7 @@ def recompute(engine: Engine, run_id: int, policy: CasePolicy, *, apply: bool, a
         again = {"aggregated_at": db_now(), "result_version": Case.result_version + 1}
         for change in written:
             connection.execute(update(Case).where(Case.id == change.case_id).values(again))
-            queue_result(connection, run_id, change.case_id)
+            queue_result(connection, change.case_id)
         detail = {
             "policy": policy.model_dump(mode="json"),
             "results_before": {str(change.case_id): asdict(change.before) for change in written},
@@ -111,7 +111,8 @@ def _judged(
     cases = connection.execute(finished).all()
     judged = []
     for case in cases:
-        columns = result_columns(connection, case.id, case_counts(connection, case.id, case.submitted), manifest)
+        to_judge = [ToJudge(case.id, case.submitted, manifest)]
+        columns = result_columns(connection, to_judge, case_counts(connection, to_judge))[case.id]
         before = Result(Verdict(case.verdict), case.subtype, case.score, case.priority)
         after = Result(**{name: columns[name] for name in _SHOWN})
         judged.append((Change(case.id, case.external_id, before, after, bool(case.signed)), columns))

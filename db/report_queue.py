@@ -8,7 +8,21 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, column, func, insert, or_, select, table, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    bindparam,
+    column,
+    func,
+    insert,
+    or_,
+    select,
+    table,
+    update,
+)
 from sqlalchemy.orm import aliased
 from sqlalchemy.types import TypeEngine
 
@@ -79,82 +93,104 @@ class _QueueRow(NamedTuple):
 
 
 def queue_result(
-    connection: Connection,
-    run_id: int,
-    case_id: int,
-    *,
-    correction: ReportCause = ReportCause.RECOMPUTED,
-    closed: bool = False,
+    connection: Connection, case_id: int, *, correction: ReportCause = ReportCause.RECOMPUTED, closed: bool = False
 ) -> None:
-    """Report the case's result. A case that was reported before gets a row that replaces the last one, with the cause
-    `correction`. The first row of a case replaces the row of an earlier case that it superseded, if there is one.
+    """Report one case's result, as `queue_results` does. `correction` is the cause of a row that replaces the case's
+    own; `closed` says that reviewers have closed the case, which its run's results may wait for.
+    """
+    _queue(connection, [case_id], correction, closed=closed)
 
-    If the run's results wait for the sign-off, a case is reported for the first time when reviewers have `closed` it;
+
+def queue_results(connection: Connection, case_ids: Sequence[int]) -> None:
+    """Report the results of these cases, which are of different patients. A case that was reported before gets a row
+    that replaces the last one. The first row of a case replaces the row of an earlier case that it superseded, if there
+    is one.
+
+    If the run's results wait for the sign-off, a case is reported for the first time when reviewers have closed it;
     then its row replaces that of any earlier case of the patient, because both are signed. A case whose last row was
     replaced by that of a newer case is not reported any more.
     """
-    later = aliased(ReportQueue)
-    last = connection.execute(
-        select(ReportQueue.id, ReportQueue.cause, select(later.id).where(later.replaces_id == ReportQueue.id).exists())
-        .where(ReportQueue.case_id == case_id)
-        .order_by(ReportQueue.id.desc())
-        .limit(1)
-    ).first()
-    at_sign_off, superseded_by = connection.execute(
-        select(Run.report_at_sign_off, Case.superseded_by).join(Run, Run.id == Case.run_id).where(Case.id == case_id)
-    ).one()
-    if last is not None:
-        last_id, last_cause, is_replaced = last
-        if not is_replaced and (superseded_by is None or last_cause != ReportCause.SUPERSEDED):
-            _add(connection, run_id, case_id, correction, last_id, _closing_opinion(connection, case_id))
-        return
-    if superseded_by is not None or (at_sign_off and not closed):
-        return
-    first_cause = ReportCause.SIGNED_OFF if at_sign_off else ReportCause.SCREENED
-    opinion = _closing_opinion(connection, case_id) if closed else None
-    earlier = _rows_of_earlier_cases(connection, case_id, also_signed=at_sign_off)
-    if not earlier:
-        _add(connection, run_id, case_id, first_cause, None, opinion)
-        return
-    _add(connection, run_id, case_id, ReportCause.SUPERSEDED, earlier[0].id, opinion)
-    for row in earlier[1:]:
-        _add(connection, row.run_id, row.case_id, ReportCause.SUPERSEDED, row.id)
+    for ids in slices(case_ids, _AT_ONCE):
+        _queue(connection, ids, ReportCause.RECOMPUTED, closed=False)
 
 
-def withdraw(connection: Connection, case_id: int, *, superseded_by: int) -> None:
-    """Tell other systems that a case was superseded, if the newer case was reported already: then the row of that case
-    cannot name the earlier one, and the earlier case gets a last row of its own.
+def _queue(connection: Connection, case_ids: Sequence[int], correction: ReportCause, *, closed: bool) -> None:
+    last = {row.case_id: row for row in connection.execute(_LAST_ROWS, {"ids": case_ids})}  # of each, the latest
+    cases = {row.id: row for row in connection.execute(_REPORTED_CASES, {"ids": case_ids})}
+    first = [
+        case.id
+        for case in cases.values()
+        if case.id not in last and case.superseded_by is None and (closed or not case.report_at_sign_off)
+    ]
+    earlier: dict[int, list[AnyRow]] = {case_id: [] for case_id in first}
+    if first:
+        for row in connection.execute(_ROWS_OF_EARLIER_CASES, {"ids": first}):
+            if row.superseded_by is not None or cases[row.current_id].report_at_sign_off:
+                earlier[row.current_id].append(row)
+    rows: list[dict[str, Any]] = []
+    for case_id in case_ids:
+        case = cases[case_id]
+        if case_id in last:
+            row = last[case_id]
+            if not row.is_replaced and (case.superseded_by is None or row.cause != ReportCause.SUPERSEDED):
+                rows.append(_row(case.run_id, case_id, correction, row.id, _closing_opinion(connection, case_id)))
+        elif case_id in earlier:
+            opinion = _closing_opinion(connection, case_id) if closed else None
+            replaced = earlier[case_id]
+            cause = ReportCause.SIGNED_OFF if case.report_at_sign_off else ReportCause.SCREENED
+            if replaced:
+                rows.append(_row(case.run_id, case_id, ReportCause.SUPERSEDED, replaced[0].id, opinion))
+            else:
+                rows.append(_row(case.run_id, case_id, cause, None, opinion))
+            rows += [_row(row.run_id, row.case_id, ReportCause.SUPERSEDED, row.id) for row in replaced[1:]]
+    if rows:
+        connection.execute(insert(ReportQueue), rows)
+
+
+def withdraw(connection: Connection, case_id: int) -> None:
+    """Tell other systems that a case was superseded by one that was reported already: then the row of that case cannot
+    name the earlier one, and the earlier case gets a last row of its own.
     """
-    reported = select(ReportQueue.id).where(ReportQueue.case_id == superseded_by)
-    if connection.execute(reported.limit(1)).first() is None:
-        return
-    later = aliased(ReportQueue)
     row = connection.execute(
-        select(ReportQueue.id, ReportQueue.run_id)
-        .where(ReportQueue.case_id == case_id)
-        .where(~select(later.id).where(later.replaces_id == ReportQueue.id).exists())
+        select(ReportQueue.id, ReportQueue.run_id).where(ReportQueue.case_id == case_id, ~_is_replaced())
     ).first()
     if row is not None:
-        _add(connection, row.run_id, case_id, ReportCause.SUPERSEDED, row.id)
+        connection.execute(insert(ReportQueue), [_row(row.run_id, case_id, ReportCause.SUPERSEDED, row.id)])
 
 
-def _rows_of_earlier_cases(connection: Connection, case_id: int, *, also_signed: bool) -> list[AnyRow]:
-    """Rows that no other replaces, the latest first, of earlier cases of this patient that were superseded, or of all
-    earlier ones.
-    """
-    current, earlier, later = aliased(Case), aliased(Case), aliased(ReportQueue)
-    statement = (
-        select(ReportQueue.id, ReportQueue.run_id, ReportQueue.case_id)
+def _is_replaced() -> ColumnElement[bool]:
+    later = aliased(ReportQueue)
+    return select(later.id).where(later.replaces_id == ReportQueue.id).exists()
+
+
+def _rows_of_earlier_cases() -> Select[*tuple[Any, ...]]:
+    """Rows that no other replaces, the latest first, of earlier cases of the patients of the cases `ids`."""
+    current, earlier = aliased(Case), aliased(Case)
+    return (
+        select(
+            current.id.label("current_id"), ReportQueue.id, ReportQueue.run_id, ReportQueue.case_id,
+            earlier.superseded_by,
+        )
         .select_from(current)
         .join(earlier, (earlier.patient_id == current.patient_id) & (earlier.id < current.id))
         .join(ReportQueue, ReportQueue.case_id == earlier.id)
-        .where(current.id == case_id)
-        .where(~select(later.id).where(later.replaces_id == ReportQueue.id).exists())
+        .where(current.id.in_(bindparam("ids", expanding=True)), ~_is_replaced())
         .order_by(ReportQueue.id.desc())
-    )
-    if not also_signed:
-        statement = statement.where(earlier.superseded_by.is_not(None))
-    return list(connection.execute(statement).all())
+    )  # fmt: skip
+
+
+_ROWS_OF_EARLIER_CASES = _rows_of_earlier_cases()
+"""Built once, like the next two: they run for every chunk, and building them takes longer than running them."""
+_LAST_ROWS = (
+    select(ReportQueue.case_id, ReportQueue.id, ReportQueue.cause, _is_replaced().label("is_replaced"))
+    .where(ReportQueue.case_id.in_(bindparam("ids", expanding=True)))
+    .order_by(ReportQueue.id)
+)
+_REPORTED_CASES = (
+    select(Case.id, Case.run_id, Case.superseded_by, Run.report_at_sign_off)
+    .join(Run, Run.id == Case.run_id)
+    .where(Case.id.in_(bindparam("ids", expanding=True)))
+)
 
 
 def _closing_opinion(connection: Connection, case_id: int) -> int | None:
@@ -168,14 +204,10 @@ def _closing_opinion(connection: Connection, case_id: int) -> int | None:
     return connection.execute(opinion).scalar()
 
 
-def _add(
-    connection: Connection, run_id: int, case_id: int, cause: ReportCause, replaces_id: int | None,
-    review_id: int | None = None,
-) -> None:  # fmt: skip
-    values = {
-        "run_id": run_id, "case_id": case_id, "cause": cause, "replaces_id": replaces_id, "review_id": review_id,
-    }  # fmt: skip
-    connection.execute(insert(ReportQueue).values(values))
+def _row(
+    run_id: int, case_id: int, cause: ReportCause, replaces_id: int | None, review_id: int | None = None
+) -> dict[str, Any]:
+    return {"run_id": run_id, "case_id": case_id, "cause": cause, "replaces_id": replaces_id, "review_id": review_id}
 
 
 def take(engine: Engine, consumer: str, *, limit: int, hold_s: float) -> list[QueuedResult]:

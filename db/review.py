@@ -245,7 +245,7 @@ def _report(connection: Connection, locked: LockedCase, reported: _Reported | No
         closed = review.state == ReviewState.CLOSED
         is_the_same = reported is not None and reported[:2] == result[:2]
         cause = ReportCause.SIGNED if closed and is_the_same else ReportCause.OVERRIDE
-        queue_result(connection, locked.run_id, locked.id, correction=cause, closed=closed)
+        queue_result(connection, locked.id, correction=cause, closed=closed)
 
 
 # Handing out

@@ -34,6 +34,7 @@ from db.models import Capture, Case, Event, Patient
 from db.opinions import CASE_REVIEW
 from db.plausibility import Implausibility, implausibility_of
 from db.progress import Progress, RunSummary, progress_of, run_summary
+from db.reused import ORIGINAL, of_original
 from db.runs import named_run
 from db.sign_offs import SignedHistory, SignOff, signed_histories
 
@@ -344,8 +345,9 @@ def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: in
     rows = connection.execute(
         select(
             Capture.id, Capture.path, Capture.path_text, Capture.label, Capture.probability, Capture.p_all,
-            Capture.probabilities, Capture.cam, Capture.marks,
+            Capture.probabilities, of_original("cam"), Capture.marks,
         )
+        .outerjoin(ORIGINAL, ORIGINAL.id == Capture.reused_from)
         .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
         .where(func.coalesce(Capture.excluded, False) == excluded)
         .order_by(Capture.p_all.desc(), Capture.id)

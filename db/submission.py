@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from sqlalchemy import Connection, Engine, insert, literal, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contract.archive import FoundCapture
@@ -22,6 +22,7 @@ from db.engine import insert_many, reading, slices, writing
 from db.history import History
 from db.models import Capture, Case, Chunk, Patient, Run
 from db.rereading import InDoubt, ReadAgain
+from db.reused import LEFT_WITH_ORIGINAL
 from db.submit_plan import (
     PlannedCase,
     SubmitPlan,
@@ -33,8 +34,12 @@ from db.submit_plan import (
     planned,
 )
 
+GROWN = 10
+"""A table that grows by a tenth is analysed, as PostgreSQL's own autovacuum does after a while."""
 _PENDING = ("run_id", "case_id", "chunk_id", *columns_of(Capture, Life.SEALED, Life.STATE))
-_COPIED = columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME)
+_COPIED = tuple(
+    name for name in columns_of(Capture, Life.SEALED, Life.STATE, Life.OUTCOME) if name not in LEFT_WITH_ORIGINAL
+)
 
 
 @dataclass(frozen=True)
@@ -190,11 +195,18 @@ class _RunWriter:
         self._connection.execute(update(Run).where(Run.id == self.id).values(numbers))
         detail = {reason: list(names) for reason, names in self._request.skipped.items()}
         note(self._connection, EventKind.SUBMITTED, actor=SUBMIT, run_id=self.id, detail={"skipped": detail})
-        if self._connection.dialect.name == "postgresql":  # otherwise it would plan for an empty table
+        if self._connection.dialect.name == "postgresql" and self._is_most_of_the_table(plan.submitted):
             self._connection.execute(text("ANALYZE capture, chunk"))
         # First the cases without captures: what lay under their patients is no mix-up for the others any more.
         for case_ids in [*slices(self._emptied, 500), *slices(self._complete, 500)]:
             aggregate_finished_cases(self._connection, case_ids)
+
+    def _is_most_of_the_table(self, captures: int) -> bool:
+        """Whether PostgreSQL would plan for a much smaller table. A night of few captures in a table of many must not
+        pay for a new sample of all.
+        """
+        known = text("SELECT reltuples FROM pg_class WHERE oid = 'capture'::regclass")
+        return captures * GROWN >= float(self._connection.execute(known).scalar_one())
 
     def _insert_cases(self, cases: Sequence[PlannedCase]) -> dict[str, int]:
         patient_ids = _ensure_patients(self._connection, self._request, [case.patient for case in cases])
@@ -235,10 +247,13 @@ class _RunWriter:
         insert_many(self._connection, Capture.__table__, _PENDING, rows)
 
     def _insert_reused(self, case_id: int, capture_ids: Sequence[int]) -> None:
-        """Copy the rows of unchanged captures within the database."""
+        """Copy the rows of unchanged captures within the database. Every copy names the original, never another copy,
+        and leaves the largest columns with it.
+        """
+        original = func.coalesce(Capture.reused_from, Capture.id)
         columns = [Capture.__table__.c[name] for name in _COPIED]
         for ids in slices(capture_ids, 500):
-            copied = select(literal(self.id), literal(case_id), Capture.id, *columns).where(Capture.id.in_(ids))
+            copied = select(literal(self.id), literal(case_id), original, *columns).where(Capture.id.in_(ids))
             self._connection.execute(
                 insert(Capture).from_select(["run_id", "case_id", "reused_from", *_COPIED], copied)
             )

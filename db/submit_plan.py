@@ -124,8 +124,10 @@ def known_histories(
     """The histories of the patients of these captures, by name."""
     if plan.last_run is None:
         return {}
-    names = list(dict.fromkeys(display_name(capture.patient) for capture in captures))
-    return history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, names)
+    of_patient: dict[str, list[FoundCapture]] = {}
+    for capture in captures:
+        of_patient.setdefault(display_name(capture.patient), []).append(capture)
+    return history_of(connection, request.root, request.bundle.digest, request.pseudonym_key, of_patient)
 
 
 def planned(

@@ -4,17 +4,19 @@ Both the marks and the queue rows are written in the transaction that writes the
 one such transaction run, so two workers that finish two cases of a patient at once see each other's result.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select, update
+from sqlalchemy import Connection, Select, bindparam, insert, select, update
 from sqlalchemy.orm import aliased
 
 from contract.signed import SignedResult
-from contract.states import CaseState, EventKind, ReviewAction, ReviewState
-from db.audit import WORKER, note
-from db.models import Case, Review, Run
+from contract.states import EventKind, ReviewAction, ReviewState
+from db.audit import WORKER
+from db.engine import AnyRow, slices
+from db.models import Case, Event, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW, OPINIONS
 from db.report_queue import withdraw
 
@@ -30,42 +32,59 @@ class _Other:
     acted: bool
 
 
-def _others() -> Select[*tuple[Any, ...]]:
-    current, other_run = aliased(Case), aliased(Run)
+def _others(*columns: Any) -> Select[*tuple[Any, ...]]:
+    """The other finished cases of the patients of the cases `ids`: all newer ones, and earlier ones that no case
+    superseded. A patient may have hundreds of the others, and nothing can change any more for them.
+
+    A CHECK says that finished cases have a verdict. Asked for their state, SQLite would go through all finished cases.
+    """
+    current = aliased(Case)
+    return (
+        select(*columns, current.id.label("current_id"))
+        .select_from(current)
+        .join(Case, (Case.patient_id == current.patient_id) & (Case.id != current.id))
+        .where(current.id.in_(bindparam("ids", expanding=True)), Case.verdict.is_not(None))
+        .where((Case.id > current.id) | Case.superseded_by.is_(None))
+        .order_by(Case.id)
+    )
+
+
+def _read_others() -> Select[*tuple[Any, ...]]:
+    other_run = aliased(Run)
     acted = select(Review.id).where(
         Review.case_id == Case.id, Review.action.in_((ReviewAction.CONFIRM, ReviewAction.OVERRIDE))
     )
-    return (
-        select(
-            Case.id, Case.run_id, Case.superseded_by, other_run.cancelled_at.is_not(None).label("cancelled"),
-            acted.exists().label("acted"),
-        )
-        .select_from(current)
-        .join(Case, (Case.patient_id == current.patient_id) & (Case.id != current.id))
-        .join(other_run, other_run.id == Case.run_id)
-        .where(current.id == bindparam("case_id"), Case.state == CaseState.AGGREGATED)
-        .order_by(Case.id)
-    )  # fmt: skip
+    return _others(
+        Case.id, Case.run_id, Case.superseded_by, other_run.cancelled_at.is_not(None).label("cancelled"),
+        acted.exists().label("acted"),
+    ).join(other_run, other_run.id == Case.run_id)  # fmt: skip
 
 
-_OTHERS = _others()
-"""Built once: it runs for every case."""
-_OTHERS_LOCKED = _others().with_for_update(of=Case)
+_OTHERS = _read_others()
+"""Built once: these run for every chunk."""
+_OTHERS_LOCKED = _others(Case.id).with_for_update(of=Case)
 
 
-def signed_before(connection: Connection, case_id: int) -> SignedResult | None:
-    """What reviewers signed last of the earlier cases of this patient; None if no such case is closed."""
-    earlier = [one.id for one in _read(connection, _OTHERS, case_id) if one.id < case_id and one.acted]
-    if not earlier:
-        return None
-    row = connection.execute(
-        select(CASE_REVIEW)
-        .where(CASE_REVIEW.c.case_id.in_(earlier), CASE_REVIEW.c.state == ReviewState.CLOSED)
-        .order_by(CASE_REVIEW.c.case_id.desc())
-        .limit(1)
-    ).first()
-    if row is None:
-        return None
+def signed_before(connection: Connection, case_ids: Sequence[int]) -> dict[int, SignedResult]:
+    """What reviewers signed last of the earlier cases of these cases' patients, by case; none where no earlier case is
+    closed.
+    """
+    others = _read(connection, case_ids)
+    return _signed_before(connection, others, _closed(connection, others))
+
+
+def _signed_before(
+    connection: Connection, others: Mapping[int, Sequence[_Other]], closed: Mapping[int, AnyRow]
+) -> dict[int, SignedResult]:
+    signed = {}
+    for case_id, known in others.items():
+        latest = max((one.id for one in known if one.id < case_id and one.id in closed), default=None)
+        if latest is not None:
+            signed[case_id] = _signed(connection, closed[latest])
+    return signed
+
+
+def _signed(connection: Connection, row: AnyRow) -> SignedResult:
     opinions = connection.execute(
         select(Review.reviewer, Review.verdict, Review.subtype)
         .join(OPINIONS, OPINIONS.c.review_id == Review.id)
@@ -77,49 +96,88 @@ def signed_before(connection: Connection, case_id: int) -> SignedResult | None:
     return SignedResult(row.case_id, row.run_id, row.final_verdict, row.final_subtype, reviewers, row.closed_at)
 
 
-def supersede(connection: Connection, case_id: int, *, cancelled: bool) -> None:
-    """Let a case that has its result take the place of the earlier ones that are not closed, or let a newer finished
-    case take its place, if that was faster. It does nothing if it is run again.
+def supersede(connection: Connection, case_ids: Sequence[int], *, cancelled: bool) -> dict[int, SignedResult]:
+    """Let cases that have their result take the place of the earlier ones that are not closed, or let a newer finished
+    case take their place, if that was faster. It does nothing if it is run again. Returns what `signed_before` does.
 
-    A case of a `cancelled` run takes nobody's place. The caller has called `one_at_a_time`.
+    The cases are of different patients. Those of a `cancelled` run take nobody's place. The caller has called
+    `one_at_a_time`.
     """
-    if not _read(connection, _OTHERS, case_id):
-        return
     # A reviewer may sign one of them at this moment: wait for their commit, and look only then whether it is closed.
-    others = _read(connection, _OTHERS_LOCKED, case_id)
-    newer = next((one for one in others if one.id > case_id and not one.cancelled), None)
-    if newer is not None:
-        own = select(Case.run_id).where(Case.id == case_id, Case.superseded_by.is_(None))
-        run_id = connection.execute(own).scalar()
-        if run_id is not None:
-            _mark(connection, case_id, run_id, by=newer.id)
-    elif not cancelled:
-        closed = _closed(connection, [one.id for one in others if one.acted])
-        for one in others:
-            if one.id < case_id and one.superseded_by is None and one.id not in closed:
-                _mark(connection, one.id, one.run_id, by=case_id)
+    locked = [connection.execute(_OTHERS_LOCKED, {"ids": ids}).all() for ids in slices(case_ids, 500)]
+    if not any(locked):
+        return {}
+    others = _read(connection, case_ids)
+    closed = _closed(connection, others)
+    marks: list[_Mark] = []
+    for case_id in case_ids:
+        newer = next((one for one in others[case_id] if one.id > case_id and not one.cancelled), None)
+        if newer is not None:
+            own = select(Case.run_id).where(Case.id == case_id, Case.superseded_by.is_(None))
+            run_id = connection.execute(own).scalar()
+            if run_id is not None:
+                marks.append(_Mark(case_id, run_id, newer.id))
+        elif not cancelled:
+            marks += [
+                _Mark(one.id, one.run_id, case_id)
+                for one in others[case_id]
+                if one.id < case_id and one.superseded_by is None and one.id not in closed
+            ]
+    _write(connection, marks)
+    return _signed_before(connection, others, closed)
 
 
-def _read(connection: Connection, statement: Select[*tuple[Any, ...]], case_id: int) -> list[_Other]:
-    return [
-        _Other(row.id, row.run_id, row.superseded_by, bool(row.cancelled), bool(row.acted))
-        for row in connection.execute(statement, {"case_id": case_id})
-    ]
+def _read(connection: Connection, case_ids: Sequence[int]) -> dict[int, list[_Other]]:
+    others: dict[int, list[_Other]] = defaultdict(list)
+    for ids in slices(case_ids, 500):
+        for row in connection.execute(_OTHERS, {"ids": ids}):
+            others[row.current_id].append(
+                _Other(row.id, row.run_id, row.superseded_by, bool(row.cancelled), bool(row.acted))
+            )
+    return others
 
 
-def _closed(connection: Connection, case_ids: Sequence[int]) -> set[int]:
-    if not case_ids:
-        return set()
-    closed = select(CASE_REVIEW.c.case_id).where(
-        CASE_REVIEW.c.case_id.in_(case_ids), CASE_REVIEW.c.state == ReviewState.CLOSED
+def _closed(connection: Connection, others: Mapping[int, Sequence[_Other]]) -> dict[int, AnyRow]:
+    """The rows of case_review of those of these cases that reviewers have closed, by case."""
+    acted = sorted({one.id for known in others.values() for one in known if one.acted})
+    rows: dict[int, AnyRow] = {}
+    for ids in slices(acted, 500):
+        closed = select(CASE_REVIEW).where(CASE_REVIEW.c.case_id.in_(ids), CASE_REVIEW.c.state == ReviewState.CLOSED)
+        rows |= {row.case_id: row for row in connection.execute(closed)}
+    return rows
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A case that a newer one of its patient takes the place of."""
+
+    case_id: int
+    run_id: int
+    by: int
+
+
+def _write(connection: Connection, marks: Sequence[_Mark]) -> None:
+    if not marks:
+        return
+    connection.execute(
+        update(Case)
+        .where(Case.id == bindparam("id_"))
+        .values(superseded_by=bindparam("by_"), review_holder=None, review_held_until=None, review_held_seconds=None),
+        [{"id_": mark.case_id, "by_": mark.by} for mark in marks],
     )
-    return set(connection.execute(closed).scalars())
-
-
-def _mark(connection: Connection, case_id: int, run_id: int, *, by: int) -> None:
-    values = {"superseded_by": by, "review_holder": None, "review_held_until": None, "review_held_seconds": None}
-    connection.execute(update(Case).where(Case.id == case_id).values(values))
-    note(
-        connection, EventKind.SUPERSEDED, actor=WORKER, run_id=run_id, case_id=case_id, detail={"superseded_by": by}
+    connection.execute(
+        insert(Event),
+        [
+            {
+                "kind": EventKind.SUPERSEDED, "actor": WORKER, "run_id": mark.run_id, "case_id": mark.case_id,
+                "detail": {"superseded_by": mark.by},
+            }
+            for mark in marks
+        ],
     )  # fmt: skip
-    withdraw(connection, case_id, superseded_by=by)
+    reported: set[int] = set()
+    for ids in slices(sorted({mark.by for mark in marks}), 500):
+        reported.update(connection.execute(select(ReportQueue.case_id).where(ReportQueue.case_id.in_(ids))).scalars())
+    for mark in marks:
+        if mark.by in reported:
+            withdraw(connection, mark.case_id)

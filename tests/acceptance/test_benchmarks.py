@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import document
+from benchmarks import age, document
 from tests.support.commands import REPOSITORY
 
 
@@ -34,6 +34,17 @@ def test_scale_counts_every_capture_on_both_databases(tmp_path: Path) -> None:
         assert all(
             row[name] > 0 for name in ("submit_per_s", "worker_per_s", "database_ms", "submit_mib", "worker_mib")
         )
+
+
+def test_age_says_what_each_part_of_a_night_costs(tmp_path: Path) -> None:
+    record = run("age", tmp_path, "--nights", "4", "--patients", "512")
+    assert [row["database"] for row in record["rows"]] == ["sqlite", "postgresql"]
+    for row in record["rows"]:
+        nights = row["nights"]
+        assert (nights["files"], nights["captures"]) == (40, 100), "10, 20, 30 and 40 rows"
+        assert {"history", "copies", "supersede"} <= set(nights["parts"]["submit"]) | set(nights["parts"]["finish"])
+        assert {name for parts in nights["parts"].values() for name in parts} == {*age.PARTS, "other"}
+        assert all(row["patients"]["ms_per_case"][name]["last"] > 0 for name in ("first screening", "screened again"))
 
 
 def test_workers_runs_several_of_them(tmp_path: Path) -> None:

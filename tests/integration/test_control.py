@@ -127,7 +127,7 @@ def test_a_retry_and_a_reviewer_who_reports_a_result_do_not_wait_for_each_other(
             case_id = reviewer.execute(select(Case.id).order_by(Case.id).limit(1).with_for_update()).scalar_one()
             retried = pool.submit(again, database, finished)
             wait_until(is_waiting, what="the retry to wait for the case")
-            queue_result(reviewer, finished, case_id, correction="override")
+            queue_result(reviewer, case_id, correction="override")
         assert retried.result(60)
     assert broken(database, finished) == []
 

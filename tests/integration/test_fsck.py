@@ -52,6 +52,17 @@ def test_a_copy_that_differs_from_what_it_was_copied_from(
     assert broken(database, second)[COPIES] == [f"capture {copy}"]
 
 
+def test_a_copy_of_a_copy(database: Engine, bundle: Bundle, second: int) -> None:
+    files = found("P1", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", "6.jpg")
+    third = submit(database, request(bundle, files)).run_id
+    assert third is not None
+    with writing(database) as connection:
+        copies = connection.execute(select(Capture.id).where(Capture.path_text == "P1/1.jpg").order_by(Capture.id))
+        _, middle, last = copies.scalars().all()
+        connection.execute(update(Capture).where(Capture.id == last).values(reused_from=middle))
+    assert broken(database, third)[COPIES] == [f"capture {last}"]
+
+
 @pytest.mark.parametrize(("chunk", "named"), [(0, False), (1, True)])
 def test_rows_without_a_column_that_rows_before_them_have(
     database: Engine, second: int, chunk: int, named: bool

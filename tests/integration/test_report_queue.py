@@ -95,10 +95,10 @@ def test_a_forgotten_take_lapses_and_its_late_acknowledgement_counts_only_while_
 
 
 def test_a_correction_is_given_out_when_what_it_replaces_is_acknowledged(database: Engine, bundle: Bundle) -> None:
-    run = screened(database, bundle, 2)
+    screened(database, bundle, 2)
     with writing(database) as connection:
-        queue_result(connection, run, 1)
-        queue_result(connection, run, 1)
+        queue_result(connection, 1)
+        queue_result(connection, 1)
     assert ids(take(database, "lis", limit=9, hold_s=60)) == [1, 2]
     assert take(database, "other", limit=9, hold_s=60) == []
     acknowledge(database, "lis", [1])
@@ -206,9 +206,9 @@ def documented(connection: Connection) -> Iterator[str]:
 
 
 def test_the_documented_sql_takes_acknowledges_and_releases(database: Engine, bundle: Bundle) -> None:
-    run = screened(database, bundle, 4)
+    screened(database, bundle, 4)
     with writing(database) as connection:
-        queue_result(connection, run, 1)
+        queue_result(connection, 1)
         take_, acknowledge_, release_ = documented(connection)
 
         def run_sql(statement: str, **named: Any) -> list[int]:

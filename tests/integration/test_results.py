@@ -12,7 +12,7 @@ from contract.errors import DatabaseUnavailable
 from contract.states import CaptureState
 from db import engine as db_engine
 from db import schema
-from db.aggregation import case_counts, case_result
+from db.aggregation import ToJudge, case_counts, case_results
 from db.engine import reading, writing
 from db.fsck import fsck
 from db.lease import Lease
@@ -273,8 +273,8 @@ def test_a_result_is_recomputed_from_its_rows_to_the_same_figures(database: Engi
         finish_chunk(database, lease, outcome(lease, 0.13 + number / 7, rejected=number % 2))
     for case in read_run(database, run.run_id or 0).cases:
         with reading(database) as connection:
-            counts = case_counts(connection, case.case_id, case.submitted)
-            again = case_result(connection, case.case_id, counts, bundle.manifest)
+            to_judge = [ToJudge(case.case_id, case.submitted, bundle.manifest)]
+            (again,) = case_results(connection, to_judge, case_counts(connection, to_judge))
         assert (again.score, again.score_low, again.score_high) == (
             case.score,
             case.score_low,

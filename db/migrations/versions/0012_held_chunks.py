@@ -1,6 +1,6 @@
 """Chunks that are held, the lengths of leases, and what a run's numbers are counted from.
 
-Revision: 0012, after 0010. A chunk counts the processes that ended at it, and may be held. Whatever is taken until some
+Revision: 0012, after 0011. A chunk counts the processes that ended at it, and may be held. Whatever is taken until some
 time says for how long, so that a clock that steps back makes nobody wait for the old time. A run knows how many of its
 captures were copied, and the captures that ended are found by their case: so a list of runs reads no finished captures.
 """
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
