@@ -26,10 +26,17 @@ class CaptureState(Code):
 
 
 class ChunkState(Code):
-    """pending -> leased (until, worker, attempt) -> done; after its lease is over, another worker may claim it."""
+    """pending -> leased (until, worker, attempt) -> done; after its lease is over, another worker may claim it. One
+    that ends worker after worker is held.
+    """
 
     PENDING = "pending", "it waits for a worker"
     LEASED = "leased", "a worker has it until its lease ends; then another worker may claim it"
+    HELD = (
+        "held",
+        "worker after worker ended while it had this chunk and was at none of its captures: nobody claims it until "
+        "`screen resume`",
+    )
     DONE = "done", "all of its captures have ended"
 
 
@@ -89,6 +96,8 @@ class EventKind(Code):
     SET_APART = "set_apart", "a capture is screened alone because its worker ended or it took too long"
     HALVED = "halved", "a chunk that was claimed too often was cut in two"
     QUARANTINED = "quarantined", "a capture was given up"
+    HELD = "held", "a chunk was held: worker after worker ended while it was at none of its captures"
+    RELEASED = "released", "held chunks were released: workers may claim them again"
     CANCELLED = "cancelled", "a run was cancelled"
     RESUMED = "resumed", "a run was resumed"
     RETRIED = "retried", "captures that had ended badly were opened again"

@@ -1,11 +1,12 @@
-"""How chunks change hands: claimed with a lease, kept by heartbeats, given back, swept up, halved, quarantined.
+"""How chunks change hands: claimed with a lease, kept by heartbeats, given back, swept up, halved, quarantined. What
+becomes of the chunks of a process that has ended is in db/held.py.
 
 The state and the clock of the database decide; a message only says where to look. Every statement depends on what the
 row holds, so messages may be lost, duplicated or late.
 """
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
@@ -15,9 +16,9 @@ from contract.outcomes import CaptureRef
 from contract.states import CaptureState, ChunkState, EventKind
 from db.aggregation import aggregate_finished_cases, lock_cases
 from db.audit import WORKER, note
-from db.clock import db_now
+from db.clock import db_now, shorten
 from db.columns import Life, columns_of
-from db.engine import AnyRow, reading, slices, writing
+from db.engine import reading, slices, writing
 from db.incarnation import is_incarnation
 from db.lease import Lease, held_by
 from db.models import BundleRow, Capture, Chunk, Run
@@ -25,7 +26,8 @@ from db.schema import is_of_this_release, refuse_other
 
 HOPELESS = "; trying again does not help"
 """The end of the reason for which a chunk was given back, where only a person can mend it. Programs read it too."""
-_BACK_TO_PENDING: dict[str, Any] = {"state": ChunkState.PENDING, **dict.fromkeys(columns_of(Chunk, Life.LEASE))}
+BACK_TO_PENDING: dict[str, Any] = {"state": ChunkState.PENDING, **dict.fromkeys(columns_of(Chunk, Life.LEASE))}
+"""The columns of a chunk that nobody has any more."""
 
 
 def claim(
@@ -36,14 +38,15 @@ def claim(
     of this `incarnation` (None: any).
 
     The attempt is counted and committed before the first byte is decoded, so the attempt counts even if a capture kills
-    the worker. A chunk with too many attempts is halved instead; a single capture is quarantined.
+    the worker. A chunk with too many attempts is halved instead; a single capture is quarantined. Attempts that are
+    known to have ended without a capture in work (`deaths`) do not tell against its captures.
 
     Raises DatabaseVersionError, and claims nothing, if the database has been upgraded since this process started.
     """
     with writing(engine) as connection:
         lease = _lease(connection, _claimable(chunk_id, incarnation), worker, lease_seconds)
-        if lease is not None and lease.attempt > max_attempts:
-            _give_up(connection, chunk_id, lease.run_id, attempts=lease.attempt - 1)
+        if lease is not None and lease.attempt - lease.deaths > max_attempts:
+            _give_up(connection, chunk_id, lease.run_id, attempts=lease.attempt - lease.deaths - 1)
             return None
         return lease
 
@@ -92,10 +95,11 @@ def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, 
             state=ChunkState.LEASED,
             lease_token=token,
             lease_until=db_now(lease_seconds),
+            lease_seconds=lease_seconds,
             attempts=Chunk.attempts + 1,
             worker=worker,
         )
-        .returning(Chunk.id, Chunk.run_id, Chunk.attempts)
+        .returning(Chunk.id, Chunk.run_id, Chunk.attempts, Chunk.deaths)
     ).one_or_none()
     if row is None:
         refuse_other(connection)
@@ -112,7 +116,7 @@ def _lease(connection: Connection, condition: ColumnElement[bool], worker: str, 
     )
     return Lease(
         row.id, row.run_id, token, row.attempts, run.root, run.bundle_digest, run.path,
-        tuple(CaptureRef(*capture) for capture in captures), run.pseudonym_key, run.patient_depth,
+        tuple(CaptureRef(*capture) for capture in captures), run.pseudonym_key, run.patient_depth, row.deaths,
     )  # fmt: skip
 
 
@@ -120,7 +124,7 @@ def heartbeat(engine: Engine, lease: Lease, lease_seconds: float) -> None:
     """Extend the lease. Raises LeaseLost if the chunk now belongs to another worker."""
     with writing(engine) as connection:
         extended = connection.execute(
-            update(Chunk).where(held_by(lease)).values(lease_until=db_now(lease_seconds))
+            update(Chunk).where(held_by(lease)).values(lease_until=db_now(lease_seconds), lease_seconds=lease_seconds)
         ).rowcount
     if not extended:
         raise LeaseLost(f"chunk {lease.chunk_id} was leased to another worker")
@@ -135,69 +139,13 @@ def release(engine: Engine, lease: Lease, *, reason: str | None, count_attempt: 
     attempts = Chunk.attempts if count_attempt else Chunk.attempts - 1
     with writing(engine) as connection:
         given_back = connection.execute(
-            update(Chunk).where(held_by(lease)).values(attempts=attempts, last_error=reason, **_BACK_TO_PENDING)
+            update(Chunk).where(held_by(lease)).values(attempts=attempts, last_error=reason, **BACK_TO_PENDING)
         ).rowcount
         if not given_back and not count_attempt:  # its lease was over before, and nobody has claimed it since
             waits = (Chunk.id == lease.chunk_id) & (Chunk.state == ChunkState.PENDING)
             connection.execute(
                 update(Chunk).where(waits, Chunk.attempts == lease.attempt).values(attempts=attempts, last_error=reason)
             )
-
-
-def give_back_of(
-    engine: Engine, worker: str, suspects: Collection[int], *, reason: str, count_attempt: bool, show: bool = False
-) -> list[int]:
-    """Give back every chunk of a worker process that has ended; returns the ids of the chunks that there are now.
-
-    `suspects` are the captures that the process was reading, decoding or inferring when it ended. Each of them gets its
-    own chunk, which keeps the attempts counted so far, and is screened alone from then on: so the next attempt finds
-    the guilty one, and the others of its chunk are free of it. A chunk without a suspect counts the attempt only if
-    `count_attempt` is true. It is false if somebody killed the process while no capture was in work, or if the process
-    ended before it had opened its engine. With `show`, the reason is then shown to people who watch the run.
-    """
-    with writing(engine) as connection:
-        leased = connection.execute(
-            select(Chunk.id, Chunk.run_id, Chunk.attempts)
-            .where(Chunk.state == ChunkState.LEASED, Chunk.worker == worker)
-            .order_by(Chunk.id)
-            .with_for_update()
-        ).all()
-        return [
-            chunk_id
-            for chunk in leased
-            for chunk_id in _set_apart(connection, chunk, suspects, reason, count_attempt=count_attempt, show=show)
-        ]
-
-
-def _set_apart(
-    connection: Connection, chunk: AnyRow, suspects: Collection[int], reason: str, *, count_attempt: bool, show: bool
-) -> list[int]:
-    """Give one chunk back, and put each of its suspects into its own chunk."""
-    pending = connection.execute(
-        select(Capture.id)
-        .where(Capture.chunk_id == chunk.id, Capture.state == CaptureState.PENDING)
-        .order_by(Capture.id)
-    ).scalars()
-    captures = list(pending)
-    suspected = [capture for capture in captures if capture in suspects]
-    given_back = update(Chunk).where(Chunk.id == chunk.id)
-    if len(suspected) == len(captures) == 1 or (not suspected and count_attempt):
-        connection.execute(given_back.values(last_error=reason, **_BACK_TO_PENDING))
-        return [chunk.id]
-    remaining = len(captures) - len(suspected)
-    uncounted = given_back.values(attempts=Chunk.attempts - 1, captures=remaining, **_BACK_TO_PENDING)
-    connection.execute(uncounted.values(last_error=reason) if show and not suspected else uncounted)
-    if not suspected:
-        return [chunk.id]
-    alone = new_chunks(
-        connection, chunk.run_id, [[capture] for capture in suspected], attempts=chunk.attempts, last_error=reason
-    )
-    detail = {"chunk": chunk.id, "alone": alone, "reason": reason}
-    note(connection, EventKind.SET_APART, actor=WORKER, run_id=chunk.run_id, detail=detail)
-    if remaining:
-        return [chunk.id, *alone]
-    connection.execute(delete(Chunk).where(Chunk.id == chunk.id))
-    return alone
 
 
 def mark_published(engine: Engine, chunk_ids: Sequence[int]) -> None:
@@ -214,18 +162,23 @@ def sweep(engine: Engine, *, waiting_messages: int, republish_seconds: float) ->
     wait in Redis (`waiting_messages`) than chunks are pending, pending chunks whose message is older than
     `republish_seconds`. The comparison with Redis prevents that a long queue is sent again and again. Two sweepers at
     once are harmless: a chunk that one has taken is newly published for the other.
+
+    If the database's clock has stepped back, leases and messages lie in the future. So a lease that ends later than its
+    own length from now is cut to that: a living worker keeps it by its heartbeats, and a dead one's ends as soon as any
+    does. A message of the future counts as never sent.
     """
     with writing(engine) as connection:
+        shorten(connection, Chunk.lease_until, Chunk.lease_seconds, Chunk.state == ChunkState.LEASED)
         connection.execute(
             update(Chunk)
             .where(Chunk.state == ChunkState.LEASED, Chunk.lease_until < db_now())
-            .values(**_BACK_TO_PENDING)
+            .values(**BACK_TO_PENDING)
         )
         live = Chunk.run_id.in_(select(Run.id).where(Run.cancelled_at.is_(None)))
         pending = connection.execute(
             select(func.count()).select_from(Chunk).where(Chunk.state == ChunkState.PENDING, live)
         ).scalar_one()
-        due: ColumnElement[bool] = Chunk.published_at.is_(None)
+        due: ColumnElement[bool] = Chunk.published_at.is_(None) | (Chunk.published_at > db_now())
         if waiting_messages < pending:
             due = due | (Chunk.published_at < db_now(-republish_seconds))
         return list(
@@ -265,7 +218,7 @@ def _give_up(connection: Connection, chunk_id: int, run_id: int, *, attempts: in
     connection.execute(
         update(Chunk)
         .where(Chunk.id == chunk_id)
-        .values(state=ChunkState.DONE, lease_token=None, lease_until=None, done_at=db_now())
+        .values({**BACK_TO_PENDING, "state": ChunkState.DONE, "done_at": db_now()})
     )
     for row in rows:
         note(

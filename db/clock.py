@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, literal
+from sqlalchemy import ColumnElement, Connection, DateTime, Dialect, func, literal, select, update
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
@@ -34,14 +35,17 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
-    """Database time, `offset_s` seconds from now: `Chunk.lease_until < db_now(-60)`."""
+    """Database time, `offset_s` seconds from now, a number or a column: `Chunk.lease_until < db_now(-60)`."""
 
     type = UTCDateTime()
     inherit_cache = True  # the offset is a parameter: statements that differ only in it are compiled once
     name = "db_now"
 
-    def __init__(self, offset_s: float | None = None) -> None:
-        super().__init__(*([] if offset_s is None else [literal(float(offset_s))]))
+    def __init__(self, offset_s: float | ColumnElement[float] | None = None) -> None:
+        if offset_s is None:
+            super().__init__()
+        else:
+            super().__init__(offset_s if isinstance(offset_s, ColumnElement) else literal(float(offset_s)))
 
 
 @compiles(db_now, "sqlite")
@@ -55,3 +59,24 @@ def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
 def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
     offset = "".join(f" + make_interval(secs => {compiler.process(clause, **kw)})" for clause in element.clauses)
     return f"(clock_timestamp(){offset})"
+
+
+UNSTATED_S = 86400.0
+"""The longest that something counts as taken if nobody wrote for how long it was."""
+
+
+def shorten(
+    connection: Connection,
+    until: InstrumentedAttribute[datetime | None],
+    seconds: InstrumentedAttribute[float | None],
+    condition: ColumnElement[bool],
+) -> None:
+    """Where rows with this condition are taken `until` a time that lies further ahead than the `seconds` for which they
+    were taken, the database's clock has stepped back since: then they are taken for these seconds from now on.
+
+    Rows that another transaction has locked are left to the next call.
+    """
+    model = until.class_
+    length = func.coalesce(seconds, UNSTATED_S)
+    too_long = select(model.id).where(condition, until > db_now(length)).with_for_update(skip_locked=True)
+    connection.execute(update(model).where(model.id.in_(too_long.scalar_subquery())).values({until: db_now(length)}))

@@ -14,6 +14,7 @@ from db.chunks import new_chunks
 from db.clock import db_now
 from db.columns import Life, columns_of
 from db.engine import AnyRow, reading, slices, writing
+from db.held import release_held
 from db.mix_ups import earlier_cases, one_at_a_time, perhaps_freed, perhaps_in_conflict, take_turn
 from db.models import Capture, Case, Chunk, Run
 from db.opinions import signed
@@ -64,9 +65,10 @@ def finished_cases(engine: Engine, run_id: int) -> int | None:
 
 
 def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
-    """Continue a cancelled run; returns the ids of its pending chunks, to be published. Raises NoSuchRun.
+    """Continue a cancelled run, and release the chunks of a run that are held; returns the ids of its pending chunks,
+    to be published. Raises NoSuchRun.
 
-    The cases that it has finished take the place of earlier ones again.
+    The cases that a cancelled run has finished take the place of earlier ones again.
 
     A run that was not cancelled works as well: the caller wants its chunks sent, and one more message does no harm.
     """
@@ -83,6 +85,7 @@ def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
                 supersede(connection, case_id, cancelled=False)
                 freed.update(perhaps_freed(connection, case_id))
             judge_again(connection, sorted(freed), in_conflict=True)
+        release_held(connection, run_id, actor=actor)
         return list(
             connection.execute(
                 select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING).order_by(Chunk.id)
@@ -90,11 +93,13 @@ def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
         )
 
 
-def take_up(engine: Engine, run_id: int) -> list[int]:
-    """Forget why the pending chunks of a run were given back, because they are tried afresh; returns their ids, to be
-    published. From then on what a run's progress names as its trouble has happened since.
+def take_up(engine: Engine, run_id: int, *, actor: str) -> list[int]:
+    """Forget why the pending chunks of a run were given back, because they are tried afresh, and release those that are
+    held; returns their ids, to be published. From then on what a run's progress names as its trouble has happened
+    since.
     """
     with writing(engine) as connection:
+        release_held(connection, run_id, actor=actor)
         pending = update(Chunk).where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING)
         return sorted(connection.execute(pending.values(last_error=None).returning(Chunk.id)).scalars())
 

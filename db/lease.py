@@ -25,6 +25,8 @@ class Lease:
     """Fingerprint of the key whose pseudonyms replace the folders' names in `captures`; None if they are real names."""
     patient_depth: int = 1
     """How many names at the beginning of a path are the patient's folder."""
+    deaths: int = 0
+    """How many of the attempts ended with a process that was at no capture (db/held.py)."""
 
 
 def held_by(lease: Lease) -> ColumnElement[bool]:

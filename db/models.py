@@ -90,6 +90,9 @@ class Run(Base):
     patient_depth: Mapped[int] = mapped_column(
         server_default="1", doc="how many levels below the archive's root the patients' folders lie"
     )
+    reused: Mapped[int] = mapped_column(
+        server_default="0", doc="number of captures whose row was copied from an earlier run, fixed at submit"
+    )
     skipped: Mapped[int] = mapped_column(doc="number of skipped files; their names are in the event `submitted`")
     reviewers_required: Mapped[int] = mapped_column(
         server_default="1", doc="reviewers who must agree before a case is closed"
@@ -190,6 +193,7 @@ class Case(Base):
         ),
     )
     review_held_until: Mapped[datetime | None] = history(doc="until this time no other reviewer is given the case")
+    review_held_seconds: Mapped[float | None] = history(doc="for how many seconds they were given it")
     superseded_by: Mapped[int | None] = history(
         ForeignKey("case.id", ondelete="SET NULL"),
         index=True,
@@ -239,11 +243,18 @@ class Chunk(Base):
 
     id: Mapped[int] = key(BigId, primary_key=True, doc="primary key; a message names it")
     run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), index=True, doc="the run")
-    state: Mapped[str] = standing(String(16), default=ChunkState.PENDING, doc="`pending`, `leased`, `done`")
+    state: Mapped[str] = standing(String(16), default=ChunkState.PENDING, doc="`pending`, `leased`, `held`, `done`")
     captures: Mapped[int] = sealed(doc="number of captures")
     attempts: Mapped[int] = history(default=0, doc="how often it was claimed so far")
+    deaths: Mapped[int] = history(
+        default=0,
+        server_default="0",
+        doc="how many of these attempts ended with a worker's process that was at none of its captures: while it was "
+        "claimed, finished or written; too many, and it is held",
+    )
     lease_token: Mapped[str | None] = lease(String(32), doc="random text that proves the lease")
     lease_until: Mapped[datetime | None] = lease(doc="end of the lease, by the database's clock")
+    lease_seconds: Mapped[float | None] = lease(doc="the lease's length; it cannot end later than that from now")
     worker: Mapped[str | None] = history(
         Text, doc="process of its last claim (host, its start, PID namespace, id, start, a token)"
     )
@@ -275,7 +286,7 @@ class Capture(Base):
 
     id: Mapped[int] = key(BigId, primary_key=True, doc="primary key")
     run_id: Mapped[int] = key(ForeignKey("run.id", ondelete="CASCADE"), doc="the run")
-    case_id: Mapped[int] = key(ForeignKey("case.id", ondelete="CASCADE"), index=True, doc="the case")
+    case_id: Mapped[int] = key(ForeignKey("case.id", ondelete="CASCADE"), doc="the case")
     chunk_id: Mapped[int | None] = key(
         ForeignKey("chunk.id", ondelete="SET NULL"), index=True, doc="its chunk; empty for a reused capture"
     )
@@ -332,6 +343,7 @@ class Capture(Base):
     __table_args__ = (
         UniqueConstraint("run_id", "path"),
         Index(None, "run_id", "state"),
+        Index(None, "case_id", "state"),
         Index(None, "sha256"),
         CheckConstraint(one_of("state", CaptureState), name="state"),
         CheckConstraint(one_of("reject_code", RejectCode), name="reject_code"),
@@ -400,6 +412,9 @@ class ReportQueue(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time at which the row was added")
     taken_by: Mapped[str | None] = mapped_column(Text, doc="the consumer that took it last")
     taken_until: Mapped[datetime | None] = mapped_column(doc="when the consumer's lease ends")
+    taken_seconds: Mapped[float | None] = mapped_column(
+        doc="the length of that lease; it cannot end later than that from now. Empty counts as a day"
+    )
     acknowledged_at: Mapped[datetime | None] = mapped_column(doc="when it was delivered")
 
     __table_args__ = (

@@ -1,19 +1,21 @@
 """Where runs stand: what `screen status` and `screen watch` read. Every function is one short reading transaction."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Integer, RowMapping, Text, column, func, select, table
+from sqlalchemy import ColumnElement, Connection, Engine, Integer, RowMapping, Text, column, func, select, table
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
 
 from contract.errors import NoSuchRun, UsageError
-from contract.states import CaptureState, ChunkState
+from contract.states import CaptureState, CaseState, ChunkState
 from db.chunks import HOPELESS
 from db.clock import UTCDateTime, db_now
-from db.engine import reading
+from db.engine import AnyRow, reading
 from db.models import Capture, Case, Chunk, Run
 
 
@@ -37,6 +39,14 @@ class Progress:
     cancelled: bool
     trouble: str | None
     """Why a chunk that is pending now was given back; None if there is no such chunk."""
+    held: int = 0
+    """Pending captures in chunks that are held (db/held.py)."""
+    held_reason: str | None = None
+    """How the last worker ended that had one of these chunks."""
+    only_held: bool = False
+    """Whether no chunk is left that a worker could claim, and some are held: the run is not finished, and waits for a
+    person.
+    """
 
     @property
     def ended(self) -> int:
@@ -50,6 +60,21 @@ class Progress:
     def some_ended_badly(self) -> bool:
         """Whether captures were not screened, or patients have none."""
         return bool(self.rejected or self.quarantined or self.patients_without_captures)
+
+    def held_sentence(self, run_id: int) -> str | None:
+        """What a person must know of the held captures of this run, and do; None if there are none."""
+        if not self.held:
+            return None
+        return (
+            f"{self.held} captures are held: worker after worker ended while it claimed or finished their chunk, and "
+            f"was at none of its captures (the last: {self.held_reason}). The worker's log and the system's say more; "
+            f"`screen resume {run_id}`, or the same `screen run`, tries them again"
+        )
+
+    @property
+    def ended_or_held(self) -> bool:
+        """Whether nothing goes on any more, whatever one waits for."""
+        return self.finished or self.cancelled or self.only_held
 
     @property
     def hopeless(self) -> bool:
@@ -71,7 +96,8 @@ class Progress:
         missing = self.submitted - self.ended
         if not missing:
             return total
-        return f"{total} + {missing} {'UNACCOUNTED FOR' if self.finished else 'pending'}"
+        held = f" ({self.held} of them held)" if self.held else ""
+        return f"{total} + {missing} {'UNACCOUNTED FOR' if self.finished else f'pending{held}'}"
 
     @property
     def patients_missing(self) -> int:
@@ -122,20 +148,37 @@ def progress_of(connection: Connection, run_id: int) -> Progress:
     ).first()  # fmt: skip
     if run is None:
         raise NoSuchRun(run_id)
-    states: dict[str, int] = dict(
-        connection.execute(
-            select(Capture.state, func.count()).where(Capture.run_id == run_id).group_by(Capture.state)
-        ).all()
-    )
     cases = connection.execute(
         select(
             func.count().filter(Case.aggregated_at.is_not(None)).label("finished"),
             func.count().filter(Case.submitted > 0).label("with_captures"),
+            *(_sum(getattr(Case, state.value)).label(state.value) for state in ENDED),
         ).where(Case.run_id == run_id)
     ).one()
-    leased = connection.execute(
-        select(func.count()).select_from(Chunk).where(Chunk.run_id == run_id, Chunk.state == ChunkState.LEASED)
-    ).scalar_one()
+    # An open case has no sums yet; of its captures only those that ended are read. A case has its sums for good.
+    is_open = select(Case.id).where(Case.run_id == run_id, Case.state == CaseState.OPEN)
+    in_open = Counter[str](
+        dict(
+            connection.execute(
+                select(Capture.state, func.count())
+                .where(Capture.case_id.in_(is_open), Capture.state.in_(ENDED))
+                .group_by(Capture.state)
+            ).all()
+        )
+    )
+    chunks: dict[str, AnyRow] = {
+        row.state: row
+        for row in connection.execute(
+            select(
+                Chunk.state,
+                func.count().label("chunks"),
+                _sum(Chunk.captures).label("captures"),
+                func.max(Chunk.last_error).label("last_error"),
+            )
+            .where(Chunk.run_id == run_id, Chunk.state != ChunkState.DONE)
+            .group_by(Chunk.state)
+        )
+    }
     recent = connection.execute(
         select(Chunk.done_at, Chunk.captures, db_now().label("now"))
         .where(Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, Chunk.done_at > db_now(-RATE_WINDOW_S))
@@ -149,20 +192,30 @@ def progress_of(connection: Connection, run_id: int) -> Progress:
     ).scalar()
     return Progress(
         submitted=run.submitted,
-        screened=states.get(CaptureState.SCREENED, 0),
-        rejected=states.get(CaptureState.REJECTED, 0),
-        quarantined=states.get(CaptureState.QUARANTINED, 0),
+        screened=int(cases.screened) + in_open[CaptureState.SCREENED],
+        rejected=int(cases.rejected) + in_open[CaptureState.REJECTED],
+        quarantined=int(cases.quarantined) + in_open[CaptureState.QUARANTINED],
         cases=run.cases,
         cases_finished=cases.finished,
         cases_with_captures=cases.with_captures,
         patients=run.patients,
         patients_unchanged=run.patients_unchanged,
         patients_without_captures=run.patients_without_captures,
-        chunks_leased=leased,
+        chunks_leased=chunks[ChunkState.LEASED].chunks if ChunkState.LEASED in chunks else 0,
         recent_per_s=_rate([(row.done_at, row.captures) for row in recent], recent[0].now) if recent else 0.0,
         cancelled=run.cancelled_at is not None,
         trouble=trouble,
+        held=int(chunks[ChunkState.HELD].captures) if ChunkState.HELD in chunks else 0,
+        held_reason=chunks[ChunkState.HELD].last_error if ChunkState.HELD in chunks else None,
+        only_held=set(chunks) == {ChunkState.HELD},
     )
+
+
+ENDED = (CaptureState.SCREENED, CaptureState.REJECTED, CaptureState.QUARANTINED)
+
+
+def _sum(column: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(column), 0)
 
 
 @dataclass(frozen=True)

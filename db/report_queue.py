@@ -14,14 +14,14 @@ from sqlalchemy.types import TypeEngine
 
 from contract.states import ReportCause, ReviewState, Verdict
 from contract.words import local_time
-from db.clock import UTCDateTime, db_now
+from db.clock import UTCDateTime, db_now, shorten
 from db.columns import coded
 from db.engine import AnyRow, reading, slices, writing
 from db.models import Case, ReportQueue, Run
 from db.opinions import CASE_REVIEW, OPINIONS
 
 _AT_ONCE = 500
-_FREE: dict[str, Any] = {"taken_by": None, "taken_until": None}
+_FREE: dict[str, Any] = {"taken_by": None, "taken_until": None, "taken_seconds": None}
 
 
 @dataclass(frozen=True)
@@ -182,17 +182,19 @@ def take(engine: Engine, consumer: str, *, limit: int, hold_s: float) -> list[Qu
     """Take up to `limit` rows for this consumer, the oldest first.
 
     For `hold_s` seconds no other consumer gets them; then they count as forgotten. Nobody gets a correction before the
-    row that it replaces is acknowledged, because two consumers could deliver them in the wrong order.
+    row that it replaces is acknowledged, because two consumers could deliver them in the wrong order. If the database's
+    clock has stepped back, rows that are taken are so for the seconds that their consumer wanted, counted from now on.
     """
     waiting = (
         select(ReportQueue.id).where(_is_waiting()).order_by(ReportQueue.id).limit(limit)
         .with_for_update(of=ReportQueue, skip_locked=True)
     )  # fmt: skip
     with writing(engine) as connection:
+        shorten(connection, ReportQueue.taken_until, ReportQueue.taken_seconds, ReportQueue.acknowledged_at.is_(None))
         taken = connection.execute(
             update(ReportQueue)
             .where(ReportQueue.id.in_(waiting.scalar_subquery()))
-            .values(taken_by=consumer, taken_until=db_now(hold_s))
+            .values(taken_by=consumer, taken_until=db_now(hold_s), taken_seconds=hold_s)
             .returning(ReportQueue.id)
         ).scalars()
         return _rows(connection, sorted(taken.all()))

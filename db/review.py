@@ -17,7 +17,7 @@ from contract.bundle import Manifest
 from contract.errors import CaseHeld, NoSuchCase, UsageError
 from contract.states import CaseState, ReportCause, ReviewAction, ReviewState, Verdict
 from contract.words import local_clock
-from db.clock import db_now
+from db.clock import db_now, shorten
 from db.engine import writing
 from db.models import BundleRow, Case, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW, DONE_WITH, OPINIONS, CaseReview
@@ -95,6 +95,7 @@ def act(
     if comment is None and action in (ReviewAction.OVERRIDE, ReviewAction.COMMENT):
         raise UsageError("say why: --comment TEXT" if action == ReviewAction.OVERRIDE else "a comment needs its text")
     with writing(engine) as connection:
+        shorten(connection, Case.review_held_until, Case.review_held_seconds, Case.id == case_id)
         locked = _locked(connection, case_id)
         if action != ReviewAction.COMMENT:
             _refuse_if_superseded(locked)
@@ -126,7 +127,7 @@ def act(
         return after
 
 
-_NOT_HELD: dict[str, Any] = {"review_holder": None, "review_held_until": None}
+_NOT_HELD: dict[str, Any] = {"review_holder": None, "review_held_until": None, "review_held_seconds": None}
 
 
 def review_of(connection: Connection, case_id: int) -> CaseReview:
@@ -252,9 +253,11 @@ def next_case(engine: Engine, reviewer: Reviewer, *, hold_s: float, run_id: int 
 
     The case that they have in hand comes first, then the most urgent, then deferred ones, the longest ago first. They
     do not get cases that a newer one superseded, cases that another reviewer has in hand, cases on which their own
-    opinion counts, and cases for which they have just asked for a second opinion.
+    opinion counts, and cases for which they have just asked for a second opinion. If the database's clock has stepped
+    back, a case is in hand for the seconds for which it was handed out, counted from now on.
     """
     with writing(engine) as connection:
+        shorten(connection, Case.review_held_until, Case.review_held_seconds, Case.review_holder.is_not(None))
         # A locked case is being handed out, so skip it; or its run is recomputed: then the second round waits for it.
         for skip_locked in (True, False):
             candidate = _candidates(reviewer.name, run_id).limit(1).with_for_update(of=Case, skip_locked=skip_locked)
@@ -262,7 +265,11 @@ def next_case(engine: Engine, reviewer: Reviewer, *, hold_s: float, run_id: int 
                 # The query read the case before it locked it: another reviewer may have closed it in between.
                 still_free = _candidates(reviewer.name, run_id).where(Case.id == case_id)
                 if connection.execute(still_free).first():
-                    hold = {"review_holder": reviewer.name, "review_held_until": db_now(hold_s)}
+                    hold = {
+                        "review_holder": reviewer.name,
+                        "review_held_until": db_now(hold_s),
+                        "review_held_seconds": hold_s,
+                    }
                     connection.execute(update(Case).where(Case.id == case_id).values(hold))
                     return case_id
     return None

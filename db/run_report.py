@@ -183,11 +183,12 @@ class RunReport:
     @property
     def ended_well(self) -> bool:
         """Whether nobody has to look at anything but the results: every capture was screened, every patient has some,
-        all of them are accounted for, and the run can be believed.
+        all of them are accounted for, none are held, and the run can be believed.
         """
         now = self.progress
         return not (
             now.some_ended_badly
+            or now.held
             or (now.finished and not now.accounted_for)
             or not UNSCREENED.isdisjoint(self.skipped)
             or self.implausible

@@ -290,7 +290,8 @@ class _RunWriter:
         self._insert_chunks(self._waiting)
         numbers = {
             "submitted": plan.submitted, "cases": plan.cases, "patients": plan.patients,
-            "patients_unchanged": plan.patients_unchanged, "patients_without_captures": len(plan.absent),
+            "patients_unchanged": plan.patients_unchanged, "reused": plan.reused,
+            "patients_without_captures": len(plan.absent),
         }  # fmt: skip
         self._connection.execute(update(Run).where(Run.id == self.id).values(numbers))
         detail = {reason: list(names) for reason, names in self._request.skipped.items()}

@@ -117,7 +117,7 @@ def _closed(connection: Connection, case_ids: Sequence[int]) -> set[int]:
 
 
 def _mark(connection: Connection, case_id: int, run_id: int, *, by: int) -> None:
-    values = {"superseded_by": by, "review_holder": None, "review_held_until": None}
+    values = {"superseded_by": by, "review_holder": None, "review_held_until": None, "review_held_seconds": None}
     connection.execute(update(Case).where(Case.id == case_id).values(values))
     note(
         connection, EventKind.SUPERSEDED, actor=WORKER, run_id=run_id, case_id=case_id, detail={"superseded_by": by}

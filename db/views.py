@@ -5,12 +5,16 @@ if only an empty one. In the order in which they build on one another.
 """
 
 VIEWS = {
+    # A finished case has the sums of its captures. So captures are read of open cases only, and of these only the ones
+    # that have ended: a list of runs takes no longer for a million finished captures.
     "run_summary": """
         SELECT run.id AS run_id, run.root_text AS archive, bundle.name AS bundle_name, run.bundle_digest,
                run.software_version, run.created_at, run.cancelled_at, run.submitted, run.skipped,
-               COALESCE(c.screened, 0) AS screened, COALESCE(c.rejected, 0) AS rejected,
-               COALESCE(c.quarantined, 0) AS quarantined, COALESCE(c.pending, 0) AS pending,
-               COALESCE(c.reused, 0) AS reused, run.cases, COALESCE(k.finished, 0) AS cases_finished,
+               COALESCE(k.screened, 0) + COALESCE(c.screened, 0) AS screened,
+               COALESCE(k.rejected, 0) + COALESCE(c.rejected, 0) AS rejected,
+               COALESCE(k.quarantined, 0) + COALESCE(c.quarantined, 0) AS quarantined,
+               COALESCE(k.in_open, 0) - COALESCE(c.ended, 0) AS pending, run.reused, run.cases,
+               COALESCE(k.finished, 0) AS cases_finished,
                COALESCE(k.benign, 0) AS cases_benign, COALESCE(k.all_, 0) AS cases_all,
                COALESCE(k.indeterminate, 0) AS cases_indeterminate, COALESCE(k.insufficient, 0) AS cases_insufficient,
                run.patients, run.patients_unchanged, run.patients_without_captures, run.patient_depth,
@@ -19,16 +23,18 @@ VIEWS = {
         FROM run
         JOIN bundle ON bundle.digest = run.bundle_digest
         LEFT JOIN (
-            SELECT run_id,
-                   SUM(CASE WHEN state = 'screened' THEN 1 ELSE 0 END) AS screened,
-                   SUM(CASE WHEN state = 'rejected' THEN 1 ELSE 0 END) AS rejected,
-                   SUM(CASE WHEN state = 'quarantined' THEN 1 ELSE 0 END) AS quarantined,
-                   SUM(CASE WHEN state = 'pending' THEN 1 ELSE 0 END) AS pending,
-                   SUM(CASE WHEN reused_from IS NOT NULL THEN 1 ELSE 0 END) AS reused
-            FROM capture GROUP BY run_id
+            SELECT k.run_id, COUNT(*) AS ended,
+                   SUM(CASE WHEN c.state = 'screened' THEN 1 ELSE 0 END) AS screened,
+                   SUM(CASE WHEN c.state = 'rejected' THEN 1 ELSE 0 END) AS rejected,
+                   SUM(CASE WHEN c.state = 'quarantined' THEN 1 ELSE 0 END) AS quarantined
+            FROM "case" k
+            JOIN capture c ON c.case_id = k.id AND c.state IN ('screened', 'rejected', 'quarantined')
+            WHERE k.state = 'open' GROUP BY k.run_id
         ) c ON c.run_id = run.id
         LEFT JOIN (
             SELECT run_id,
+                   SUM(CASE WHEN state = 'open' THEN submitted ELSE 0 END) AS in_open,
+                   SUM(screened) AS screened, SUM(rejected) AS rejected, SUM(quarantined) AS quarantined,
                    SUM(CASE WHEN state = 'aggregated' THEN 1 ELSE 0 END) AS finished,
                    SUM(CASE WHEN verdict = 'benign' THEN 1 ELSE 0 END) AS benign,
                    SUM(CASE WHEN verdict = 'all' THEN 1 ELSE 0 END) AS all_,

@@ -33,7 +33,7 @@ SECTIONS = {
     },
     "Correct": {
         "cancel": Lazy("producer.commands.control:cancel", "Cancel a run: workers get no more of its chunks."),
-        "resume": Lazy("producer.commands.control:resume", "Continue a cancelled run."),
+        "resume": Lazy("producer.commands.control:resume", "Continue a run that was cancelled or is held."),
         "retry": Lazy("producer.commands.control:retry", "Screen again what was rejected or quarantined."),
         "recompute": Lazy("producer.commands.recompute:recompute", "Compute results again, also by another case rule."),
         "compare-runs": Lazy("producer.commands.compare_runs:compare_runs", "Compare two runs of one archive."),

@@ -27,27 +27,29 @@ LINE_S = 60.0
 def watch_run(database: Engine, run_id: int) -> ExitCode:
     """Follow a run to its end; then say whether its results are plausible, and how its captures ended.
 
-    Returns SOME_ENDED_BADLY where captures were rejected or quarantined, patients have no captures, the run was
+    Returns SOME_ENDED_BADLY where captures were rejected, quarantined or held, patients have no captures, the run was
     cancelled, or most captures of most patients do not count. Raises NoSuchRun.
     """
     last = follow_run(database, run_id, Outage(get_settings().patience_seconds))
     implausible = implausibility(database, run_id)
     say_alarm(implausible)
     say("\n".join(last.accounts))
+    if held := last.held_sentence(run_id):
+        say(held, "bold yellow")
     if last.patients_without_captures:
         say(
             f"{last.patients_without_captures} patients have no captures: `screen report {run_id}` says why",
             "bold yellow",
         )
-    bad = last.some_ended_badly or last.cancelled or implausible or may_lack_captures(database, run_id)
+    bad = last.some_ended_badly or last.cancelled or last.held or implausible or may_lack_captures(database, run_id)
     return ExitCode.SOME_ENDED_BADLY if bad else ExitCode.OK
 
 
 def follow_run(
     database: Engine, run_id: int, outage: Outage, look: Callable[[RunProgress], None] = lambda _now: None
 ) -> RunProgress:
-    """Show progress, rate and time left until the run is finished; after Ctrl-C the run continues. It is a bar on a
-    terminal, otherwise a line each minute.
+    """Show progress, rate and time left until the run is finished, or nothing but held chunks is left of it; after
+    Ctrl-C the run continues. It is a bar on a terminal, otherwise a line each minute.
 
     `look` is called with each new progress and may raise. Returns the progress at the end of the run. Raises NoSuchRun,
     and DatabaseUnavailable after an outage that is too long.
@@ -56,7 +58,7 @@ def follow_run(
     with _bar(run_id, now) if stderr.is_terminal else _lines(run_id) as show:
         show(now)
         last_trouble: str | None = None
-        while not (now.finished or now.cancelled):
+        while not now.ended_or_held:
             time.sleep(POLL_S)
             try:
                 now = progress(database, run_id)
@@ -107,6 +109,8 @@ def _note(now: RunProgress) -> str:
     parts = [f"{now.cases_finished}/{now.cases} patients"]
     if now.rejected or now.quarantined:
         parts.append(f"[yellow]{now.rejected} rejected, {now.quarantined} quarantined[/]")
+    if now.held:
+        parts.append(f"[yellow]{now.held} held[/]")
     if now.recent_per_s:
         parts.append(f"{now.recent_per_s:.0f}/s")
         seconds = (now.submitted - now.ended) / now.recent_per_s

@@ -14,13 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
 import structlog
+from sqlalchemy import Engine
 
 from contract.errors import OutOfMemory
 from contract.outcomes import ChunkOutcome
 from contract.pseudonyms import RealPaths, real_paths
 from contract.settings import Settings, get_settings
-from db.chunks import HOPELESS, attempts_so_far, claim, claim_ahead, give_back_of
-from db.engine import open_engine
+from db.chunks import HOPELESS, attempts_so_far, claim, claim_ahead
+from db.engine import open_engine, reading
+from db.held import give_back_of
+from db.incarnation import uuid_of
 from db.lease import Lease
 from worker.cache import cache_folder
 from worker.chunk_end import NOT_THE_CHUNKS, Owed, Stopping, end_chunk, in_words, settle
@@ -56,7 +59,7 @@ class WorkerProcess:
         self._settings = settings
         self._end_process = end
         self._database = open_engine(settings.database_url)
-        self._recorder = _recorder(settings)
+        self._recorder = _recorder(settings, self._database)
         self.name = self._recorder.name
         self._changed = threading.Condition()
         self._in_hand: dict[int, Job] = {}
@@ -118,8 +121,8 @@ class WorkerProcess:
         log.error("the worker's process ends", reason=reason, suspects=sorted(suspects))
         try:
             give_back_of(
-                self._database, self.name, suspects, reason=reason,
-                count_attempt=blame and not (suspects or opening), show=show,
+                self._database, self.name, suspects, reason=reason, max_deaths=self._settings.max_attempts,
+                at=self._recorder.chunks() if blame else (), blame=blame and not opening, show=show,
             )  # fmt: skip
             self._recorder.close()
         except NOT_THE_CHUNKS:  # a sweeper on this machine will give them back
@@ -139,17 +142,18 @@ class WorkerProcess:
                 self._changed.wait_for(lambda: not self._in_hand and not self._claiming)
         try:
             began, settings = time.perf_counter(), self._settings
-            lease = claim(
-                self._database,
-                chunk_id,
-                worker=self.name,
-                lease_seconds=settings.lease_seconds,
-                max_attempts=settings.max_attempts,
-                incarnation=incarnation,
-            )
-            if lease is None:
-                return self._in_hand.get(chunk_id)  # our database thread may have claimed it ahead
-            job = self._take(lease, began)
+            with self._recorder.at_chunk(chunk_id):
+                lease = claim(
+                    self._database,
+                    chunk_id,
+                    worker=self.name,
+                    lease_seconds=settings.lease_seconds,
+                    max_attempts=settings.max_attempts,
+                    incarnation=incarnation,
+                )
+                if lease is None:
+                    return self._in_hand.get(chunk_id)  # our database thread may have claimed it ahead
+                job = self._take(lease, began)
             if attempts > 0:
                 job.done.wait()
             return job
@@ -275,9 +279,10 @@ class WorkerProcess:
             if isinstance(result, OutOfMemory):
                 self.abandon(str(result))
             try:
-                job.error = end_chunk(
-                    self._database, lease, result, partial(self._real_path, lease), job.claim_s, self._owed
-                )
+                with self._recorder.at_chunk(lease.chunk_id):
+                    job.error = end_chunk(
+                        self._database, lease, result, partial(self._real_path, lease), job.claim_s, self._owed
+                    )
             except Exception as error:
                 log.exception("chunk not ended")
                 job.error = error
@@ -289,9 +294,15 @@ class WorkerProcess:
                 job.done.set()
 
 
-def _recorder(settings: Settings) -> FlightRecorder:
+def _recorder(settings: Settings, database: Engine) -> FlightRecorder:
+    """Raises DatabaseUnavailable: then nothing was claimed, and the next message tries again."""
+    cache = cache_folder(settings)
+    if cache is None:
+        return FlightRecorder()
+    with reading(database) as connection:
+        uuid = uuid_of(connection)
     try:
-        return FlightRecorder(cache_folder(settings))
+        return FlightRecorder(cache, uuid)
     except OSError as error:
         log.warning("no flight recorder: a capture that ends this process is found by halving", error=str(error))
         return FlightRecorder()

@@ -22,8 +22,9 @@ from redis.exceptions import RedisError
 from contract.errors import DatabaseVersionError, Unavailable
 from contract.messages import QUEUE, SCREEN_CHUNK, chunk_message
 from contract.settings import get_settings
-from db.chunks import HOPELESS, give_back_of, sweep
+from db.chunks import HOPELESS, sweep
 from db.engine import open_engine, reading
+from db.held import give_back_of
 from db.incarnation import incarnation
 from db.schema import refuse_other
 from worker.cache import cache_folder
@@ -80,12 +81,13 @@ class SweeperStep(bootsteps.StartStopStep):
 
     def _give_back_of_ended(self) -> None:
         """Give back the chunks of processes of this machine that have ended."""
-        cache = cache_folder(get_settings())
-        for record in last_records(cache) if cache is not None else ():
+        settings = get_settings()
+        cache = cache_folder(settings)
+        for record in last_records(cache, incarnation(self._database)) if cache is not None else ():
             chunk_ids = give_back_of(
                 self._database, record.name, record.suspects,
                 reason=record.reason + (HOPELESS if record.opening and record.crashed else ""),
-                count_attempt=record.crashed and not record.suspects and not record.opening, show=record.opening,
+                max_deaths=settings.max_attempts, at=record.chunks, blame=not record.opening, show=record.opening,
             )  # fmt: skip
             record.forget()
             if chunk_ids:

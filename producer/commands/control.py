@@ -35,7 +35,7 @@ def cancel(run: int, yes: bool) -> ExitCode:
 @click.command()
 @click.argument("run", type=ID)
 def resume(run: int) -> ExitCode:
-    """Continue RUN after `screen cancel`, or send its pending chunks once more."""
+    """Continue RUN after `screen cancel`, release its chunks that are held, or send its pending chunks once more."""
     settings, database = _opened()
     check_redis(settings.redis_url)
     chunk_ids = control.resume(database, run, actor=login_name())

@@ -23,7 +23,7 @@ from db.submission import submit as write_run
 from producer.alarm import say_alarm
 from producer.commands.report import FORMATS, TABLE, beside, exit_code, show
 from producer.commands.submit import required_bundle, submit_request
-from producer.output import say
+from producer.output import login_name, say
 from producer.patience import Outage, Patience
 from producer.pseudonymous import pseudonymize_option
 from producer.publish import check_redis, publish_chunks
@@ -67,8 +67,8 @@ def run(
     Results go to ./screening.db unless SCREEN_DATABASE_URL says otherwise. If SCREEN_REDIS_URL is set, that Redis is
     used instead of a bundled one.
 
-    Exits 1 if captures were rejected or quarantined, patients have no captures, or most captures of most patients do
-    not count; it then says what to do, at the beginning and at the end of the report.
+    Exits 1 if captures were rejected, quarantined or held, patients have no captures, or most captures of most patients
+    do not count; it then says what to do, at the beginning and at the end of the report.
     """
     settings = get_settings()
     check_shared_locks()
@@ -104,7 +104,7 @@ def _names_redis(settings: Settings) -> bool:
 
 def _screen(database: Engine, run_id: int, settings: Settings, worker_log: Path) -> None:
     """Screen what is left of a run, with a worker of this process and, if none is named, a Redis of this process."""
-    chunk_ids = take_up(database, run_id)
+    chunk_ids = take_up(database, run_id, actor=login_name())
     with contextlib.ExitStack() as stack:
         redis_url, environment = settings.redis_url, dict[str, str]()
         children: list[Child] = []
@@ -117,7 +117,10 @@ def _screen(database: Engine, run_id: int, settings: Settings, worker_log: Path)
         worker = stack.enter_context(embedded_worker(environment, worker_log))
         patience = Patience(database, redis_url, worker, [*children, worker], settings)
         try:
-            say("\n".join(follow_run(database, run_id, Outage(settings.patience_seconds), patience).accounts))
+            last = follow_run(database, run_id, Outage(settings.patience_seconds), patience)
+            say("\n".join(last.accounts))
+            if held := last.held_sentence(run_id):
+                say(held, "bold yellow")
         except KeyboardInterrupt:
             say("stopping: the worker finishes its current chunk first")
             raise

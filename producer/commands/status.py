@@ -22,7 +22,7 @@ COLUMNS = (
     "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
     "cancelled_at", "submitted", "screened", "rejected", "quarantined", "pending", "reused", "skipped", "cases",
     "cases_finished", "cases_all", "cases_indeterminate", "cases_insufficient", "cases_benign", "patients",
-    "patients_unchanged", "patients_without_captures", "patient_depth", "captures_per_s", "trouble", "site",
+    "patients_unchanged", "patients_without_captures", "patient_depth", "captures_per_s", "trouble", "site", "held",
 )  # fmt: skip
 
 
@@ -77,10 +77,11 @@ def _is_going(run: RunSummary) -> bool:
 
 @dataclass(frozen=True)
 class ListedRun(RunSummary):
-    """A run, with its rate and its trouble while it is being screened."""
+    """A run, with its rate, its trouble and its held captures while it is being screened."""
 
     captures_per_s: float | None
     trouble: str | None
+    held: int | None
 
 
 def _listed(run: RunSummary, now: Progress | None) -> ListedRun:
@@ -88,8 +89,14 @@ def _listed(run: RunSummary, now: Progress | None) -> ListedRun:
     return ListedRun(
         **asdict(run),
         captures_per_s=round(current.recent_per_s, 1) if current else None,
-        trouble=current.trouble if current else None,
+        trouble=_trouble(run.run_id, current) if current else None,
+        held=current.held if current else None,
     )
+
+
+def _trouble(run_id: int, now: Progress) -> str | None:
+    """What hinders the run, in words; held chunks first, because they wait for a person."""
+    return ". ".join(filter(None, (now.held_sentence(run_id), now.trouble))) or None
 
 
 def _print(rows: Sequence[ListedRun]) -> None:
@@ -138,5 +145,7 @@ def _state(row: ListedRun) -> str:
         return "finished"
     done = (row.submitted - row.pending) / max(row.submitted, 1)
     rate = row.captures_per_s
+    if row.held and row.held == row.pending:
+        return f"{done:.0%}, held"
     left = f", {row.pending / rate / 60:.0f} min" if rate else ""
     return f"{done:.0%}{left}"

@@ -6,6 +6,7 @@ a read of ten gigabytes, a call that never returns. What follows from it is the 
 
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from celery.signals import worker_process_init
 
-from worker import pipeline
+from worker import chunk_end, pipeline
 from worker.app import app
 
 __all__ = ["app"]
@@ -22,6 +23,8 @@ SLOW_S = float(os.environ.get("SLOW_READ_S", "0"))
 """How long each capture takes to read: time to do harm in the middle of a chunk."""
 READS = os.environ.get("READS_FILE")
 """A file that grows by one byte for each capture that is read, so that work done twice can be counted."""
+LAST_FOR = os.environ.get("LAST_FOR_PATIENT", "").encode()
+"""The process ends, as if killed, whenever it writes the outcome of a chunk with captures of this patient."""
 _OFFSET_S = float(os.environ.get("CLOCK_OFFSET_S", "0"))
 if _OFFSET_S:
     _time = time.time
@@ -67,5 +70,13 @@ def _arm(**_: Any) -> None:
             crash()
         return start(self, batch)
 
+    finish = chunk_end.finish_chunk
+
+    def hostile_finish(engine: Any, lease: Any, outcome: Any) -> None:
+        if LAST_FOR and any(capture.path.startswith(LAST_FOR + b"/") for capture in lease.captures):
+            os.kill(os.getpid(), signal.SIGKILL)
+        finish(engine, lease, outcome)
+
+    chunk_end.finish_chunk = hostile_finish
     pipeline.read_capture = hostile_read
     OpenVINOEngine.start = hostile_start  # type: ignore[method-assign]

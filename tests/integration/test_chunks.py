@@ -16,7 +16,6 @@ from db.chunks import (
     attempts_so_far,
     claim,
     claim_ahead,
-    give_back_of,
     heartbeat,
     mark_published,
     release,
@@ -24,6 +23,7 @@ from db.chunks import (
 )
 from db.clock import db_now
 from db.engine import reading, writing
+from db.held import give_back_of
 from db.models import Capture, Case, Chunk, Event, ReportQueue, Run
 from db.progress import Undone, progress, undone
 from db.results import finish_chunk
@@ -276,7 +276,9 @@ def test_a_process_that_ended_before_it_had_its_engine_costs_no_attempt_and_its_
     (chunk,) = run.chunk_ids
     for show in (False, True):
         claimed(database, chunk, worker="w1")
-        assert give_back_of(database, "w1", (), reason=f"killed{HOPELESS}", count_attempt=False, show=show) == [chunk]
+        assert give_back_of(database, "w1", (), reason=f"killed{HOPELESS}", max_deaths=3, blame=False, show=show) == [
+            chunk
+        ]
         assert run.run_id is not None
         now = progress(database, run.run_id)
         assert (now.trouble, now.hopeless) == ((f"killed{HOPELESS}", True) if show else (None, False))

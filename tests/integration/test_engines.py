@@ -123,7 +123,7 @@ def test_engines_that_come_and_go_leave_a_crash_readable(tmp_path: Path) -> None
     """Each OpenVINO core sets a stack for signals, and of two that go in the order they came one is left dangling."""
     script = [sys.executable, "-c", CRASH_AFTER_TWO_ENGINES, DEMO, tmp_path]
     assert subprocess.run(script, check=False).returncode == -signal.SIGSEGV
-    (record,) = last_records(tmp_path)
+    (record,) = last_records(tmp_path, "")
     assert record.suspects == {77}
     assert "Segmentation fault" in record.reason
 

@@ -264,7 +264,7 @@ def test_what_fails_before_the_engine_is_open_blames_no_capture_and_says_that_tr
     with reading(database) as connection:
         assert connection.execute(select(Chunk.state, Chunk.attempts)).all() == [("pending", 0)]
     assert progress(database, run).hopeless
-    assert take_up(database, run) == sweep(database, waiting_messages=0, republish_seconds=0)
+    assert take_up(database, run, actor="t") == sweep(database, waiting_messages=0, republish_seconds=0)
     assert progress(database, run).trouble is None, "forgotten: the run begins anew"
 
 

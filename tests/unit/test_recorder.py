@@ -48,43 +48,43 @@ def test_the_captures_and_the_end_of_a_process_that_is_gone(
     tmp_path: Path, end: Callable[[], None], reason: str, crashed: bool
 ) -> None:
     def body() -> None:
-        recorder = FlightRecorder(tmp_path)
+        recorder = FlightRecorder(tmp_path, "db")
         through = recorder.begin([1, 2])
         recorder.begin([77])
         recorder.end(through)
         end()
 
     pid = in_a_process_that_ends(body)
-    (record,) = last_records(tmp_path)
+    (record,) = last_records(tmp_path, "db")
     assert record.name.startswith(f"{socket.gethostname()}/")
     assert record.name.split("/")[3] == str(pid)
     assert record.suspects == {77}
     assert reason in record.reason
     assert record.crashed is crashed
     record.forget()
-    assert list(last_records(tmp_path)) == []
+    assert list(last_records(tmp_path, "db")) == []
 
 
 def test_a_reason_that_it_gave_itself_is_kept(tmp_path: Path) -> None:
-    in_a_process_that_ends(lambda: FlightRecorder(tmp_path).note_end("it took too long"))
-    (record,) = last_records(tmp_path)
+    in_a_process_that_ends(lambda: FlightRecorder(tmp_path, "db").note_end("it took too long"))
+    (record,) = last_records(tmp_path, "db")
     assert "it took too long" in record.reason
     assert record.crashed
 
 
 def test_a_process_that_lives_or_ended_in_peace_leaves_no_record(tmp_path: Path) -> None:
-    alive = FlightRecorder(tmp_path)
+    alive = FlightRecorder(tmp_path, "db")
     alive.begin([5])
-    in_a_process_that_ends(lambda: FlightRecorder(tmp_path).close())
-    assert list(last_records(tmp_path)) == []
+    in_a_process_that_ends(lambda: FlightRecorder(tmp_path, "db").close())
+    assert list(last_records(tmp_path, "db")) == []
     alive.close()
-    assert not list((tmp_path / "workers").iterdir())
+    assert not list((tmp_path / "workers" / "db").iterdir())
 
 
 def test_processes_of_other_machines_are_theirs_to_look_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_a_process_that_ends(lambda: FlightRecorder(tmp_path))
+    in_a_process_that_ends(lambda: FlightRecorder(tmp_path, "db"))
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
-    assert list(last_records(tmp_path)) == []
+    assert list(last_records(tmp_path, "db")) == []
 
 
 @pytest.mark.parametrize("other", [{"boot": "another"}, {"namespace": 1}, {"host": "elsewhere"}])
@@ -94,12 +94,12 @@ def test_of_a_process_that_it_cannot_see_nobody_says_that_it_has_ended(tmp_path:
     gone = replace(ProcessIdentity.own(), pid=pid)
     assert gone.is_gone()
     assert not replace(gone, **other).is_gone()
-    folder = tmp_path / "workers" / f"{replace(gone, **other)}/token".replace("/", "+")
+    folder = tmp_path / "workers" / "db" / f"{replace(gone, **other)}/token".replace("/", "+")
     folder.mkdir(parents=True)
-    assert list(last_records(tmp_path)) == []
+    assert list(last_records(tmp_path, "db")) == []
     assert folder.exists()
     os.utime(folder, (0, time.time() - STALE_S - 60))
-    assert list(last_records(tmp_path)) == []
+    assert list(last_records(tmp_path, "db")) == []
     assert not folder.exists(), "nobody will ever make use of it"
 
 
@@ -126,7 +126,7 @@ for _ in range(200):  # so that it gets a number that nobody has in the other na
         os._exit(0)
     os.waitpid(pid, 0)
 if os.fork() == 0:
-    recorder = FlightRecorder(Path(sys.argv[1]))
+    recorder = FlightRecorder(Path(sys.argv[1]), "db")
     recorder.begin([7])
     Path(sys.argv[2]).write_text(str(os.getpid()))
     sys.stdin.read()
@@ -137,7 +137,7 @@ LOOK = """
 import sys
 from pathlib import Path
 from worker.recorder import last_records
-print([record.name for record in last_records(Path(sys.argv[1]))])
+print([record.name for record in last_records(Path(sys.argv[1]), "db")])
 """
 
 
@@ -155,16 +155,16 @@ def test_two_pid_namespaces_with_one_host_name_and_cache_do_not_bury_each_others
         look = [*namespace, sys.executable, "-c", LOOK, str(tmp_path)]
         seen = subprocess.run(look, capture_output=True, text=True, check=True, cwd=REPOSITORY)
         assert seen.stdout.strip() == "[]"
-        assert list(last_records(tmp_path)) == [], "nor does this namespace, which is outside of both"
-        assert len(list((tmp_path / "workers").iterdir())) == 1
+        assert list(last_records(tmp_path, "db")) == [], "nor does this namespace, which is outside of both"
+        assert len(list((tmp_path / "workers" / "db").iterdir())) == 1
         living.stdin.close()
 
 
 def test_a_record_that_was_half_written_has_no_suspects(tmp_path: Path) -> None:
-    in_a_process_that_ends(lambda: FlightRecorder(tmp_path))
-    (folder,) = (tmp_path / "workers").iterdir()
+    in_a_process_that_ends(lambda: FlightRecorder(tmp_path, "db"))
+    (folder,) = (tmp_path / "workers" / "db").iterdir()
     (folder / "captures").unlink()
-    (record,) = last_records(tmp_path)
+    (record,) = last_records(tmp_path, "db")
     assert record.suspects == set()
 
 
@@ -183,18 +183,18 @@ def test_a_process_that_ended_while_it_opened_its_engine_says_so(
     tmp_path: Path, end: Callable[[], None], crashed: bool
 ) -> None:
     def body() -> None:
-        with FlightRecorder(tmp_path).opening_engine():
+        with FlightRecorder(tmp_path, "db").opening_engine():
             end()
 
     in_a_process_that_ends(body)
-    (record,) = last_records(tmp_path)
+    (record,) = last_records(tmp_path, "db")
     assert (record.opening, record.crashed, record.suspects) == (True, crashed, set())
     assert "while its engine was opened" in record.reason
 
 
 def test_once_the_engine_is_open_captures_may_be_the_cause_again(tmp_path: Path) -> None:
     def body() -> None:
-        recorder = FlightRecorder(tmp_path)
+        recorder = FlightRecorder(tmp_path, "db")
         with recorder.opening_engine():
             assert recorder.is_opening
         assert not recorder.is_opening
@@ -202,5 +202,5 @@ def test_once_the_engine_is_open_captures_may_be_the_cause_again(tmp_path: Path)
         killed()
 
     in_a_process_that_ends(body)
-    (record,) = last_records(tmp_path)
+    (record,) = last_records(tmp_path, "db")
     assert (record.opening, record.suspects) == (False, {9})
