@@ -74,7 +74,7 @@ def open_engine(url: str, *, pooled: bool = True) -> Engine:
         }
     if not pooled:
         options |= {"poolclass": NullPool, "pool_pre_ping": False}
-    engine = create_engine(parsed, **options)
+    engine = create_engine(parsed, hide_parameters=True, **options)  # an error names no patient
     if is_sqlite:
         _make_sqlite_serious(engine)
     else:
@@ -208,7 +208,7 @@ def _translated() -> Iterator[None]:
         sqlstate = getattr(error.orig, "sqlstate", None)
         if sqlstate == READ_ONLY:
             raise DatabaseReadOnly(
-                f"the database takes no writes now ({reason}); it is a standby, or its administrator has made it "
+                "the database takes no writes now; it is a standby, or its administrator has made it "
                 "read-only (default_transaction_read_only). Wait, or name the database that takes writes in "
                 "SCREEN_DATABASE_URL"
             ) from error

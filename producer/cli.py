@@ -65,6 +65,8 @@ KEPT = {
     "synth": "what was drawn is kept",
 }
 """Command -> what is left of its work after Ctrl-C: the same command goes on with it."""
+NO_SUCH_THING = frozenset({"42P01", "42703"})
+"""PostgreSQL's undefined_table and undefined_column."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -125,12 +127,41 @@ def _exit_code(arguments: list[str]) -> int:
     except Exception as error:
         if debugging:
             traceback.print_exc()
+        if told := _refused_by_database(error):
+            return _failed(*told)
         reason = " ".join(str(error).split())[:300]
         return _failed(
             f"this program failed ({type(error).__name__}: {reason}); nothing that was written before is lost. "
             "`screen --debug ...` shows where; please report it",
             ExitCode.BROKEN,
         )
+
+
+def _refused_by_database(error: Exception) -> tuple[str, ExitCode] | None:
+    """What an error of the database that nobody expected means to the user; None for any other error.
+
+    Its text has the statement, and sometimes values: patients' names. So only its kind is said.
+    """
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError  # here: it would cost every command a fifth of a second
+
+    if not isinstance(error, SQLAlchemyError):
+        return None
+    origin = error.orig if isinstance(error, DBAPIError) else None
+    code = str(getattr(origin, "sqlstate", None) or getattr(origin, "sqlite_errorname", None) or "")
+    kind = f"{type(origin or error).__name__}{f' {code}' if code else ''}"
+    refused = f"the database refused a statement ({kind})"
+    if code == "22003" or isinstance(origin, OverflowError):
+        return (
+            f"{refused}: a number is larger than any that it gives; check the numbers of this command",
+            ExitCode.USAGE,
+        )
+    if code in NO_SUCH_THING or "no such table" in str(origin) or "no such column" in str(origin):
+        return f"{refused}: it lacks a table or a column; `screen db check` says what to do", ExitCode.USAGE
+    return (
+        f"{refused}; nothing that was written before is lost. The database's log says more, `screen --debug ...` shows "
+        "where; please report it",
+        ExitCode.BROKEN,
+    )
 
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:
