@@ -20,12 +20,14 @@ from producer import cli
 from tests.support.commands import Environment
 from tests.support.runs import claimed, found, outcome, request
 
+NUMBER = "NUMBER"
+"""Stands for the number; without it the number is the last word."""
 LARGE = (3_000_000_000, 2**63 - 1, 10**30)
 BY_NUMBER = [
     ("status",), ("watch",), ("report",), ("cancel",), ("resume",), ("retry",), ("retry", 1, "--case"), ("recompute",),
     ("compare-runs", 1), ("fsck",), ("fsck", 1, "--against"), ("review", "list", "--run"), ("review", "next", "--run"),
     ("review", "show"), ("review", "confirm"), ("review", "defer"), ("review", "release"), ("review", "export"),
-    ("review", "comment", "--comment", "x"), ("review", "second-opinion"), ("queue", "ack"), ("queue", "release"),
+    ("review", "comment", NUMBER, "x"), ("review", "second-opinion"), ("queue", "ack"), ("queue", "release"),
     ("pseudonyms",),
 ]  # fmt: skip
 EMPTY_IS_FINE = {("review", "list", "--run"), ("review", "next", "--run"), ("pseudonyms",)}
@@ -55,10 +57,11 @@ def test_a_number_that_was_never_given_is_named(
             monkeypatch.setenv(name, value)
     for words in BY_NUMBER:
         for number in LARGE:
-            code, err = run((*words, number), capsys)
+            with_it = [number if word == NUMBER else word for word in words]
+            code, err = run(tuple(with_it if NUMBER in words else [*words, number]), capsys)
             says = f"{' '.join(map(str, words))} {number}: exit {code}, {err}"
             assert code == ExitCode.USAGE or (words in EMPTY_IS_FINE and code == ExitCode.OK), says
-            assert not re.search(r"SELECT|UPDATE|Traceback|parameters|this program failed", err), says
+            assert not re.search(r"SELECT|UPDATE|Traceback|parameters|this program failed|No such option", err), says
 
 
 READS = [
@@ -68,8 +71,8 @@ READS = [
 WRITES = [
     ("cancel", 1, "--yes"), ("resume", 1), ("retry", 1), ("recompute", 1, "--apply"),
     ("purge", "--older-than", "1d", "--yes"), ("review", "next"), ("review", "confirm", 1),
-    ("review", "comment", 1, "--comment", "x"), ("queue", "take"), ("queue", "ack", 1), ("queue", "release", 1),
-    ("db", "restored"), ("worker",),
+    ("review", "comment", 1, "x"), ("queue", "take"), ("queue", "ack", 1), ("queue", "release", 1),
+    ("db", "restored"),
 ]  # fmt: skip
 
 
@@ -90,9 +93,9 @@ def test_a_server_that_only_reads_serves_who_reads_and_tells_who_writes(
     for words in READS:
         code, err = run(words, capsys)
         assert code == ExitCode.OK, f"{words}: exit {code}, {err}"
-    for words in WRITES[:-1]:
+    for words in WRITES:
         code, err = run(words, capsys)
-        assert "SELECT" not in err and "Traceback" not in err, (words, err)  # noqa: PT018
+        assert not re.search(r"SELECT|UPDATE|Traceback", err), (words, err)
         assert code == ExitCode.UNAVAILABLE or "nothing" in err or "no capture" in err, (words, code, err)
         if code == ExitCode.UNAVAILABLE:
             assert "the database takes no writes now" in err, (words, err)
