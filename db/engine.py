@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from contract.errors import DatabaseForbids, DatabaseReadOnly, DatabaseUnavailable, DatabaseUnsuitable, StorageFull
 from contract.files import check_folder
 from db.url import read_url
+from db.write_lock import held_sentence
 
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
@@ -152,7 +153,7 @@ def _make_sqlite_serious(engine: Engine) -> None:
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes. Raises DatabaseUnavailable or StorageFull instead of the driver's errors."""
     immediate = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
-    with _translated(), immediate.connect() as connection, connection.begin():
+    with _translated(engine), immediate.connect() as connection, connection.begin():
         yield connection
 
 
@@ -169,7 +170,7 @@ def migrating(engine: Engine) -> Iterator[Connection]:
             yield connection
         return
     immediate = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
-    with _translated(), immediate.connect() as connection:
+    with _translated(engine), immediate.connect() as connection:
         driver: Any = connection.connection.driver_connection
         driver.execute("PRAGMA foreign_keys=OFF")
         try:
@@ -188,7 +189,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     Otherwise counts that are read one after another would not fit together: a run could look finished with captures
     unaccounted for. SQLite's transactions always do this, and block no writer. Raises DatabaseUnavailable.
     """
-    with _translated(), engine.connect() as connection:
+    with _translated(engine), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ", **{_READS: True})
         with connection.begin():
@@ -196,7 +197,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
@@ -217,6 +218,8 @@ def _translated() -> Iterator[None]:
                 f"the database refuses this ({reason}); give this user the right to write its file and folder, or name "
                 "another one in SCREEN_DATABASE_URL"
             ) from error
+        if _sqlite_code(error).startswith("SQLITE_BUSY"):
+            raise DatabaseUnavailable(held_sentence(engine.url, BUSY_TIMEOUT_S)) from error
         if sqlstate in FORBIDDEN:
             raise DatabaseForbids(
                 f"the database refuses this ({reason}); ask its administrator for the right, or name a role that has "

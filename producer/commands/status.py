@@ -15,8 +15,9 @@ from db.drift import drift_warning
 from db.progress import Progress, RunSummary, progress, run_summaries, this_run
 from db.run_report import read_run
 from db.schema import open_database
+from db.write_lock import write_lock_sentence
 from producer.alarm import print_alarm, say_alarm
-from producer.output import CSV, RunNumber, csv_out, json_out, output_options, plain, shown_verdict, stdout, table
+from producer.output import CSV, RunNumber, csv_out, json_out, output_options, plain, say, shown_verdict, stdout, table
 
 COLUMNS = (
     "run_id", "archive", "bundle_name", "bundle_digest", "software_version", "created_at", "finished_at",
@@ -32,10 +33,12 @@ COLUMNS = (
 def status(run: int | None, output: str) -> ExitCode:
     """List the runs, newest first, or only RUN, a number or `latest`: how its captures ended, and how fast it is.
 
-    With RUN it first says if most captures of most patients do not count, and at the end if its captures have drifted
-    away from those that the bundle knows.
+    It first says where another program keeps SQLite's write lock. With RUN it also says first if most captures of most
+    patients do not count, and at the end if its captures have drifted away from those that the bundle knows.
     """
     database = open_database(get_settings().database_url)
+    if sentence := write_lock_sentence(database):
+        say(sentence, "yellow")
     if run is None:
         return _list(database, output)
     run = this_run(database, run)

@@ -22,6 +22,7 @@ from db.chunks import (
     sweep,
 )
 from db.clock import db_now
+from db.control import resume
 from db.engine import reading, writing
 from db.held import give_back_of
 from db.models import Capture, Case, Chunk, Event, ReportQueue, Run
@@ -296,3 +297,61 @@ def test_what_is_left_to_do_changes_as_long_as_any_worker_gets_on(database: Engi
     lease = claimed(database, first.chunk_ids[0])
     finish_chunk(database, lease, outcome(lease))
     assert undone(database) == Undone(chunks=1, attempts=0, leased=0)
+
+
+# Chunks at which one process ends after another
+
+
+def test_a_death_at_a_chunk_blames_no_capture_and_the_third_holds_it(database: Engine, bundle: Bundle) -> None:
+    """The process decodes captures of the second chunk while it finishes the first one."""
+    run = submitted(database, bundle, patients=2, captures=4)
+    first, second = run.chunk_ids
+    with reading(database) as connection:
+        of_second = connection.execute(select(Capture.id).where(Capture.chunk_id == second)).scalars().all()
+    claimed(database, first)
+    claimed(database, second)
+    back = give_back_of(database, "w1", of_second[:2], reason="killed", max_deaths=3, at=[first])
+    assert back == [first, second]
+    rows = select(Chunk.id, Chunk.state, Chunk.attempts, Chunk.deaths).order_by(Chunk.id)
+    with reading(database) as connection:
+        assert connection.execute(rows).all() == [(first, "pending", 1, 1), (second, "pending", 1, 0)]
+    assert ahead(database, bundle) is None, "each is screened alone"
+    for _ in range(2):
+        claimed(database, first)
+        held = give_back_of(database, "w1", (), reason="killed", max_deaths=3)
+    assert held == []
+    assert try_claim(database, first) is None
+    assert sweep(database, waiting_messages=0, republish_seconds=0) == [second]
+    with reading(database) as connection:
+        assert connection.execute(rows).all() == [(first, "held", 3, 3), (second, "pending", 1, 0)]
+        assert connection.execute(select(Event.kind).order_by(Event.id)).scalars().all() == ["submitted", "held"]
+    assert run.run_id is not None
+    lease = claimed(database, second)
+    finish_chunk(database, lease, outcome(lease))
+    now = progress(database, run.run_id)
+    assert (now.only_held, now.held, now.held_reason) == (True, 4, "killed")
+    assert set(resume(database, run.run_id, actor="t")) == {first}
+    lease = claimed(database, first)
+    assert lease.attempt == 1
+    finish_chunk(database, lease, outcome(lease))
+    assert progress(database, run.run_id).finished
+
+
+def test_a_process_that_ends_while_it_claims_leaves_a_death_without_a_lease(database: Engine, bundle: Bundle) -> None:
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    assert give_back_of(database, "w1", (), reason="killed", max_deaths=2, at=[chunk_id]) == [chunk_id]
+    assert give_back_of(database, "w1", (), reason="killed", max_deaths=2, at=[chunk_id]) == []
+    assert states(database, Chunk) == {chunk_id: ChunkState.HELD}
+
+
+def test_deaths_do_not_count_against_captures(database: Engine, bundle: Bundle) -> None:
+    """After two deaths at it a chunk still has all its attempts before it is halved."""
+    (chunk_id,) = submitted(database, bundle, 1, 3).chunk_ids
+    for _ in range(2):
+        claimed(database, chunk_id)
+        give_back_of(database, "w1", (), reason="killed", max_deaths=3)
+    for _ in range(3):
+        assert try_claim(database, chunk_id) is not None
+        end_lease(database, chunk_id)
+    assert try_claim(database, chunk_id) is None
+    assert len(states(database, Chunk)) == 2

@@ -6,17 +6,21 @@ import pytest
 from sqlalchemy import Engine, select, text, update
 
 from contract.bundle import Bundle
+from contract.errors import CaseHeld
 from contract.states import ReviewAction, Verdict
 from db import append_only
+from db.chunks import claim, heartbeat, mark_published, sweep
+from db.clock import db_now
 from db.engine import reading, writing
 from db.fsck import fsck
-from db.models import ReportQueue
-from db.report_queue import waiting_rows
+from db.models import Chunk, ReportQueue
+from db.report_queue import take, waiting_rows
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act, next_case
 from db.run_report import read_run
 from db.submission import submit
 from tests.support.runs import claimed, digest, found, outcome, request
+from tests.support.waiting import wait_until
 
 ANNA, BEN = Reviewer("anna", "1.2.3"), Reviewer("ben", "1.2.3")
 CONFIRM, OVERRIDE, DEFER = ReviewAction.CONFIRM, ReviewAction.OVERRIDE, ReviewAction.DEFER
@@ -33,6 +37,80 @@ def clock_steps_back(database: Engine) -> None:
             connection.execute(text(f"UPDATE {table} SET created_at = {later.format('created_at')}"))
         connection.execute(text(f"UPDATE event SET at = {later.format('at')}"))
         append_only.protect(connection)
+
+
+def times_were(database: Engine, table: str, *columns: str) -> None:
+    """These times were written before the clock stepped back by an hour."""
+    later = HOUR[database.dialect.name]
+    with writing(database) as connection:
+        for column in columns:
+            connection.execute(text(f"UPDATE {table} SET {column} = {later.format(column)}"))
+
+
+def test_a_lease_of_the_future_ends_after_its_own_length_and_a_living_worker_keeps_it(
+    database: Engine, bundle: Bundle
+) -> None:
+    first, second = begun(database, bundle)
+    living = claimed(database, first, lease_seconds=0.5)
+    claimed(database, second, worker="dead", lease_seconds=0.5)
+    times_were(database, "chunk", "lease_until")
+    assert swept(database) == [], "they have their own length from now on"
+    heartbeat(database, living, 60)
+    wait_until(lambda: swept(database) == [second], what="the dead worker's lease to end")
+    assert claim(database, first, worker="w", lease_seconds=60, max_attempts=3) is None
+    finish_chunk(database, living, outcome(living, 0.9))
+
+
+def test_a_lease_is_cut_to_its_own_length_and_not_to_that_of_who_looks(database: Engine, bundle: Bundle) -> None:
+    first, second = begun(database, bundle)
+    claimed(database, first, lease_seconds=3000)
+    claimed(database, second, lease_seconds=5)
+    times_were(database, "chunk", "lease_until")
+    swept(database)
+    with reading(database) as connection:
+        left = select(Chunk.id).where(Chunk.lease_until > db_now(2000), Chunk.lease_until < db_now(3001))
+        assert connection.execute(left).scalars().all() == [first]
+        left = select(Chunk.id).where(Chunk.lease_until < db_now(6))
+        assert connection.execute(left).scalars().all() == [second]
+
+
+def test_a_message_of_the_future_counts_as_never_sent(database: Engine, bundle: Bundle) -> None:
+    """Redis is empty, and no message of these chunks will come."""
+    ids = begun(database, bundle)
+    mark_published(database, ids)
+    assert swept(database) == []
+    times_were(database, "chunk", "published_at")
+    assert sorted(swept(database)) == ids
+    assert swept(database) == [], "now they are sent"
+
+
+def test_rows_that_a_consumer_took_are_free_again_after_its_time(database: Engine, bundle: Bundle) -> None:
+    for chunk_id in begun(database, bundle):
+        finish(database, chunk_id, 0.9)
+    assert len(take(database, "gone", limit=1, hold_s=0.3)) == 1
+    assert len(take(database, "slow", limit=1, hold_s=3000)) == 1
+    times_were(database, "report_queue", "taken_until")
+    wait_until(lambda: take(database, "other", limit=9, hold_s=60), what="the row of the consumer that is gone")
+    with reading(database) as connection:
+        rows = connection.execute(
+            select(ReportQueue.taken_by).where(ReportQueue.taken_until < db_now(3001)).order_by(ReportQueue.id)
+        ).scalars()
+        assert rows.all() == ["other", "slow"]
+
+
+def test_a_case_that_a_reviewer_has_in_hand_is_free_again_after_their_time(database: Engine, bundle: Bundle) -> None:
+    finish(database, begun(database, bundle)[0], 0.9)
+    assert next_case(database, ANNA, hold_s=0.3) == 1
+    times_were(database, '"case"', "review_held_until")
+    wait_until(lambda: next_case(database, BEN, hold_s=600) == 1, what="Anna's hold to end")
+    times_were(database, '"case"', "review_held_until")
+    with pytest.raises(CaseHeld):
+        act(database, 1, CONFIRM, ANNA)
+    assert act(database, 1, CONFIRM, BEN).state == "closed"
+
+
+def swept(database: Engine) -> list[int]:
+    return sweep(database, waiting_messages=9, republish_seconds=600)
 
 
 def begun(database: Engine, bundle: Bundle, *, sign_off: bool = False, reviewers: int = 1) -> list[int]:

@@ -81,6 +81,31 @@ def test_a_process_that_lives_or_ended_in_peace_leaves_no_record(tmp_path: Path)
     assert not list((tmp_path / "workers" / "db").iterdir())
 
 
+def test_each_database_has_its_own_records_in_one_cache(tmp_path: Path) -> None:
+    """Who knows nothing of a process' chunks must not bury its record."""
+    in_a_process_that_ends(lambda: FlightRecorder(tmp_path, "one").begin([7]))
+    in_a_process_that_ends(lambda: FlightRecorder(tmp_path, "two").begin([8]))
+    for record in last_records(tmp_path, "two"):
+        assert record.suspects == {8}
+        record.forget()
+    assert list(last_records(tmp_path, "two")) == []
+    assert [record.suspects for record in last_records(tmp_path, "one")] == [{7}]
+
+
+def test_a_chunk_that_is_being_claimed_or_finished_is_recorded(tmp_path: Path) -> None:
+    def body() -> None:
+        recorder = FlightRecorder(tmp_path, "db")
+        with recorder.at_chunk(3), recorder.at_chunk(4):
+            pass
+        with recorder.at_chunk(5):
+            assert recorder.chunks() == {5}
+            killed()
+
+    in_a_process_that_ends(body)
+    (record,) = last_records(tmp_path, "db")
+    assert (record.chunks, record.suspects, record.opening) == ({5}, set(), False)
+
+
 def test_processes_of_other_machines_are_theirs_to_look_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_a_process_that_ends(lambda: FlightRecorder(tmp_path, "db"))
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
