@@ -114,6 +114,17 @@ def _chunks(connection: Connection, run: RunRow, grace_s: float) -> Iterator[Fin
         Chunk.run_id == run.id, Chunk.state == ChunkState.LEASED, Chunk.lease_until < db_now(-grace_s)
     )
     yield _finding(connection, "no lease outlives its worker", chunks, stale, "chunk")
+    waiting = (
+        select(func.count())
+        .where(Capture.chunk_id == Chunk.id, Capture.state == CaptureState.PENDING)
+        .scalar_subquery()
+    )
+    unsaid = select(Chunk.id).where(
+        Chunk.run_id == run.id,
+        Chunk.state == ChunkState.HELD,
+        or_(Chunk.captures != waiting, Chunk.last_error.is_(None), Chunk.deaths == 0),
+    )
+    yield _finding(connection, "a held chunk has captures that wait, and says why", chunks, unsaid, "chunk")
 
 
 def _cases(connection: Connection, run: RunRow) -> Iterator[Finding]:

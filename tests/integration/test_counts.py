@@ -9,6 +9,7 @@ from contract.states import CaptureState, ChunkState
 from db.chunks import claim
 from db.control import cancel, resume, retry
 from db.engine import reading, writing
+from db.fsck import fsck
 from db.held import give_back_of
 from db.models import Capture, Chunk
 from db.progress import ENDED, progress, run_summaries
@@ -64,6 +65,7 @@ def test_at_every_stage_of_a_run(database: Engine, bundle: Bundle) -> None:
         claimed(database, three, worker="w")
         give_back_of(database, "w", (), reason="killed", max_deaths=3)
     assert check(database, held=3) == [5, 1, 0]
+    assert not [one.invariant for one in fsck(database, first.run_id or 0, grace_s=0) if not one.holds]
     assert cancel(database, first.run_id or 0, actor="t")
     check(database, held=3)
     resume(database, first.run_id or 0, actor="t")
