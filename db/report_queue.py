@@ -160,8 +160,8 @@ def _is_replaced() -> ColumnElement[bool]:
 
 
 def _rows_of_earlier_cases(connection: Connection, cases: Mapping[int, AnyRow]) -> dict[int, list[AnyRow]]:
-    """By case: rows that no other replaces, the latest first, of the patient's earlier cases that were superseded, or of
-    all if results wait for the sign-off.
+    """By case: rows that no other replaces, the latest first, of the patient's earlier cases that were superseded, or
+    of all if results wait for the sign-off.
 
     In two steps: where PostgreSQL knows too little of the tables, it would compare all rows with all.
     """
