@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, select
 from sqlalchemy.orm import aliased
 
 from contract.archive import FoundCapture
@@ -94,22 +94,22 @@ def history_of(
     histories: dict[str, History] = {}
     for names in slices(list(captures), 500):
         last = _last_cases(connection, root, in_force, names)
-        rows = _of_cases(connection, [case.id for case in last.values()])
+        rows = _of_cases(connection, [known.id for known in last.values()])
         sought = [
             capture.path
-            for name, case in last.items()
-            if case.has_earlier
+            for name, known in last.items()
+            if known.has_earlier
             for capture in captures[name]
-            if capture.path not in rows[case.id] or rows[case.id][capture.path].reject_code in PASSING
+            if capture.path not in rows[known.id] or rows[known.id][capture.path].reject_code in PASSING
         ]
         earlier = _of_paths(connection, root, in_force, sought)
-        for name, case in last.items():
+        for name, known in last.items():
             history = histories[name] = History()
             found = [row for capture in captures[name] for row in earlier.get(capture.path, ())]
             for row in sorted(found, key=lambda row: int(row.case_id)):
                 history.add(row)
-            history.begin(case.id)
-            for row in rows[case.id].values():
+            history.begin(known.id)
+            for row in rows[known.id].values():
                 history.add(row)
     return histories
 
@@ -194,33 +194,26 @@ class LatestCase(NamedTuple):
 
 
 def latest_cases(connection: Connection, root: bytes, pseudonym_key: str | None) -> dict[str, LatestCase]:
-    """The latest case of each patient of this archive, whatever its bundle."""
-    of_patient = (
-        select(Case.id)
-        .join(Run, Run.id == Case.run_id)
-        .where(Case.patient_id == Patient.id, *_in_force(root, pseudonym_key))
-        .order_by(Case.id.desc())
-        .limit(1)
-        .correlate(Patient)
-    )
+    """The latest case of each patient of this archive, whatever its bundle. Going through all cases once is faster than
+    looking for the latest one of each patient, up to a hundred cases for each.
+    """
+    finished = case((Case.state == CaseState.AGGREGATED, Case.id))
     latest = (
-        select(
-            Patient.external_id,
-            of_patient.scalar_subquery().label("case_id"),
-            of_patient.where(Case.state == CaseState.AGGREGATED).scalar_subquery().label("finished_id"),
-        )
-        .where(Patient.root == root)
+        select(func.max(Case.id).label("case_id"), func.max(finished).label("finished_id"))
+        .join(Run, Run.id == Case.run_id)
+        .where(*_in_force(root, pseudonym_key))
+        .group_by(Case.patient_id)
         .subquery()
     )
     with_result = aliased(Case)
     rows = connection.execute(
         select(
-            latest.c.external_id, Case.id, Case.submitted, with_result.id.label("finished_id"),
+            Patient.external_id, Case.id, Case.submitted, with_result.id.label("finished_id"),
             with_result.submitted.label("finished_captures"),
         )
-        .select_from(latest)
-        .join(Case, Case.id == latest.c.case_id)
+        .join(latest, latest.c.case_id == Case.id)
         .outerjoin(with_result, with_result.id == latest.c.finished_id)
+        .join(Patient, Patient.id == Case.patient_id)
     )  # fmt: skip
     return {row.external_id: LatestCase(row.submitted, _in_force_case(row)) for row in rows}
 

@@ -3,7 +3,7 @@
 docs/data.md has the same steps as SQL, for systems that use their own SQL client.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -117,16 +117,12 @@ def queue_results(connection: Connection, case_ids: Sequence[int]) -> None:
 def _queue(connection: Connection, case_ids: Sequence[int], correction: ReportCause, *, closed: bool) -> None:
     last = {row.case_id: row for row in connection.execute(_LAST_ROWS, {"ids": case_ids})}  # of each, the latest
     cases = {row.id: row for row in connection.execute(_REPORTED_CASES, {"ids": case_ids})}
-    first = [
-        case.id
+    first = {
+        case.id: case
         for case in cases.values()
         if case.id not in last and case.superseded_by is None and (closed or not case.report_at_sign_off)
-    ]
-    earlier: dict[int, list[AnyRow]] = {case_id: [] for case_id in first}
-    if first:
-        for row in connection.execute(_ROWS_OF_EARLIER_CASES, {"ids": first}):
-            if row.superseded_by is not None or cases[row.current_id].report_at_sign_off:
-                earlier[row.current_id].append(row)
+    }
+    earlier = _rows_of_earlier_cases(connection, first) if first else {}
     rows: list[dict[str, Any]] = []
     for case_id in case_ids:
         case = cases[case_id]
@@ -143,8 +139,8 @@ def _queue(connection: Connection, case_ids: Sequence[int], correction: ReportCa
             else:
                 rows.append(_row(case.run_id, case_id, cause, None, opinion))
             rows += [_row(row.run_id, row.case_id, ReportCause.SUPERSEDED, row.id) for row in replaced[1:]]
-    if rows:
-        connection.execute(insert(ReportQueue), rows)
+    if rows:  # in their order, in few statements
+        connection.execute(insert(ReportQueue).returning(ReportQueue.id, sort_by_parameter_order=True), rows)
 
 
 def withdraw(connection: Connection, case_id: int) -> None:
@@ -163,23 +159,43 @@ def _is_replaced() -> ColumnElement[bool]:
     return select(later.id).where(later.replaces_id == ReportQueue.id).exists()
 
 
-def _rows_of_earlier_cases() -> Select[*tuple[Any, ...]]:
-    """Rows that no other replaces, the latest first, of earlier cases of the patients of the cases `ids`."""
-    current, earlier = aliased(Case), aliased(Case)
+def _rows_of_earlier_cases(connection: Connection, cases: Mapping[int, AnyRow]) -> dict[int, list[AnyRow]]:
+    """By case: rows that no other replaces, the latest first, of the patient's earlier cases that were superseded, or
+    of all if results wait for the sign-off.
+
+    In two steps: where PostgreSQL knows too little of the tables, it would compare all rows with all.
+    """
+    of_earlier: dict[int, int] = {
+        row.id: row.current_id
+        for row in connection.execute(_EARLIER_CASES, {"ids": list(cases)})
+        if row.superseded_by is not None or cases[row.current_id].report_at_sign_off
+    }
+    found: dict[int, list[AnyRow]] = {case_id: [] for case_id in cases}
+    for ids in slices(list(of_earlier), _AT_ONCE):
+        for row in connection.execute(_ROWS_NOT_REPLACED, {"ids": ids}):
+            found[of_earlier[row.case_id]].append(row)
+    return {case_id: sorted(rows, key=lambda row: -int(row.id)) for case_id, rows in found.items()}
+
+
+def _earlier_cases() -> Select[*tuple[Any, ...]]:
+    current = aliased(Case)
     return (
-        select(
-            current.id.label("current_id"), ReportQueue.id, ReportQueue.run_id, ReportQueue.case_id,
-            earlier.superseded_by,
-        )
+        select(current.id.label("current_id"), Case.id, Case.superseded_by)
         .select_from(current)
-        .join(earlier, (earlier.patient_id == current.patient_id) & (earlier.id < current.id))
-        .join(ReportQueue, ReportQueue.case_id == earlier.id)
-        .where(current.id.in_(bindparam("ids", expanding=True)), ~_is_replaced())
-        .order_by(ReportQueue.id.desc())
-    )  # fmt: skip
+        .join(Case, (Case.patient_id == current.patient_id) & (Case.id < current.id))
+        .where(current.id.in_(bindparam("ids", expanding=True)))
+    )
 
 
-_ROWS_OF_EARLIER_CASES = _rows_of_earlier_cases()
+def _rows_not_replaced() -> Select[*tuple[Any, ...]]:
+    later = aliased(ReportQueue)
+    replaced_by = select(later.id).where(later.replaces_id == ReportQueue.id).scalar_subquery()  # looked up row by row
+    return select(ReportQueue.id, ReportQueue.run_id, ReportQueue.case_id).where(
+        ReportQueue.case_id.in_(bindparam("ids", expanding=True)), replaced_by.is_(None)
+    )
+
+
+_EARLIER_CASES, _ROWS_NOT_REPLACED = _earlier_cases(), _rows_not_replaced()
 """Built once, like the next two: they run for every chunk, and building them takes longer than running them."""
 _LAST_ROWS = (
     select(ReportQueue.case_id, ReportQueue.id, ReportQueue.cause, _is_replaced().label("is_replaced"))
