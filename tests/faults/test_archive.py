@@ -1,4 +1,4 @@
-"""Faults 15, 16, 17, 21: an archive that goes away, files that are altered, bundles that are exchanged or damaged."""
+"""Faults 15, 16, 17, 21, 29: archives that go away, files that are altered, bundles that are exchanged or damaged."""
 
 import os
 import random
@@ -127,6 +127,33 @@ def test_files_altered_after_the_submit(lab: Lab, counted: Callable[..., None]) 
     assert {one.path: one.reject_code for one in read_run(lab.database, run).ended_badly} == wanted
     counted(16, "files altered after the submit: longer, shorter, touched, replaced, removed", altered=len(wanted),
             noticed=now.rejected, captures=now.submitted)  # fmt: skip
+
+
+def test_two_patients_folders_exchanged(lab: Lab, counted: Callable[..., None]) -> None:
+    """Names, sizes and times of their files are equal: only inodes and bytes are not."""
+    one, other, between = (lab.archive / name for name in ("P000", "P001", "between"))
+    for file in sorted(one.iterdir()):
+        twin = other / file.name
+        size = max(file.stat().st_size, twin.stat().st_size)
+        for each in (file, twin):  # a decoder reads no further than the end of the image
+            each.write_bytes(each.read_bytes().ljust(size, b"\0"))
+            os.utime(each, ns=(10**18, 10**18))
+    run = lab.submit()
+    with lab.worker():
+        lab.finish(run)
+        before = {case.patient: case.verdict for case in read_run(lab.database, run).cases}
+        one.rename(between)
+        other.rename(one)
+        between.rename(other)
+        again = lab.submit()
+        lab.finish(again)
+    after = {case.patient: case.verdict for case in read_run(lab.database, again).cases}
+    assert after == {"P000": before["P001"], "P001": before["P000"]}
+    assert after["P000"] != after["P001"]
+    for each in (run, again):
+        lab.check(each)
+    counted(29, "two patients' folders exchanged, sizes and times equal", patients=len(after),
+            captures=lab.progress(again).submitted, verdicts_kept_from_the_other=0)  # fmt: skip
 
 
 def test_another_bundle_in_its_place_in_the_middle_of_a_run(
