@@ -34,10 +34,12 @@ from db.submission import Submission, submit
 from db.submit_plan import SubmitRequest
 
 PATIENTS_OF_A_NIGHT, CHUNK = 10, 256
+KEPT = 30
+"""Captures of a patient whose oldest one goes when a new one comes."""
 TENTH = 10
 PARTS = {
-    "latest cases": "db.submission.latest_cases",
-    "history": "db.submission.history_of",
+    "latest cases": "db.submit_plan.latest_cases",
+    "history": "db.submit_plan.history_of",
     "copies": "db.submission._RunWriter._insert_reused",
     "captures": "db.results._write_captures",
     "touches others": "db.aggregation._to_finish_alone",
@@ -95,7 +97,7 @@ def _parts() -> Iterator[Parts]:
 
 
 @click.command()
-@click.option("--nights", default=300, show_default=True, help="Nights; in each, ten patients get one capture more.")
+@click.option("--nights", default=300, show_default=True, help="Nights; in each, ten patients get a new capture.")
 @click.option("--patients", default=10_000, show_default=True, help="Patients with one capture each.")
 @click.option(
     "--database", "databases", type=click.Choice(["sqlite", "postgresql"]), multiple=True,
@@ -112,8 +114,10 @@ def command(nights: int, patients: int, databases: tuple[str, ...], work: Path |
             with _empty(kind, folder) as engine:
                 aged = _nights(engine, bundle, nights)
             with _empty(kind, folder) as engine:
+                steady = _nights(engine, bundle, nights, kept=KEPT)
+            with _empty(kind, folder) as engine:
                 crowded = _patients(engine, bundle, patients)
-            rows.append({"database": kind, "nights": aged, "patients": crowded})
+            rows.append({"database": kind, "nights": aged, "steady": steady, "patients": crowded})
             console.print(rows[-1])
     tables = []
     for row in rows:
@@ -123,6 +127,8 @@ def command(nights: int, patients: int, databases: tuple[str, ...], work: Path |
         for name in steps:
             shown += [[f"{name}: {part}", *values.values()] for part, values in row["nights"]["parts"][name].items()]
         tables.append(table(f"{row['database']}: {nights} nights", columns, shown))
+        as_large = [[name, *row["steady"][name].values()] for name in steps]
+        tables.append(table(f"{row['database']}: {nights} nights, {KEPT} captures of each patient", columns, as_large))
         held = ("files", "captures", "bytes", "bytes_per_capture", "ms_per_unchanged_capture")
         tables.append(table(f"{row['database']}: the database", held, [[row["nights"][name] for name in held]]))
         cases = [[name, *values.values()] for name, values in row["patients"]["ms_per_case"].items()]
@@ -144,12 +150,14 @@ def _empty(kind: str, folder: Path) -> Iterator[Engine]:
             engine.dispose()
 
 
-def _nights(engine: Engine, bundle: Bundle, nights: int) -> dict[str, Any]:
+def _nights(engine: Engine, bundle: Bundle, nights: int, *, kept: int | None = None) -> dict[str, Any]:
+    """Each night every patient gets a capture. If `kept`, they have so many, and the oldest one goes."""
     times: dict[str, list[float]] = {"submit": [], "finish": []}
     parts_of: dict[str, list[dict[str, float]]] = {"submit": [], "finish": []}
     with _parts() as parts:
         for night in range(nights):
-            files = [_file(patient, capture) for patient in range(PATIENTS_OF_A_NIGHT) for capture in range(night + 1)]
+            there = range(night + 1) if kept is None else range(night, night + kept)
+            files = [_file(patient, capture) for patient in range(PATIENTS_OF_A_NIGHT) for capture in there]
             for step, seconds in _screened(engine, bundle, files):
                 times[step].append(sum(seconds))
                 taken = parts.taken()

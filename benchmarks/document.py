@@ -161,7 +161,7 @@ def _age(record: dict[str, Any]) -> str:
         "Then: one capture for each of many patients, in chunks of 256.\n"
     ]
     for row in record["rows"]:
-        nights, crowd = row["nights"], row["patients"]
+        nights, steady, crowd = row["nights"], row["steady"], row["patients"]
         steps: list[Row] = [(name, *nights[name].values()) for name in ("submit", "finish")]
         for name in ("submit", "finish"):
             steps += [(f"{name}: {part}", *times.values()) for part, times in nights["parts"][name].items()]
@@ -171,6 +171,8 @@ def _age(record: dict[str, Any]) -> str:
             f"files, {nights['bytes_per_capture']:,} bytes each; {nights['ms_per_unchanged_capture']:g} ms for each "
             "unchanged capture of a patient with a new one:\n\n"
             + _table(head, steps)
+            + f"\n{row['database']}, as many nights, but of each patient the oldest capture goes:\n\n"
+            + _table(head, [(name, *steady[name].values()) for name in ("submit", "finish")])
             + f"\n{row['database']}, finishing one of {crowd['patients']:,} patients, ms per case:\n\n"
             + _table(head, cases)
         )

@@ -44,6 +44,7 @@ def test_age_says_what_each_part_of_a_night_costs(tmp_path: Path) -> None:
         assert (nights["files"], nights["captures"]) == (40, 100), "10, 20, 30 and 40 rows"
         assert {"history", "copies", "supersede"} <= set(nights["parts"]["submit"]) | set(nights["parts"]["finish"])
         assert {name for parts in nights["parts"].values() for name in parts} == {*age.PARTS, "other"}
+        assert row["steady"]["captures"] == 4 * 10 * age.KEPT
         assert all(row["patients"]["ms_per_case"][name]["last"] > 0 for name in ("first screening", "screened again"))
 
 
