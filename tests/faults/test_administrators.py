@@ -36,6 +36,13 @@ def done_to(database: Engine, *statements: str) -> None:
             connection.execute(text(statement))
 
 
+def upgraded(database: Engine) -> None:
+    """To a newer release's schema. Like a migration it waits for the transactions of workers, and they for it."""
+    is_server = database.dialect.name == "postgresql"
+    lock = ["LOCK TABLE chunk, capture IN ACCESS EXCLUSIVE MODE"] if is_server else []
+    done_to(database, *lock, "UPDATE alembic_version SET version_num = '9000'")
+
+
 def test_a_role_without_a_right_for_a_while(
     postgres_url: str, role: str, tmp_path: Path, redis_server: RedisServer, archive: Path, bundle: Bundle, size: Size,
     counted: Callable[..., None],
@@ -74,7 +81,7 @@ def test_the_schema_upgraded_under_a_working_worker(lab: Lab, counted: Callable[
     run = lab.submit("--all")
     with lab.worker(HOSTILE, **SLOW) as worker:
         wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
-        done_to(lab.database, "UPDATE alembic_version SET version_num = '9000'")
+        upgraded(lab.database)
         written = lab.progress(run).ended
         assert worker.process.wait(90) == ExitCode.USAGE
     said = lab.log
@@ -100,10 +107,11 @@ def test_backups_restored_elsewhere_in_the_middle_of_a_run(
     run = lab.submit("--all")
     admin = request.getfixturevalue("postgres") if lab.database.dialect.name == "postgresql" else None
     restored: list[Environment] = []
-    with lab.worker(HOSTILE, **SLOW):
+    with lab.worker(HOSTILE, SLOW_READ_S="0.15"):  # a backup takes some seconds
         for number in range(size.times(5, 1)):
             wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
             restored.append(backed_up_and_restored(lab.environment, admin, f"restored_{number}"))
+    with lab.worker():
         lab.finish(run)
     lab.check(run, against=calm)
     for environment in restored:
