@@ -4,7 +4,7 @@ LIGHT := .venv
 DEV := .venv-dev
 CHECK := .venv-check
 BUNDLE := bundles/demo.bundle
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 TRAINING := demo-training
 
 .DEFAULT_GOAL := help
@@ -37,7 +37,7 @@ imports: $(DEV)/.installed
 
 pytest: $(DEV)/.installed $(LIGHT)/.installed  # many tests wait for processes; the tests of one file share what they set up
 	$(DEV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/faults
-	$(DEV)/bin/python -m pytest tests/faults  # alone: they cause failures, and count what these cost
+	$(DEV)/bin/python -m pytest tests/faults -n 2 --dist loadfile  # apart: they cause failures, and wait for what follows
 
 faults: $(DEV)/.installed ## run the fault tests at full size and write their figures into docs/reliability.md: one to two hours
 	$(DEV)/bin/python -m pytest tests/faults --full-faults -rP
