@@ -37,14 +37,14 @@ def test_scale_counts_every_capture_on_both_databases(tmp_path: Path) -> None:
 
 
 def test_age_says_what_each_part_of_a_night_costs(tmp_path: Path) -> None:
-    record = run("age", tmp_path, "--nights", "4", "--patients", "512")
+    record = run("age", tmp_path, "--nights", "3", "--patients", "256")
     assert [row["database"] for row in record["rows"]] == ["sqlite", "postgresql"]
     for row in record["rows"]:
         nights = row["nights"]
-        assert (nights["files"], nights["captures"]) == (40, 100), "10, 20, 30 and 40 rows"
+        assert (nights["files"], nights["captures"]) == (30, 60), "10, 20 and 30 rows"
         assert {"history", "copies", "supersede"} <= set(nights["parts"]["submit"]) | set(nights["parts"]["finish"])
         assert {name for parts in nights["parts"].values() for name in parts} == {*age.PARTS, "other"}
-        assert row["steady"]["captures"] == 4 * 10 * age.KEPT
+        assert row["steady"]["captures"] == 3 * 10 * age.KEPT
         assert all(row["patients"]["ms_per_case"][name]["last"] > 0 for name in ("first screening", "screened again"))
 
 
