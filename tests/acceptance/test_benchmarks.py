@@ -16,7 +16,7 @@ def run(name: str, folder: Path, *more: str) -> dict[str, Any]:
     file = folder / f"{name}.json"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, "--work", str(folder / "work"), "--json", str(file), *more],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=280,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=550,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     record: dict[str, Any] = json.loads(file.read_text())

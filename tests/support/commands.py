@@ -47,7 +47,7 @@ class Environment:
             **dict(self.more),
         }
 
-    def screen(self, *arguments: object, timeout_s: float = 120, **variables: str) -> Done:
+    def screen(self, *arguments: object, timeout_s: float = 300, **variables: str) -> Done:
         """Run `screen ARGUMENTS` to its end."""
         done = subprocess.run(
             [self.python, "-m", "producer.cli", *map(str, arguments)],
