@@ -159,13 +159,11 @@ def _finish(
     ]  # fmt: skip
     of_each = {name: bindparam(f"{name}_", type_=Case.__table__.c[name].type) for name in rows[0]}
     again = {"state": CaseState.AGGREGATED, "aggregated_at": db_now(), "result_version": Case.result_version + 1}
-    written = connection.execute(
-        update(Case).where(Case.id == bindparam("id_"), Case.state == CaseState.OPEN).values(**of_each, **again),
-        [
-            {"id_": case_id, **{f"{name}_": value for name, value in row.items()}}
-            for case_id, row in zip(ids, rows, strict=True)
-        ],
-    ).rowcount
+    write = update(Case).where(Case.id == bindparam("id_"), Case.state == CaseState.OPEN).values(**of_each, **again)
+    written = 0
+    for case_id, row in zip(ids, rows, strict=True):
+        values = {"id_": case_id, **{f"{name}_": value for name, value in row.items()}}
+        written += connection.execute(write, values).rowcount
     if written != len(ids):
         raise AssertionError(f"{len(ids) - written} of {len(ids)} cases have a result already, in spite of their locks")
     queue_results(connection, ids)

@@ -104,6 +104,15 @@ def _make_postgresql_ours(engine: Engine) -> None:
                 "`createdb --encoding=UTF8 --template=template0 screening`, and name it in SCREEN_DATABASE_URL"
             )
 
+    @event.listens_for(engine, "do_executemany")
+    def _one_by_one(cursor: Any, statement: Any, rows: Any, _context: Any) -> bool:
+        """The driver would send all rows and then wait: a process that is stopped meanwhile counts as active for the
+        server, which no timeout of a waiting transaction ends.
+        """
+        for row in rows:
+            cursor.execute(statement, row)
+        return True
+
     @event.listens_for(engine, "begin")
     def _set(connection: Connection) -> None:
         is_reading = connection.get_execution_options().get(_READS, False)

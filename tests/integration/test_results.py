@@ -1,11 +1,14 @@
 """Finishing chunks: every capture once, every case exactly one result and one row in the reporting queue."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, select, text, update
 
 from contract.bundle import Bundle
 from contract.errors import DatabaseUnavailable
@@ -22,6 +25,7 @@ from db.progress import progress, run_summaries
 from db.results import finish_chunk
 from db.run_report import CONFLICTS_OF_A_CASE, CaseRow, read_run
 from db.submission import submit
+from tests.support.commands import REPOSITORY
 from tests.support.runs import claimed, digest, found, outcome, request, submitted
 
 
@@ -243,6 +247,39 @@ def test_a_worker_that_stands_still_within_its_write_holds_up_nobody(
         run.finish(database, 0)
         connection.execute(select(Case.id))
     assert [case.verdict for case in read_run(database, run.run_id).cases] == ["all", None]
+
+
+STOPPED_WITHIN_ITS_ROWS = """
+import sys
+from sqlalchemy import text
+from db import engine
+engine.FROZEN_S = 1
+rows = [{"name": str(number)} for number in range(200_000)]
+with engine.writing(engine.open_engine(sys.argv[1])) as connection:
+    connection.execute(text("UPDATE bundle SET name = 'one'"))
+    print("begun", flush=True)
+    connection.execute(text("UPDATE bundle SET name = :name"), rows)
+"""
+
+
+def test_a_worker_that_is_stopped_while_it_writes_many_rows_holds_up_nobody(postgres_url: str, bundle: Bundle) -> None:
+    """Were they all sent at once, the server would wait for the rest of them, and for ever."""
+    database = db_engine.open_engine(postgres_url)
+    schema.upgrade(database)
+    submitted(database, bundle, 1, 1)
+    command = [sys.executable, "-c", STOPPED_WITHIN_ITS_ROWS, postgres_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            time.sleep(1)
+            process.send_signal(signal.SIGSTOP)
+            with writing(database) as connection:
+                connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+                connection.execute(text("UPDATE bundle SET name = 'other'"))
+        finally:
+            process.kill()
+    database.dispose()
 
 
 def test_who_only_reads_may_think_as_long_as_it_likes(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
