@@ -18,7 +18,17 @@ from sqlalchemy import Engine, func, select, text
 
 from benchmarks.captures import tiny
 from benchmarks.fake_worker import ANSWER, CAM, fake_bundle
-from benchmarks.record import console, finish, json_option, median, rounded, table, work_folder, work_option
+from benchmarks.record import (
+    console,
+    databases_option,
+    finish,
+    json_option,
+    median,
+    rounded,
+    table,
+    work_folder,
+    work_option,
+)
 from benchmarks.system import database
 from contract.archive import FoundCapture
 from contract.bundle import Bundle
@@ -99,10 +109,7 @@ def _parts() -> Iterator[Parts]:
 @click.command()
 @click.option("--nights", default=300, show_default=True, help="Nights; in each, ten patients get a new capture.")
 @click.option("--patients", default=10_000, show_default=True, help="Patients with one capture each.")
-@click.option(
-    "--database", "databases", type=click.Choice(["sqlite", "postgresql"]), multiple=True,
-    default=("sqlite", "postgresql"), show_default=True,
-)  # fmt: skip
+@databases_option
 @work_option
 @json_option
 def command(nights: int, patients: int, databases: tuple[str, ...], work: Path | None, json_file: Path | None) -> None:
@@ -165,10 +172,9 @@ def _nights(engine: Engine, bundle: Bundle, nights: int, *, kept: int | None = N
     with reading(engine) as connection:
         captures = connection.execute(select(func.count()).select_from(Capture)).scalar_one()
     size, archived = _bytes(engine), PATIENTS_OF_A_NIGHT * nights
-    grown = {step: median(taken[-max(1, nights // TENTH) :]) or 0.0 for step, taken in times.items()}
-    young = {step: median(taken[: max(1, nights // TENTH)]) or 0.0 for step, taken in times.items()}
     unchanged = archived * (TENTH - 1) / TENTH  # more captures of the same patients in the last tenth than in the first
-    per_unchanged = 1e3 * (sum(grown.values()) - sum(young.values())) / unchanged
+    ends = [_first_and_last(taken) for taken in times.values()]
+    per_unchanged = 1e3 * sum(last - first for first, last in ends) / unchanged
     return {
         "nights": nights, "files": archived, "ms_per_unchanged_capture": rounded(per_unchanged),
         **{step: _grown(times[step], scale=1e3) for step in times},
@@ -234,10 +240,15 @@ def _outcome(lease: Lease) -> ChunkOutcome:
 
 def _grown(values: Sequence[float], *, scale: float) -> dict[str, float | None]:
     """The median over the first and the last tenth, and how many times the first the last is."""
-    tenth = max(1, len(values) // TENTH)
-    first, last = median(values[:tenth]) or 0.0, median(values[-tenth:]) or 0.0
+    first, last = _first_and_last(values)
     times = rounded(last / first) if first else None
     return {"first": rounded(scale * first), "last": rounded(scale * last), "times": times}
+
+
+def _first_and_last(values: Sequence[float]) -> tuple[float, float]:
+    """The medians over the first and the last tenth."""
+    tenth = max(1, len(values) // TENTH)
+    return median(values[:tenth]) or 0.0, median(values[-tenth:]) or 0.0
 
 
 def _bytes(engine: Engine) -> int:

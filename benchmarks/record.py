@@ -31,6 +31,13 @@ def json_option(function: _F) -> _F:
     )(function)
 
 
+def databases_option(function: _F) -> _F:
+    return click.option(
+        "--database", "databases", type=click.Choice(["sqlite", "postgresql"]), multiple=True,
+        default=("sqlite", "postgresql"), show_default=True,
+    )(function)  # fmt: skip
+
+
 def work_option(function: _F) -> _F:
     return click.option(
         "--work", type=click.Path(path_type=Path, file_okay=False),

@@ -14,7 +14,17 @@ import click
 
 from benchmarks import fake_worker
 from benchmarks.captures import chunks_of, tiny
-from benchmarks.record import console, cores, finish, json_option, rounded, table, work_folder, work_option
+from benchmarks.record import (
+    console,
+    cores,
+    databases_option,
+    finish,
+    json_option,
+    rounded,
+    table,
+    work_folder,
+    work_option,
+)
 from benchmarks.system import SCREEN, database, running_system
 from contract.bundle import Bundle
 from worker.engines.base import EngineOptions
@@ -30,10 +40,7 @@ PIPELINE_CAPTURES = 20_000
 @click.command()
 @click.option("--million", is_flag=True, help="Also a million captures: about 20 minutes, 2 GB.")
 @click.option("--sizes", help="Other numbers of captures, separated by commas.")
-@click.option(
-    "--database", "databases", type=click.Choice(["sqlite", "postgresql"]), multiple=True,
-    default=("sqlite", "postgresql"), show_default=True,
-)  # fmt: skip
+@databases_option
 @work_option
 @json_option
 def command(

@@ -11,7 +11,7 @@ import click
 
 from benchmarks import fake_worker
 from benchmarks.captures import tiny
-from benchmarks.record import console, finish, json_option, rounded, table, work_folder, work_option
+from benchmarks.record import console, databases_option, finish, json_option, rounded, table, work_folder, work_option
 from benchmarks.system import SCREEN, database, running_system
 from contract.bundle import Bundle
 
@@ -22,10 +22,7 @@ BATCH, CHUNKS_AHEAD = 32, 1
 @click.option("--counts", default="1,2,4,8", show_default=True, help="Numbers of workers, separated by commas.")
 @click.option("--milliseconds", default=10.0, show_default=True, help="The engine's time per capture.")
 @click.option("--seconds", default=30.0, show_default=True, help="About how long each measurement takes.")
-@click.option(
-    "--database", "databases", type=click.Choice(["sqlite", "postgresql"]), multiple=True,
-    default=("sqlite", "postgresql"), show_default=True,
-)  # fmt: skip
+@databases_option
 @work_option
 @json_option
 def command(

@@ -23,7 +23,7 @@ from contract.states import CaptureState, CaseState, EventKind
 from db.absent import emptied
 from db.audit import WORKER, note
 from db.clock import db_now
-from db.engine import AnyRow, slices
+from db.engine import AnyRow, batches, slices
 from db.mix_ups import (
     is_in_conflict,
     one_at_a_time,
@@ -39,8 +39,6 @@ from db.superseding import signed_before, supersede
 
 AT_ONCE = 5000
 """About this many captures are judged at once; a case is not divided."""
-
-
 JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
 """The columns of a screened capture that the case rule uses."""
 _Captures = Mapping[int, Sequence[AnyRow]]
@@ -77,7 +75,8 @@ def aggregate_finished_cases(connection: Connection, case_ids: Sequence[int]) ->
     manifest = _manifest(connection, finished[0].bundle_digest)
     cancelled = finished[0].cancelled_at is not None
     corrected = False
-    for cases in _in_batches([ToJudge(case.id, case.submitted, manifest) for case in finished]):
+    to_judge = [ToJudge(case.id, case.submitted, manifest) for case in finished]
+    for cases in batches(to_judge, lambda case: case.submitted, AT_ONCE):
         ids = [case.id for case in cases]
         captures = _screened_captures(connection, ids)
         alone = _to_finish_alone(connection, ids, captures)
@@ -97,19 +96,6 @@ class ToJudge(NamedTuple):
     id: int
     submitted: int
     manifest: Manifest
-
-
-def _in_batches(cases: Sequence[ToJudge]) -> Iterator[list[ToJudge]]:
-    batch: list[ToJudge] = []
-    captures = 0
-    for case in cases:
-        batch.append(case)
-        captures += case.submitted
-        if captures >= AT_ONCE:
-            yield batch
-            batch, captures = [], 0
-    if batch:
-        yield batch
 
 
 def _to_finish_alone(connection: Connection, case_ids: Sequence[int], captures: _Captures) -> set[int]:
@@ -151,7 +137,7 @@ def _finish(
     # First: it waits for reviewers who sign an earlier case at this moment, and the result says what they signed.
     signed = supersede(connection, ids, cancelled=cancelled)
     counts = case_counts(connection, cases)
-    columns = result_columns(connection, cases, counts, captures=captures, signed=signed, shared=shared)
+    columns = _result_columns(connection, cases, counts, captures=captures, signed=signed, shared=shared)
     rows = [
         {"screened": counts[case_id].screened, "rejected": counts[case_id].rejected,
          "quarantined": counts[case_id].quarantined, **columns[case_id]}
@@ -195,8 +181,7 @@ def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict:
         ).all()
         for case in cases:
             manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
-            to_judge = [ToJudge(case.id, case.submitted, manifest)]
-            columns = result_columns(connection, to_judge, case_counts(connection, to_judge))[case.id]
+            columns = result_of(connection, ToJudge(case.id, case.submitted, manifest))
             if columns["identity_conflict"] != in_conflict:
                 write_identity(connection, case.run_id, case.id, columns, actor=WORKER)
 
@@ -219,7 +204,12 @@ def shares_captures(columns: dict[str, Any]) -> bool:
     return any(reason["code"] in (IDENTITY_CONFLICT.code, IDENTITY_SETTLED) for reason in columns["reasons"])
 
 
-def result_columns(
+def result_of(connection: Connection, case: ToJudge) -> dict[str, Any]:
+    """The columns of one case's result, counted and judged from its rows as they are now."""
+    return _result_columns(connection, [case], case_counts(connection, [case]))[case.id]
+
+
+def _result_columns(
     connection: Connection, cases: Sequence[ToJudge], counts: Mapping[int, CaseCounts], **known: Any
 ) -> dict[int, dict[str, Any]]:
     """The columns of each case's result, by case. The arguments are those of `case_results`."""

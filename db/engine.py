@@ -9,7 +9,7 @@ with "database is locked" under load, whatever the timeout is; BEGIN IMMEDIATE w
 """
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -262,6 +262,20 @@ def _sqlite_code(error: DBAPIError) -> str:
 def slices(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
     """Cut into consecutive slices of at most `size`: chunks, or lists that fit into one statement."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def batches(items: Iterable[_T], weight: Callable[[_T], int], enough: int) -> Iterator[list[_T]]:
+    """Consecutive batches that are complete when their items weigh `enough` together; no item is divided."""
+    batch: list[_T] = []
+    together = 0
+    for item in items:
+        batch.append(item)
+        together += weight(item)
+        if together >= enough:
+            yield batch
+            batch, together = [], 0
+    if batch:
+        yield batch
 
 
 def insert_many(

@@ -23,7 +23,7 @@ from db.fsck_identity import settled_by_nobody, silent_mix_ups
 from db.fsck_rows import of_rows
 from db.models import Capture, Case, Chunk, Event, Patient, PatientWithoutCaptures, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW
-from db.progress import progress_of
+from db.progress import ENDED, progress_of
 from db.runs import RunRow, named_run
 
 EXAMPLES = 5
@@ -141,11 +141,10 @@ def _cases(connection: Connection, run: RunRow) -> Iterator[Finding]:
     waiting = by_state[CaptureState.PENDING] > 0
     wrong = select(Case.id).where(of_run, (Case.state == CaseState.AGGREGATED) == waiting)
     yield _finding(connection, "a case has its result if and only if all its captures ended", cases, wrong, "case")
-    ended = (CaptureState.SCREENED, CaptureState.REJECTED, CaptureState.QUARANTINED)
     miscounted = select(Case.id).where(
         of_run,
         Case.state == CaseState.AGGREGATED,
-        or_(*(getattr(Case, state.value) != by_state[state] for state in ended)),
+        or_(*(getattr(Case, state.value) != by_state[state] for state in ENDED)),
     )
     yield _finding(connection, "the counts of a case are those of its rows", cases, miscounted, "case")
     yield _queue(connection, run, cases)

@@ -124,6 +124,8 @@ class Progress:
 
 
 RATE_WINDOW_S = 60
+ENDED = (CaptureState.SCREENED, CaptureState.REJECTED, CaptureState.QUARANTINED)
+"""The states of a capture of which something became."""
 
 
 def _rate(done: Sequence[tuple[datetime, int]], now: datetime) -> float:
@@ -155,30 +157,7 @@ def progress_of(connection: Connection, run_id: int) -> Progress:
             *(_sum(getattr(Case, state.value)).label(state.value) for state in ENDED),
         ).where(Case.run_id == run_id)
     ).one()
-    # An open case has no sums yet; of its captures only those that ended are read. A case has its sums for good.
-    is_open = select(Case.id).where(Case.run_id == run_id, Case.state == CaseState.OPEN)
-    in_open = Counter[str](
-        dict(
-            connection.execute(
-                select(Capture.state, func.count())
-                .where(Capture.case_id.in_(is_open), Capture.state.in_(ENDED))
-                .group_by(Capture.state)
-            ).all()
-        )
-    )
-    chunks: dict[str, AnyRow] = {
-        row.state: row
-        for row in connection.execute(
-            select(
-                Chunk.state,
-                func.count().label("chunks"),
-                _sum(Chunk.captures).label("captures"),
-                func.max(Chunk.last_error).label("last_error"),
-            )
-            .where(Chunk.run_id == run_id, Chunk.state != ChunkState.DONE)
-            .group_by(Chunk.state)
-        )
-    }
+    in_open, chunks = _ended_in_open_cases(connection, run_id), _chunks_to_do(connection, run_id)
     recent = connection.execute(
         select(Chunk.done_at, Chunk.captures, db_now().label("now"))
         .where(Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, Chunk.done_at > db_now(-RATE_WINDOW_S))
@@ -211,7 +190,30 @@ def progress_of(connection: Connection, run_id: int) -> Progress:
     )
 
 
-ENDED = (CaptureState.SCREENED, CaptureState.REJECTED, CaptureState.QUARANTINED)
+def _ended_in_open_cases(connection: Connection, run_id: int) -> Counter[str]:
+    """By state: an open case has no sums yet, and of its captures only those that ended are read."""
+    is_open = select(Case.id).where(Case.run_id == run_id, Case.state == CaseState.OPEN)
+    rows = connection.execute(
+        select(Capture.state, func.count())
+        .where(Capture.case_id.in_(is_open), Capture.state.in_(ENDED))
+        .group_by(Capture.state)
+    )
+    return Counter(dict(rows.all()))
+
+
+def _chunks_to_do(connection: Connection, run_id: int) -> dict[str, AnyRow]:
+    """By state: how many chunks are not done, with how many captures, and an error of theirs."""
+    rows = connection.execute(
+        select(
+            Chunk.state,
+            func.count().label("chunks"),
+            _sum(Chunk.captures).label("captures"),
+            func.max(Chunk.last_error).label("last_error"),
+        )
+        .where(Chunk.run_id == run_id, Chunk.state != ChunkState.DONE)
+        .group_by(Chunk.state)
+    )
+    return {row.state: row for row in rows}
 
 
 def _sum(column: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[int]:
@@ -236,7 +238,7 @@ def undone(engine: Engine) -> Undone:
         row = connection.execute(
             select(
                 func.count().label("chunks"),
-                func.coalesce(func.sum(Chunk.attempts), 0).label("attempts"),
+                _sum(Chunk.attempts).label("attempts"),
                 func.count().filter(is_leased).label("leased"),
             )
             .join(Run, Run.id == Chunk.run_id)

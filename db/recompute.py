@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, select, update
 
 from contract.case_policy import CasePolicy
 from contract.states import CaseState, EventKind, Verdict
-from db.aggregation import ToJudge, case_counts, judge_again, result_columns, shares_captures
+from db.aggregation import ToJudge, judge_again, result_of, shares_captures
 from db.audit import note
 from db.clock import db_now
 from db.compare import same_value
@@ -111,8 +111,7 @@ def _judged(
     cases = connection.execute(finished).all()
     judged = []
     for case in cases:
-        to_judge = [ToJudge(case.id, case.submitted, manifest)]
-        columns = result_columns(connection, to_judge, case_counts(connection, to_judge))[case.id]
+        columns = result_of(connection, ToJudge(case.id, case.submitted, manifest))
         before = Result(Verdict(case.verdict), case.subtype, case.score, case.priority)
         after = Result(**{name: columns[name] for name in _SHOWN})
         judged.append((Change(case.id, case.external_id, before, after, bool(case.signed)), columns))

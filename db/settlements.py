@@ -14,7 +14,7 @@ _OF_CASE = (
     )
     .order_by(SettledIdentity.id)
 )
-"""Built once: it runs for every case."""
+"""Built once: it runs for every case that shares a capture with another patient's."""
 
 
 def settlement_of(connection: Connection, case_id: int) -> Settlement | None:

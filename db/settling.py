@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert, select
 from contract.bundle import Manifest
 from contract.errors import UsageError
 from contract.states import ReviewAction
-from db.aggregation import ToJudge, case_counts, result_columns, with_policy, write_identity
+from db.aggregation import ToJudge, result_of, with_policy, write_identity
 from db.engine import writing
 from db.mix_ups import CONFLICTS, take_turn
 from db.models import Case, Review, SettledIdentity
@@ -81,7 +81,6 @@ def settle_identity(engine: Engine, case_id: int, reviewer: Reviewer, *, comment
         )  # fmt: skip
         case = connection.execute(select(Case.submitted, Case.case_policy).where(Case.id == case_id)).one()
         manifest = with_policy(Manifest.model_validate(locked.manifest), case.case_policy)
-        to_judge = [ToJudge(case_id, case.submitted, manifest)]
-        columns = result_columns(connection, to_judge, case_counts(connection, to_judge))[case_id]
+        columns = result_of(connection, ToJudge(case_id, case.submitted, manifest))
         write_identity(connection, locked.run_id, case_id, columns, actor=reviewer.name, review_id=review_id)
         return Settled(review_of(connection, case_id), dict(Counter(pair.other_patient for pair in pairs)))

@@ -27,7 +27,7 @@ from db.submit_plan import (
     PlannedCase,
     SubmitPlan,
     SubmitRequest,
-    batches,
+    by_patient,
     known_histories,
     new_plan,
     plan_absent,
@@ -98,7 +98,7 @@ def _read_again(engine: Engine, request: SubmitRequest, again: ReadAgain) -> Non
     def histories(connection: Connection, captures: Sequence[FoundCapture]) -> dict[str, History]:
         return known_histories(connection, request, plan, captures)
 
-    again.look_at_all(engine, (list(chain(*batch)) for batch in batches(request.captures)), histories)
+    again.look_at_all(engine, (list(chain(*batch)) for batch in by_patient(request.captures)), histories)
 
 
 def _submit(engine: Engine, request: SubmitRequest, again: ReadAgain) -> Submission:

@@ -13,6 +13,7 @@ from contract.archive import FoundCapture, PatientWithoutCaptures
 from contract.bundle import Bundle
 from contract.names import display_name
 from db.absent import Absent, absent_patients, codes_of_run
+from db.engine import batches
 from db.history import History, LatestCase, history_of, last_run, latest_cases, refuse_other_depth
 from db.rereading import ReadAgain
 
@@ -139,7 +140,7 @@ def planned(
     latest case has withdrawn the result. Unchanged captures are copied, because a result must depend on all captures of
     the patient, and on no others.
     """
-    for batch in batches(request.captures):
+    for batch in by_patient(request.captures):
         names = [display_name(captures[0].patient) for captures in batch]
         histories = histories_of(list(chain(*batch)))
         cases = [
@@ -165,16 +166,11 @@ def plan_absent(connection: Connection, request: SubmitRequest, plan: SubmitPlan
     plan.cases += sum(patient.withdraws for patient in plan.absent)
 
 
-def batches(found: Iterable[FoundCapture]) -> Iterator[list[list[FoundCapture]]]:
-    """The captures of several patients, a list for each."""
-    batch: list[list[FoundCapture]] = []
-    for _, captures in groupby(found, key=lambda capture: capture.patient):
-        batch.append(list(captures))
-        if sum(map(len, batch)) >= AT_A_TIME:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def by_patient(found: Iterable[FoundCapture]) -> Iterator[list[list[FoundCapture]]]:
+    """About AT_A_TIME captures after another: those of several patients, a list for each."""
+    return batches(
+        (list(captures) for _, captures in groupby(found, key=lambda capture: capture.patient)), len, AT_A_TIME
+    )
 
 
 def _planned_case(

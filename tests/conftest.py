@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine
 
 from contract.bundle import Bundle
 from contract.settings import get_settings
@@ -20,7 +20,7 @@ from db.engine import open_engine
 from tests.support.bundles import colour_bundle
 from tests.support.commands import Environment
 from tests.support.schemas import MadeOnce
-from tests.support.servers import RedisServer, free_port, postgresql
+from tests.support.servers import RedisServer, empty_database, free_port, postgresql
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,14 +48,8 @@ def postgres() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres: str) -> Iterator[str]:
     """URL of an empty PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
-    admin = create_engine(postgres.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield postgres.replace("/postgres?", f"/{name}?")
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with empty_database(postgres, f"test_{uuid.uuid4().hex}") as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

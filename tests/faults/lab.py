@@ -7,6 +7,7 @@ was lost, counted twice, or came out otherwise than without the fault.
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from db.engine import open_engine, reading
 from db.models import Chunk
 from db.progress import Progress, progress
 from tests.support.commands import Environment
+from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 QUICK = {
@@ -115,6 +117,21 @@ class Lab:
     def log(self) -> str:
         """What all workers have said so far."""
         return (self.environment.folder / "worker.log").read_text()
+
+    def harm(self, worker: Worker, redis_server: RedisServer, which: int, *, redis_away_s: float = 0) -> Worker:
+        """Do one of four things to a hostile, slow worker or its Redis; returns the worker that runs afterwards."""
+        if which == 0:
+            worker.kill_child()
+        elif which == 1:
+            worker.kill()
+            return self.start_worker(HOSTILE, **SLOW)
+        elif which == 2:
+            redis_server.client.flushall()
+        else:
+            redis_server.kill()
+            time.sleep(redis_away_s)
+            redis_server.start()
+        return worker
 
     def progress(self, run: int) -> Progress:
         return progress(self.database, run)

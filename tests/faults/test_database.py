@@ -74,7 +74,7 @@ def test_a_worker_cut_off_for_longer_than_its_lease(lab: Lab, size: Size, counte
     """Stopped by SIGSTOP with a chunk in hand, and waking up when another worker has done it."""
     calm = lab.without_faults()
     run = lab.submit("--all")
-    log, refused = lab.environment.folder / "worker.log", 0
+    refused = 0
     with lab.worker(HOSTILE, **SLOW) as sleeper:
         for _ in range(size.times(5, 1)):
             wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
@@ -86,7 +86,7 @@ def test_a_worker_cut_off_for_longer_than_its_lease(lab: Lab, size: Size, counte
                 lab.finish(run)
             os.kill(child, signal.SIGCONT)
             refused += 1
-            wait_until(partial(is_refused, log, refused), what="the late write to be refused")
+            wait_until(partial(is_refused, lab, refused), what="the late write to be refused")
             lab.check(run, against=calm)
             run = lab.submit("--all")
         lab.finish(run)
@@ -120,9 +120,9 @@ def test_the_last_two_chunks_of_a_case_finished_at_the_same_instant(
             queue_rows=queued)  # fmt: skip
 
 
-def is_refused(log: Path, times: int) -> bool:
+def is_refused(lab: Lab, times: int) -> bool:
     """Its lease is somebody else's; or it stood still within a transaction, which the server has ended."""
-    said = log.read_text()
+    said = lab.log
     return said.count("lease lost") + said.count("idle-in-transaction timeout") >= times
 
 

@@ -8,22 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from contract.bundle import Bundle
 from contract.errors import ExitCode
-from db.engine import reading, writing
+from db.engine import reading
 from db.models import Chunk
 from tests.faults.conftest import Size
 from tests.faults.lab import HOSTILE, QUICK, SLOW, Lab
+from tests.integration.test_clock_back import times_were
 from tests.support.commands import Environment
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
-
-LATER = {
-    "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', {0}, '+1 hour')",
-    "postgresql": "{0} + interval '1 hour'",
-}  # fmt: skip
 
 
 def test_a_child_that_dies_in_each_commit_of_one_patients_chunks(lab: Lab, counted: Callable[..., None]) -> None:
@@ -56,10 +52,7 @@ def test_the_machine_gone_redis_emptied_and_the_clock_an_hour_back_simulated(
             wait_until(lab.in_the_middle(run), what="the worker to be in the middle of a chunk")
             worker.kill()
         redis_server.client.flushall()
-        later = LATER[lab.database.dialect.name]
-        with writing(lab.database) as connection:
-            for name in ("lease_until", "published_at"):
-                connection.execute(text(f"UPDATE chunk SET {name} = {later.format(name)}"))
+        times_were(lab.database, "chunk", "lease_until", "published_at")
         began, before = time.monotonic(), lab.progress(run).ended
         with lab.worker(HOSTILE, **SLOW):
             wait_until(lambda before=before: lab.progress(run).ended > before, 120, what="work to go on")

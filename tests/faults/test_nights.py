@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import select, text
 
 from contract.bundle import Bundle
 from contract.errors import ExitCode
@@ -28,7 +28,7 @@ from tests.faults.lab import HOSTILE, SLOW, Lab, Worker
 from tests.integration.test_clock_back import clock_steps_back
 from tests.support.archives import jpeg, write_archive
 from tests.support.commands import Environment
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, empty_database
 
 ANNA = Reviewer("anna", "1.2.3")
 
@@ -186,35 +186,21 @@ def another_database(lab: Lab, postgres: str, name: str) -> Iterator[Environment
     if lab.database.dialect.name == "sqlite":
         yield replace(lab.environment, database_url=f"sqlite:///{lab.environment.folder}/{name}.db")
         return
-    admin = create_engine(postgres.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-        yield replace(lab.environment, database_url=postgres.replace("/postgres?", f"/{name}?"))
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with empty_database(postgres, name) as url:
+        yield replace(lab.environment, database_url=url)
 
 
 def harm(lab: Lab, worker: Worker, redis_server: RedisServer, rng: random.Random) -> Worker:
     """One fault in the middle of a night; returns the worker that runs afterwards."""
     which = rng.randrange(5)
-    if which == 0:
-        worker.kill_child()
-    elif which == 1:
-        worker.kill()
-        return lab.start_worker(HOSTILE, **SLOW)
-    elif which == 2:
-        redis_server.client.flushall()
-    elif which == 3:
-        redis_server.kill()
-        time.sleep(1)
-        redis_server.start()
-    else:
-        away = lab.archive.with_name("away")
-        lab.archive.rename(away)
-        lab.archive.mkdir()
-        time.sleep(2)
-        lab.archive.rmdir()
-        away.rename(lab.archive)
+    if which < 4:
+        return lab.harm(worker, redis_server, which, redis_away_s=1)
+    away = lab.archive.with_name("away")
+    lab.archive.rename(away)
+    lab.archive.mkdir()
+    time.sleep(2)
+    lab.archive.rmdir()
+    away.rename(lab.archive)
     return worker
 
 

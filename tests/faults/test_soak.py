@@ -37,7 +37,7 @@ def test_random_faults_for_a_long_time(
                 runs.append(lab.submit("--all"))
             elif time.monotonic() >= next_harm:
                 harms, next_harm = harms + 1, time.monotonic() + every_s
-                worker = harm(lab, worker, redis_server, rng.randrange(4))
+                worker = lab.harm(worker, redis_server, rng.randrange(4))
         lab.finish(runs[-1])
     finally:
         worker.kill()
@@ -49,21 +49,6 @@ def test_random_faults_for_a_long_time(
             captures=len(runs) * lab.progress(runs[-1]).submitted, redis_at_most_mib=round(max(redis_mib), 1),
             worker_mib_first_third=round(median(worker_mib[:third])),
             worker_mib_last_third=round(median(worker_mib[-third:])))  # fmt: skip
-
-
-def harm(lab: Lab, worker: Worker, redis_server: RedisServer, which: int) -> Worker:
-    """Do one of four things; returns the worker that runs afterwards."""
-    if which == 0:
-        worker.kill_child()
-    elif which == 1:
-        worker.kill()
-        return lab.start_worker(HOSTILE, **SLOW)
-    elif which == 2:
-        redis_server.client.flushall()
-    else:
-        redis_server.kill()
-        redis_server.start()
-    return worker
 
 
 def memory_mib(worker: Worker) -> float:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from db.results import finish_chunk
 from db.run_report import read_run
 from tests.support.commands import Environment
 from tests.support.runs import claimed, outcome, submitted
-from tests.support.servers import free_port
+from tests.support.servers import empty_database, free_port
 
 Make = Callable[[str], str]
 
@@ -46,20 +47,8 @@ STRANGE = {
 @pytest.fixture
 def make_database(postgres: str) -> Iterator[Make]:
     """Creates a database with these words after CREATE DATABASE name; returns its URL."""
-    admin = create_engine(make_url(postgres).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    names: list[str] = []
-
-    def make(options: str = "") -> str:
-        names.append(f"test_{uuid.uuid4().hex}")
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {names[-1]} {options}"))
-        return postgres.replace("/postgres?", f"/{names[-1]}?")
-
-    yield make
-    with admin.connect() as connection:
-        for name in names:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with ExitStack() as databases:
+        yield lambda options="": databases.enter_context(empty_database(postgres, f"test_{uuid.uuid4().hex}", options))
 
 
 def set_default(url: str, **defaults: str) -> None:

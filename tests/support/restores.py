@@ -3,10 +3,8 @@
 import subprocess
 from dataclasses import replace
 
-from sqlalchemy import create_engine, text
-
 from tests.support.commands import Environment
-from tests.support.servers import postgresql_tools
+from tests.support.servers import create_database, postgresql_tools
 
 
 def backed_up_and_restored(environment: Environment, admin: str | None, name: str) -> Environment:
@@ -25,11 +23,7 @@ def backed_up_and_restored(environment: Environment, admin: str | None, name: st
     tools = postgresql_tools()
     url = environment.database_url
     subprocess.run([tools / "pg_dump", "--format=custom", f"--file={file}", f"--dbname={url}"], check=True)
-    engine = create_engine(admin.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    other = replace(environment, database_url=admin.replace("/postgres?", f"/{name}?"))
+    other = replace(environment, database_url=create_database(admin, name))
     restoring = ["--exit-on-error", "--single-transaction", f"--dbname={other.database_url}", file]
     subprocess.run([tools / "pg_restore", *restoring], check=True)
     for step in ("upgrade", "restored"):

