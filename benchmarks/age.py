@@ -211,7 +211,9 @@ def _screened(
     engine: Engine, bundle: Bundle, files: Sequence[FoundCapture], *, everything: bool = False
 ) -> Iterator[tuple[str, list[float]]]:
     """Screen the archive; yields each step with the seconds that it took, finishing with those of each chunk."""
-    request = SubmitRequest(b"/archive", bundle, files, {}, CHUNK, "benchmark", everything)
+    request = SubmitRequest(
+        b"/archive", bundle, files, {}, CHUNK, "benchmark", everything, report_at_sign_off=True
+    )  # as by default
     began = time.perf_counter()
     submission: Submission = submit(engine, request)
     yield "submit", [time.perf_counter() - began]

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
@@ -24,6 +24,7 @@ from db.absent import emptied
 from db.audit import WORKER, note
 from db.clock import db_now
 from db.engine import AnyRow, batches, slices
+from db.many import update_many
 from db.mix_ups import (
     is_in_conflict,
     one_at_a_time,
@@ -139,17 +140,12 @@ def _finish(
     counts = case_counts(connection, cases)
     columns = _result_columns(connection, cases, counts, captures=captures, signed=signed, shared=shared)
     rows = [
-        {"screened": counts[case_id].screened, "rejected": counts[case_id].rejected,
+        {"id": case_id, "screened": counts[case_id].screened, "rejected": counts[case_id].rejected,
          "quarantined": counts[case_id].quarantined, **columns[case_id]}
         for case_id in ids
     ]  # fmt: skip
-    of_each = {name: bindparam(f"{name}_", type_=Case.__table__.c[name].type) for name in rows[0]}
     again = {"state": CaseState.AGGREGATED, "aggregated_at": db_now(), "result_version": Case.result_version + 1}
-    write = update(Case).where(Case.id == bindparam("id_"), Case.state == CaseState.OPEN).values(**of_each, **again)
-    written = 0
-    for case_id, row in zip(ids, rows, strict=True):
-        values = {"id_": case_id, **{f"{name}_": value for name, value in row.items()}}
-        written += connection.execute(write, values).rowcount
+    written = update_many(connection, Case, rows, Case.state == CaseState.OPEN, **again)
     if written != len(ids):
         raise AssertionError(f"{len(ids) - written} of {len(ids)} cases have a result already, in spite of their locks")
     queue_results(connection, ids)

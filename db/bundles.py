@@ -5,7 +5,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from contract.bundle import Bundle
 from contract.bundle_warnings import TRAINING_SPLITS, bundle_warnings
 from contract.states import CaptureState
-from db.engine import insert_many
+from db.many import insert_many
 from db.models import BundleRow, Capture, TrainingCapture
 
 

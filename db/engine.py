@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, FromClause, Row, create_engine, event
+from sqlalchemy import Connection, Engine, Row, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -276,24 +276,3 @@ def batches(items: Iterable[_T], weight: Callable[[_T], int], enough: int) -> It
             batch, together = [], 0
     if batch:
         yield batch
-
-
-def insert_many(
-    connection: Connection, table: FromClause, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
-    """Insert rows of plain values in the database's fastest way: COPY on PostgreSQL, else one prepared statement."""
-    names = ", ".join(columns)
-    if connection.dialect.name != "postgresql":
-        marks = ", ".join("?" * len(columns))
-        statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - names of our own
-        connection.exec_driver_sql(statement, list(map(tuple, rows)))
-        return
-    statement = f"COPY {table} ({names}) FROM STDIN"
-    psycopg: Any = connection.dialect.dbapi
-    cursor: Any = connection.connection.cursor()
-    try:
-        with cursor, cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(row)
-    except psycopg.OperationalError as error:  # the driver was called directly, so SQLAlchemy did not wrap it
-        raise OperationalError(statement, None, error) from error

@@ -5,11 +5,9 @@ If the same capture, byte for byte, is under two patients, both their cases say 
 transaction that writes the second one corrects the result of the first.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, update
+from sqlalchemy import Connection, Engine, update
 
 from contract.errors import LeaseLost
 from contract.outcomes import ChunkOutcome, Screened
@@ -19,6 +17,7 @@ from db.chunks import new_chunks
 from db.clock import db_now
 from db.engine import writing
 from db.lease import Lease, held_by
+from db.many import update_many
 from db.mix_ups import other_sides, under_several_patients
 from db.models import Capture, Chunk
 from db.schema import is_of_this_release, refuse_other
@@ -80,20 +79,7 @@ def _write_captures(connection: Connection, outcome: ChunkOutcome) -> None:
         {column: getattr(capture, name) for column, name in _REJECTED.items()} | {"id": capture.capture_id}
         for capture in outcome.rejected
     ]
-    _write(connection, CaptureState.SCREENED, _SCREENED, screened, engine=outcome.engine)
-    _write(connection, CaptureState.REJECTED, tuple(_REJECTED), rejected)
-
-
-def _write(
-    connection: Connection, state: CaptureState, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **same: Any
-) -> None:
-    """Let the pending captures `rows` end in this state, with their `columns`; `same` are values common to all rows."""
-    if not rows:
-        return
-    of_each = {name: bindparam(f"{name}_", type_=Capture.__table__.c[name].type) for name in columns}
-    connection.execute(
-        update(Capture)
-        .where(Capture.id == bindparam("id_"), Capture.state == CaptureState.PENDING)
-        .values(**of_each, state=state, ended_at=db_now(), **same),
-        [{f"{name}_": value for name, value in row.items()} for row in rows],
-    )
+    ended = {"ended_at": db_now()}
+    is_pending = Capture.state == CaptureState.PENDING
+    update_many(connection, Capture, screened, is_pending, state=CaptureState.SCREENED, engine=outcome.engine, **ended)
+    update_many(connection, Capture, rejected, is_pending, state=CaptureState.REJECTED, **ended)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
 from sqlalchemy.orm import aliased
 
+from db.many import update_many
 from db.models import Capture
 
 LEFT_WITH_ORIGINAL = ("cam", "quality")
@@ -47,9 +48,6 @@ def hand_over(connection: Connection, run_id: int) -> None:
         [{"heir_": heir, "original_": original} for original, heir in heirs.items()],
     )
     others = [
-        {"copy_": copy.id, "heir_": heirs[copy.reused_from]} for copy in copies if heirs[copy.reused_from] != copy.id
+        {"id": copy.id, "reused_from": heirs[copy.reused_from]} for copy in copies if heirs[copy.reused_from] != copy.id
     ]
-    if others:
-        connection.execute(
-            update(Capture).where(Capture.id == bindparam("copy_")).values(reused_from=bindparam("heir_")), others
-        )
+    update_many(connection, Capture, others)

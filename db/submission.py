@@ -9,6 +9,7 @@ from itertools import chain
 
 from sqlalchemy import Connection, Engine, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
 
 from contract.archive import FoundCapture
 from contract.names import display_name
@@ -18,8 +19,9 @@ from db.aggregation import aggregate_finished_cases
 from db.audit import SUBMIT, note
 from db.bundles import ensure_bundle
 from db.columns import Life, columns_of
-from db.engine import insert_many, reading, slices, writing
+from db.engine import reading, slices, writing
 from db.history import History
+from db.many import insert_many
 from db.models import Capture, Case, Chunk, Patient, Run
 from db.rereading import InDoubt, ReadAgain
 from db.reused import LEFT_WITH_ORIGINAL
@@ -171,8 +173,8 @@ class _RunWriter:
         full = len(self._waiting) // size * size
         self._insert_chunks(self._waiting[:full])
         self._waiting = self._waiting[full:]
+        self._insert_reused([capture_id for case in cases for capture_id in case.reused])
         for case in cases:
-            self._insert_reused(case_ids[case.patient], case.reused)
             if not case.pending:
                 (self._complete if case.reused else self._emptied).append(case_ids[case.patient])
 
@@ -246,17 +248,21 @@ class _RunWriter:
         )  # fmt: skip
         insert_many(self._connection, Capture.__table__, _PENDING, rows)
 
-    def _insert_reused(self, case_id: int, capture_ids: Sequence[int]) -> None:
-        """Copy the rows of unchanged captures within the database. Every copy names the original, never another copy,
-        and leaves the largest columns with it.
+    def _insert_reused(self, capture_ids: Sequence[int]) -> None:
+        """Copy the rows of unchanged captures within the database, each into its patient's case of this run. Every copy
+        names the original, never another copy, and leaves the largest columns with it.
         """
+        earlier, new = aliased(Case), aliased(Case)
         original = func.coalesce(Capture.reused_from, Capture.id)
         columns = [Capture.__table__.c[name] for name in _COPIED]
+        copied = (
+            select(literal(self.id), new.id, original, *columns)
+            .join(earlier, earlier.id == Capture.case_id)
+            .join(new, (new.run_id == self.id) & (new.patient_id == earlier.patient_id))
+        )
+        into = ["run_id", "case_id", "reused_from", *_COPIED]
         for ids in slices(capture_ids, 500):
-            copied = select(literal(self.id), literal(case_id), original, *columns).where(Capture.id.in_(ids))
-            self._connection.execute(
-                insert(Capture).from_select(["run_id", "case_id", "reused_from", *_COPIED], copied)
-            )
+            self._connection.execute(insert(Capture).from_select(into, copied.where(Capture.id.in_(ids))))
 
 
 def _ensure_patients(connection: Connection, request: SubmitRequest, external_ids: Sequence[str]) -> dict[str, int]:

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, insert, select
 from sqlalchemy.orm import aliased
 
 from contract.signed import SignedResult
 from contract.states import EventKind, ReviewAction, ReviewState
 from db.audit import WORKER
 from db.engine import AnyRow, slices
+from db.many import update_many
 from db.models import Case, Event, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW, OPINIONS
 from db.report_queue import withdraw
@@ -159,12 +160,9 @@ class _Mark:
 def _write(connection: Connection, marks: Sequence[_Mark]) -> None:
     if not marks:
         return
-    connection.execute(
-        update(Case)
-        .where(Case.id == bindparam("id_"))
-        .values(superseded_by=bindparam("by_"), review_holder=None, review_held_until=None, review_held_seconds=None),
-        [{"id_": mark.case_id, "by_": mark.by} for mark in marks],
-    )
+    by = [{"id": mark.case_id, "superseded_by": mark.by} for mark in marks]
+    free = {"review_holder": None, "review_held_until": None, "review_held_seconds": None}
+    update_many(connection, Case, by, **free)
     connection.execute(
         insert(Event),
         [
