@@ -96,7 +96,7 @@ class ReportCause(Code):
 class EventKind(Code):
     """What the audit records."""
 
-    SUBMITTED = "submitted", "a run was written; the detail names the skipped files"
+    SUBMITTED = "submitted", "a run was written; the detail counts the skipped files"
     SET_APART = "set_apart", "a capture is screened alone because its worker ended or it took too long"
     HALVED = "halved", "a chunk that was claimed too often was cut in two"
     QUARANTINED = "quarantined", "a capture was given up"
@@ -106,6 +106,10 @@ class EventKind(Code):
     RESUMED = "resumed", "a run was resumed"
     RETRIED = "retried", "captures that had ended badly were opened again"
     RECOMPUTED = "recomputed", "the result of a case was written again; the detail has the result before"
+    RESULT_CHANGED = (
+        "result_changed",
+        "the database itself noticed that the result of a case is another one, whoever wrote it; the detail has both",
+    )
     IDENTITY_CONFLICT = (
         "identity_conflict",
         "a capture was found under two patients, or no longer; the detail says which, and the review that settled it",

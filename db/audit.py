@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
 from contract.states import EventKind
+from db import chain
 from db.models import Event
 
 WORKER, SUBMIT = "worker", "submit"
@@ -22,8 +23,8 @@ def note(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Write what happened and who did it; `run_id` is None if all runs are meant. `detail` holds no patient's name."""
-    connection.execute(
-        insert(Event).values(
-            kind=kind, actor=actor, run_id=run_id, case_id=case_id, capture_id=capture_id, detail=detail or {}
-        )
-    )
+    row = {
+        "kind": kind, "actor": actor, "run_id": run_id, "case_id": case_id, "capture_id": capture_id,
+        "detail": detail or {},
+    }  # fmt: skip
+    chain.add(connection, Event, [row])

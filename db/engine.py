@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from contract.errors import DatabaseForbids, DatabaseReadOnly, DatabaseUnavailable, DatabaseUnsuitable, StorageFull
 from contract.files import check_folder
+from db import chain
 from db.url import read_url
 from db.write_lock import held_sentence
 
@@ -160,10 +161,15 @@ def _make_sqlite_serious(engine: Engine) -> None:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes. Raises DatabaseUnavailable or StorageFull instead of the driver's errors."""
+    """A transaction that writes; at its end the rows of the audit that it has added are chained (db.chain).
+
+    Raises DatabaseUnavailable or StorageFull instead of the driver's errors.
+    """
     immediate = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
     with _translated(engine), immediate.connect() as connection, connection.begin():
+        chain.begin(connection)
         yield connection
+        chain.end(connection)
 
 
 @contextmanager

@@ -94,7 +94,11 @@ class Run(Base):
     reused: Mapped[int] = mapped_column(
         server_default="0", doc="number of captures whose row was copied from an earlier run, fixed at submit"
     )
-    skipped: Mapped[int] = mapped_column(doc="number of skipped files; their names are in the event `submitted`")
+    skipped: Mapped[int] = mapped_column(doc="number of skipped files")
+    skipped_files: Mapped[dict[str, Any] | None] = mapped_column(
+        doc="JSON: the names of the skipped files, by the reason; pseudonyms replace patients' names where the run has "
+        "them; empty where an earlier purge has removed them"
+    )
     reviewers_required: Mapped[int] = mapped_column(
         server_default="1", doc="reviewers who must agree before a case is closed"
     )
@@ -283,10 +287,15 @@ class Chunk(Base):
     )
 
 
+CHAIN_POSITION = "its place in the chain of its run's rows, from 1; empty until the transaction that adds it ends"
+CHAIN_HASH = "sha256 of the hash before it in this chain and of what the row says"
+
+
 def _where(condition: str, name: str, column: str) -> Index:
     return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
+_UNCHAINED = "chain_hash IS NULL"
 _ORIGINAL, _COPY = "reused_from IS NULL", "reused_from IS NOT NULL"
 
 
@@ -390,6 +399,13 @@ class Review(Base):
     case_id: Mapped[int] = mapped_column(ForeignKey("case.id", ondelete="CASCADE"), index=True, doc="the case")
     action: Mapped[str] = mapped_column(String(16), doc="see [actions of a reviewer](#states-actions-and-causes)")
     reviewer: Mapped[str] = mapped_column(Text, doc="the name that the reviewer gave")
+    person: Mapped[str | None] = mapped_column(
+        Text,
+        doc="that name as it is compared: spellings that differ in case, blanks or invisible characters are one person",
+    )
+    os_user: Mapped[str | None] = mapped_column(
+        Text, doc="the user of the operating system who acted; empty before schema 0014"
+    )
     verdict: Mapped[str | None] = mapped_column(String(16), doc="the verdict that was confirmed or set instead")
     subtype: Mapped[str | None] = mapped_column(
         Text, doc="the subtype of that verdict; empty if there is none, or for ALL if it is not known"
@@ -399,8 +415,11 @@ class Review(Base):
     bundle_digest: Mapped[str] = mapped_column(ForeignKey("bundle.digest"), doc="the bundle whose result was reviewed")
     software_version: Mapped[str] = mapped_column(Text, doc="version of slide-screen")
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the action")
+    chain_position: Mapped[int | None] = mapped_column(BigInteger, doc=CHAIN_POSITION)
+    chain_hash: Mapped[str | None] = mapped_column(String(64), doc=CHAIN_HASH)
 
     __table_args__ = (
+        _where(_UNCHAINED, "ix_review_unchained", "id"),
         CheckConstraint(one_of("action", ReviewAction), name="action"),
         CheckConstraint(one_of("verdict", Verdict), name="verdict"),
         CheckConstraint(
@@ -470,8 +489,11 @@ class ReportQueue(Base):
         doc="the length of that lease; it cannot end later than that from now. Empty counts as a day"
     )
     acknowledged_at: Mapped[datetime | None] = mapped_column(doc="when it was delivered")
+    chain_position: Mapped[int | None] = mapped_column(BigInteger, doc=CHAIN_POSITION)
+    chain_hash: Mapped[str | None] = mapped_column(String(64), doc=CHAIN_HASH)
 
     __table_args__ = (
+        _where(_UNCHAINED, "ix_report_queue_unchained", "id"),
         Index(None, "run_id"),
         Index(None, "case_id"),
         Index("ix_report_queue_waiting", "acknowledged_at", "id"),
@@ -503,5 +525,26 @@ class Event(Base):
     run_id: Mapped[int | None] = mapped_column(BigInteger, index=True, doc="the run")
     case_id: Mapped[int | None] = mapped_column(BigInteger, doc="the case")
     capture_id: Mapped[int | None] = mapped_column(BigInteger, doc="the capture")
-    actor: Mapped[str] = mapped_column(Text, doc="who did it: a user's login name, `submit` or `worker`")
+    actor: Mapped[str] = mapped_column(
+        Text,
+        doc="who did it: a user's login name, `submit` or `worker`; for `result_changed`, which the database writes, "
+        "its role, or `sqlite`",
+    )
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="JSON")
+    chain_position: Mapped[int | None] = mapped_column(BigInteger, doc=CHAIN_POSITION)
+    chain_hash: Mapped[str | None] = mapped_column(String(64), doc=CHAIN_HASH)
+
+    __table_args__ = (_where(_UNCHAINED, "ix_event_unchained", "id"),)
+
+
+class AuditChain(Base):
+    """Length and head of the chain that the rows of a table are for one run. It stays when the run is purged."""
+
+    __tablename__ = "audit_chain"
+
+    table_name: Mapped[str] = mapped_column(String(16), primary_key=True, doc="`event`, `review` or `report_queue`")
+    run_id: Mapped[int] = mapped_column(
+        BigId, primary_key=True, autoincrement=False, doc="the run; 0 for events that are about none"
+    )
+    length: Mapped[int] = mapped_column(BigInteger, doc="number of rows in the chain")
+    head: Mapped[str] = mapped_column(String(64), doc="`chain_hash` of the last of them")

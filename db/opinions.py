@@ -11,8 +11,9 @@ from db.columns import coded
 from db.models import Case
 
 OPINIONS = table(
-    "review_opinions", column("case_id", Integer()), column("review_id", Integer()), column("reviewer", Text())
-)
+    "review_opinions", column("case_id", Integer()), column("review_id", Integer()), column("reviewer", Text()),
+    column("person", Text()),
+)  # fmt: skip
 """For each reviewer of a case, the confirm or override that counts."""
 CASE_REVIEW = table(
     "case_review",
@@ -22,7 +23,7 @@ CASE_REVIEW = table(
     column("final_verdict", coded(Verdict)), column("final_subtype", Text()), column("closed_at", UTCDateTime()),
     column("last_action", coded(ReviewAction)), column("last_reviewer", Text()),
     column("last_action_at", UTCDateTime()), column("holder", Text()), column("held_until", UTCDateTime()),
-    column("superseded_by", Integer()),
+    column("superseded_by", Integer()), column("last_person", Text()),
 )  # fmt: skip
 """One row for each case that has a result."""
 DONE_WITH = (ReviewState.CLOSED, ReviewState.SUPERSEDED)
@@ -51,6 +52,7 @@ class CaseReview:
     holder: str | None
     held_until: datetime | None
     superseded_by: int | None
+    last_person: str | None
 
 
 def signed() -> ColumnElement[bool]:

@@ -1,6 +1,7 @@
 """Removes runs that are old enough, with everything that belongs to them. Their audit stays."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,12 +10,13 @@ from sqlalchemy import Connection, Engine, Select, delete, func, or_, select, te
 
 from contract.errors import UsageError
 from contract.states import CaseState, EventKind, ReportCause
+from db import chain
 from db.aggregation import judge_again
 from db.audit import note
 from db.clock import db_now
 from db.engine import AnyRow, reading, slices, writing
 from db.mix_ups import earlier_cases, perhaps_in_conflict, take_turn
-from db.models import BundleRow, Case, Event, Patient, PatientWithoutCaptures, ReportQueue, Run
+from db.models import BundleRow, Case, Patient, PatientWithoutCaptures, ReportQueue, Run
 from db.opinions import CASE_REVIEW, DONE_WITH
 from db.reused import hand_over
 
@@ -58,7 +60,8 @@ def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) ->
     """Remove one run completely or not at all; None if it is not old enough or no longer exists.
 
     This also removes its chunks, captures, cases, reviews and queue rows, patients of no other run, and a bundle that
-    no other run was submitted with. Its audit stays, without the names of files, and gets the event `purged`.
+    no other run was submitted with. Its events stay, and so do the lengths and heads of its chains (db/chain.py), with
+    the event `purged`, which is written first: the database lets no run go without it.
     """
     with writing(engine) as connection:
         if connection.dialect.name == "sqlite":
@@ -77,33 +80,44 @@ def purge(engine: Engine, run_id: int, days: int, *, force: bool, actor: str) ->
         patient_ids = connection.execute(union(*of_run)).scalars().all()
         # A newer case's row that replaces one of this run must stay: it is how other systems get the newer result.
         its_rows = select(ReportQueue.id).where(ReportQueue.run_id == run_id).scalar_subquery()
-        connection.execute(
-            update(ReportQueue)
+        replacing = (
+            select(ReportQueue.id, ReportQueue.replaces_id)
             .where(ReportQueue.run_id != run_id, ReportQueue.cause == ReportCause.SUPERSEDED)
             .where(ReportQueue.replaces_id.in_(its_rows))
-            .values(replaces_id=None)
         )
+        replaced: dict[int, int | None] = dict(connection.execute(replacing).all())
+        only_here = _only_of(connection, run_id, patient_ids)
+        chains = {table: list(head) for (table, _), head in chain.heads(connection, run_id).items() if table != "event"}
+        detail = {
+            "captures": run.captures, "cases": run.cases, "patients": len(only_here), "bundle": row.bundle_digest,
+            "submitted_at": run.created_at.isoformat(), "older_than_days": days, "force": force,
+            "chains": chains, "replaced": {str(queue_id): before for queue_id, before in replaced.items()},
+        }  # fmt: skip
+        note(connection, EventKind.PURGED, actor=actor, run_id=run_id, detail=detail)  # first: it lets the rows go
+        for ids in slices(list(replaced), 500):
+            connection.execute(update(ReportQueue).where(ReportQueue.id.in_(ids)).values(replaces_id=None))
         hand_over(connection, run_id)
         connection.execute(delete(Run).where(Run.id == run_id))
         judge_again(connection, perhaps_in_conflict(connection, back), in_conflict=False)
-        removed_patients = 0
-        elsewhere = or_(
-            *(
-                select(model.id).where(model.patient_id == Patient.id).exists()
-                for model in (Case, PatientWithoutCaptures)
-            )
-        )
-        for ids in slices(patient_ids, 500):
-            removed_patients += connection.execute(delete(Patient).where(Patient.id.in_(ids), ~elsewhere)).rowcount
+        for ids in slices(only_here, 500):
+            connection.execute(delete(Patient).where(Patient.id.in_(ids)))
         in_use = select(Run.id).where(Run.bundle_digest == row.bundle_digest).exists()
         connection.execute(delete(BundleRow).where(BundleRow.digest == row.bundle_digest, ~in_use))
-        _forget_names(connection, run_id)
-        detail = {
-            "captures": run.captures, "cases": run.cases, "patients": removed_patients, "bundle": row.bundle_digest,
-            "submitted_at": run.created_at.isoformat(), "older_than_days": days, "force": force,
-        }  # fmt: skip
-        note(connection, EventKind.PURGED, actor=actor, run_id=run_id, detail=detail)
         return run
+
+
+def _only_of(connection: Connection, run_id: int, patient_ids: Sequence[int]) -> list[int]:
+    """Those of these patients that no other run knows."""
+    elsewhere = or_(
+        *(
+            select(model.id).where(model.patient_id == Patient.id, model.run_id != run_id).exists()
+            for model in (Case, PatientWithoutCaptures)
+        )
+    )
+    alone: list[int] = []
+    for ids in slices(patient_ids, 500):
+        alone += connection.execute(select(Patient.id).where(Patient.id.in_(ids), ~elsewhere)).scalars()
+    return alone
 
 
 def tidy(engine: Engine) -> None:
@@ -136,13 +150,3 @@ def _old_run(connection: Connection, row: AnyRow, force: bool) -> OldRun:
             f"{waiting} results are not acknowledged, {unsigned} cases not signed off; --force removes it all the same"
         )
     return OldRun(row.id, row.root_text, row.created_at, row.submitted, row.cases, waiting, unsigned, kept)
-
-
-def _forget_names(connection: Connection, run_id: int) -> None:
-    """Replace the names of skipped files in the event of the submit, which hold patients' folders, by their numbers."""
-    events = connection.execute(
-        select(Event.id, Event.detail).where(Event.run_id == run_id, Event.kind == EventKind.SUBMITTED)
-    )
-    for event in events.all():
-        skipped = {reason: len(names) for reason, names in event.detail.get("skipped", {}).items()}
-        connection.execute(update(Event).where(Event.id == event.id).values(detail={"skipped": skipped}))

@@ -17,7 +17,6 @@ from sqlalchemy import (
     bindparam,
     column,
     func,
-    insert,
     or_,
     select,
     table,
@@ -28,6 +27,7 @@ from sqlalchemy.types import TypeEngine
 
 from contract.states import ReportCause, ReviewState, Verdict
 from contract.words import local_time
+from db import chain
 from db.clock import UTCDateTime, db_now, shorten
 from db.columns import coded
 from db.engine import AnyRow, reading, slices, writing
@@ -139,8 +139,7 @@ def _queue(connection: Connection, case_ids: Sequence[int], correction: ReportCa
             else:
                 rows.append(_row(case.run_id, case_id, cause, None, opinion))
             rows += [_row(row.run_id, row.case_id, ReportCause.SUPERSEDED, row.id) for row in replaced[1:]]
-    if rows:  # in their order, in few statements
-        connection.execute(insert(ReportQueue).returning(ReportQueue.id, sort_by_parameter_order=True), rows)
+    chain.add(connection, ReportQueue, rows)
 
 
 def withdraw(connection: Connection, case_id: int) -> None:
@@ -151,7 +150,7 @@ def withdraw(connection: Connection, case_id: int) -> None:
         select(ReportQueue.id, ReportQueue.run_id).where(ReportQueue.case_id == case_id, ~_is_replaced())
     ).first()
     if row is not None:
-        connection.execute(insert(ReportQueue), [_row(row.run_id, case_id, ReportCause.SUPERSEDED, row.id)])
+        chain.add(connection, ReportQueue, [_row(row.run_id, case_id, ReportCause.SUPERSEDED, row.id)])
 
 
 def _is_replaced() -> ColumnElement[bool]:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, func, or_, select, update
 
 from contract.bundle import Manifest
 from contract.errors import CaseHeld, NoSuchCase, UsageError
+from contract.people import person
 from contract.states import CaseState, ReportCause, ReviewAction, ReviewState, Verdict
 from contract.words import local_clock
+from db import chain
 from db.clock import db_now, shorten
 from db.engine import writing
 from db.models import BundleRow, Case, ReportQueue, Review, Run
@@ -33,9 +35,16 @@ class Reviewer:
 
     name: str
     software_version: str
+    os_user: str | None = None
+    """The user of the operating system who acts."""
+
+    @property
+    def person(self) -> str:
+        """The name as it is compared with others (contract/people.py)."""
+        return person(self.name)
 
     def __post_init__(self) -> None:
-        if not self.name.strip() or not self.name.isprintable():
+        if not self.person or not self.name.isprintable():
             raise UsageError("a reviewer needs a name that can be printed; give --reviewer or SCREEN_REVIEWER")
 
 
@@ -107,19 +116,8 @@ def act(
             )
         reported = _reported(connection, locked, before)
         signed = _signed(locked, action, opinion)
-        connection.execute(
-            insert(Review).values(
-                case_id=case_id,
-                action=action,
-                reviewer=reviewer.name,
-                verdict=signed and signed.verdict,
-                subtype=signed and signed.subtype,
-                result_version=locked.result_version,
-                comment=comment,
-                bundle_digest=locked.bundle_digest,
-                software_version=reviewer.software_version,
-            )
-        )
+        opinion_of = signed and {"verdict": signed.verdict, "subtype": signed.subtype}
+        write_action(connection, locked, action, reviewer, comment=comment, **(opinion_of or {}))
         if action != ReviewAction.COMMENT:
             connection.execute(update(Case).where(Case.id == case_id).values(_NOT_HELD))
         after = review_of(connection, case_id)
@@ -128,6 +126,18 @@ def act(
 
 
 _NOT_HELD: dict[str, Any] = {"review_holder": None, "review_held_until": None, "review_held_seconds": None}
+
+
+def write_action(
+    connection: Connection, locked: LockedCase, action: ReviewAction, reviewer: Reviewer, **said: str | None
+) -> int:
+    """Write a row of `review`, with what the reviewer `said`; returns its id."""
+    row = {
+        "case_id": locked.id, "action": action, "reviewer": reviewer.name, "person": reviewer.person,
+        "os_user": reviewer.os_user, "result_version": locked.result_version, "bundle_digest": locked.bundle_digest,
+        "software_version": reviewer.software_version, **said,
+    }  # fmt: skip
+    return chain.add(connection, Review, [row])[0]
 
 
 def review_of(connection: Connection, case_id: int) -> CaseReview:
@@ -169,7 +179,7 @@ def refuse_if_superseded(locked: LockedCase) -> None:
 
 def refuse_if_held(locked: LockedCase, reviewer: str) -> None:
     """Raise CaseHeld if another reviewer has the case in hand."""
-    if locked.is_held and locked.review_holder != reviewer:
+    if locked.is_held and person(locked.review_holder or "") != person(reviewer):
         until = local_clock(locked.review_held_until) if locked.review_held_until else "then"
         raise CaseHeld(
             f"{locked.review_holder} has case {locked.id} in hand until {until}; `screen review next` hands out another"
@@ -263,10 +273,10 @@ def next_case(engine: Engine, reviewer: Reviewer, *, hold_s: float, run_id: int 
         shorten(connection, Case.review_held_until, Case.review_held_seconds, Case.review_holder.is_not(None))
         # A locked case is being handed out, so skip it; or its run is recomputed: then the second round waits for it.
         for skip_locked in (True, False):
-            candidate = _candidates(reviewer.name, run_id).limit(1).with_for_update(of=Case, skip_locked=skip_locked)
+            candidate = _candidates(reviewer, run_id).limit(1).with_for_update(of=Case, skip_locked=skip_locked)
             while (case_id := connection.execute(candidate).scalar()) is not None:
                 # The query read the case before it locked it: another reviewer may have closed it in between.
-                still_free = _candidates(reviewer.name, run_id).where(Case.id == case_id)
+                still_free = _candidates(reviewer, run_id).where(Case.id == case_id)
                 if connection.execute(still_free).first():
                     hold = {
                         "review_holder": reviewer.name,
@@ -278,18 +288,18 @@ def next_case(engine: Engine, reviewer: Reviewer, *, hold_s: float, run_id: int 
     return None
 
 
-def _candidates(reviewer: str, run_id: int | None) -> Select[int]:
+def _candidates(reviewer: Reviewer, run_id: int | None) -> Select[int]:
     """Cases for this reviewer, in the order in which they are handed out."""
     deferred = CASE_REVIEW.c.state == ReviewState.DEFERRED
     last_action = select(func.max(Review.id)).where(Review.case_id == Case.id).scalar_subquery()
-    is_in_hand = and_(Case.review_holder == reviewer, Case.review_held_until > db_now())
-    opinion = select(OPINIONS.c.review_id).where(OPINIONS.c.case_id == Case.id, OPINIONS.c.reviewer == reviewer)
+    is_in_hand = and_(Case.review_holder == reviewer.name, Case.review_held_until > db_now())
+    opinion = select(OPINIONS.c.review_id).where(OPINIONS.c.case_id == Case.id, OPINIONS.c.person == reviewer.person)
     conditions: list[ColumnElement[bool]] = [
         CASE_REVIEW.c.state.not_in(DONE_WITH),
-        or_(Case.review_holder.is_(None), Case.review_held_until <= db_now(), Case.review_holder == reviewer),
+        or_(Case.review_holder.is_(None), Case.review_held_until <= db_now(), Case.review_holder == reviewer.name),
         or_(
             CASE_REVIEW.c.last_action.is_distinct_from(ReviewAction.SECOND_OPINION),
-            CASE_REVIEW.c.last_reviewer != reviewer,
+            CASE_REVIEW.c.last_person != reviewer.person,
         ),
         ~opinion.exists(),
     ]

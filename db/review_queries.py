@@ -20,6 +20,7 @@ from db.engine import reading
 from db.mix_ups import CONFLICTS, IdentityConflict
 from db.models import BundleRow, Capture, Case, PatientWithoutCaptures, Review, Run
 from db.opinions import CASE_REVIEW, DONE_WITH, CaseReview
+from db.review import Reviewer
 from db.runs import require_run
 
 CONFLICTS_SHOWN = 5
@@ -93,6 +94,7 @@ class ReviewRow:
     bundle_digest: str
     software_version: str
     created_at: datetime
+    os_user: str | None
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,12 @@ def review_list(
     *,
     run_id: int | None = None,
     state: ReviewState | None = None,
-    mine: str | None = None,
+    mine: Reviewer | None = None,
     limit: int | None = None,
 ) -> tuple[list[ListedCase], int]:
     """Cases by urgency, deferred ones last, at most `limit` of them, and how many there are in all.
 
-    Without `state`, cases that are neither closed nor superseded. `mine` names a reviewer: the cases that they have in
+    Without `state`, cases that are neither closed nor superseded. `mine` is a reviewer: the cases that they have in
     hand or have acted on, in any state. Finished cases of cancelled runs are there, too. Raises NoSuchRun.
     """
     conditions: list[ColumnElement[bool]] = []
@@ -143,8 +145,8 @@ def review_list(
     elif mine is None:
         conditions.append(CASE_REVIEW.c.state.not_in(DONE_WITH))
     if mine is not None:
-        acted = select(Review.id).where(Review.case_id == Case.id, Review.reviewer == mine).exists()
-        conditions.append(or_(and_(Case.review_holder == mine, Case.review_held_until > db_now()), acted))
+        acted = select(Review.id).where(Review.case_id == Case.id, Review.person == mine.person).exists()
+        conditions.append(or_(and_(Case.review_holder == mine.name, Case.review_held_until > db_now()), acted))
     statement = (
         _cases()
         .add_columns(func.count().over().label("total"))

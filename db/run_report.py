@@ -19,7 +19,6 @@ from contract.states import (
     UNSCREENED,
     CaptureState,
     CaseState,
-    EventKind,
     RejectCode,
     ReviewState,
     Verdict,
@@ -30,7 +29,7 @@ from db.drift import Drift, drift_of
 from db.engine import reading
 from db.incarnation import uuid_of
 from db.mix_ups import CONFLICTS, IdentityConflict
-from db.models import Capture, Case, Event, Patient
+from db.models import Capture, Case, Patient, Run
 from db.opinions import CASE_REVIEW
 from db.plausibility import Implausibility, implausibility_of
 from db.progress import Progress, RunSummary, progress_of, run_summary
@@ -249,9 +248,7 @@ def may_lack_captures(engine: Engine, run_id: int) -> bool:
 
 def _skipped(connection: Connection, run_id: int) -> Mapping[str, Sequence[str]]:
     """What the walk skipped: reason -> names."""
-    submitted = select(Event.detail).where(Event.run_id == run_id, Event.kind == EventKind.SUBMITTED).order_by(Event.id)
-    skipped: Mapping[str, Sequence[str]] = (connection.execute(submitted).scalar() or {}).get("skipped", {})
-    return skipped
+    return connection.execute(select(Run.skipped_files).where(Run.id == run_id)).scalar() or {}
 
 
 _OF_CASE = [

@@ -5,7 +5,7 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, Connection, Engine, String, column, inspect, select, table, text
 
 from contract.errors import DatabaseVersionError
-from db import append_only
+from db import append_only, chain
 from db.engine import check_place, migrating, open_engine, reading
 from db.views import VIEWS
 
@@ -79,6 +79,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
             command.upgrade(config, "head")
             for name, query in VIEWS.items():
                 connection.execute(text(f"CREATE VIEW {name} AS {query}"))
+            chain.chain_all(connection)
             append_only.protect(connection)
         return before, head_revision()
 

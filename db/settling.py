@@ -16,9 +16,17 @@ from contract.states import ReviewAction
 from db.aggregation import ToJudge, result_of, with_policy, write_identity
 from db.engine import writing
 from db.mix_ups import CONFLICTS, take_turn
-from db.models import Case, Review, SettledIdentity
+from db.models import Case, SettledIdentity
 from db.opinions import CaseReview
-from db.review import Reviewer, locked_case, readable, refuse_if_held, refuse_if_superseded, review_of
+from db.review import (
+    Reviewer,
+    locked_case,
+    readable,
+    refuse_if_held,
+    refuse_if_superseded,
+    review_of,
+    write_action,
+)
 
 
 @dataclass(frozen=True)
@@ -56,19 +64,7 @@ def settle_identity(engine: Engine, case_id: int, reviewer: Reviewer, *, comment
             raise UsageError(
                 f"case {case_id} is in no conflict, or it is settled already; `screen review show {case_id}`"
             )
-        review_id = connection.execute(
-            insert(Review)
-            .values(
-                case_id=case_id,
-                action=ReviewAction.SETTLE_IDENTITY,
-                reviewer=reviewer.name,
-                result_version=locked.result_version,
-                comment=why,
-                bundle_digest=locked.bundle_digest,
-                software_version=reviewer.software_version,
-            )
-            .returning(Review.id)
-        ).scalar_one()
+        review_id = write_action(connection, locked, ReviewAction.SETTLE_IDENTITY, reviewer, comment=why)
         connection.execute(
             insert(SettledIdentity),
             [

@@ -37,6 +37,7 @@ class Act(NamedTuple):
     subtype: str | None
     created_at: datetime
     result_version: int
+    person: str
 
 
 def sign_offs(acts: Sequence[Act], required: int) -> tuple[SignOff, ...]:
@@ -53,8 +54,8 @@ def sign_offs(acts: Sequence[Act], required: int) -> tuple[SignOff, ...]:
         if act.action == ReviewAction.SECOND_OPINION:
             wanted = max(required, 2)
         elif act.action in _OPINIONS:
-            opinions.pop(act.reviewer, None)
-            opinions[act.reviewer] = act
+            opinions.pop(act.person, None)
+            opinions[act.person] = act
         counting = [one for one in opinions.values() if not _is_outdated(one, act.result_version)]
         latest = counting[-1] if counting else None
         agreeing = sum(latest is not None and _result(one) == _result(latest) for one in counting)

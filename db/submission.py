@@ -154,6 +154,7 @@ class _RunWriter:
                 submitted=0,
                 cases=0,
                 skipped=sum(map(len, request.skipped.values())),
+                skipped_files={reason: list(names) for reason, names in request.skipped.items()},
                 software_version=request.software_version,
                 reviewers_required=request.reviewers_required,
                 report_at_sign_off=request.report_at_sign_off,
@@ -195,8 +196,8 @@ class _RunWriter:
             "patients_without_captures": len(plan.absent),
         }  # fmt: skip
         self._connection.execute(update(Run).where(Run.id == self.id).values(numbers))
-        detail = {reason: list(names) for reason, names in self._request.skipped.items()}
-        note(self._connection, EventKind.SUBMITTED, actor=SUBMIT, run_id=self.id, detail={"skipped": detail})
+        skipped = {reason: len(names) for reason, names in self._request.skipped.items()}
+        note(self._connection, EventKind.SUBMITTED, actor=SUBMIT, run_id=self.id, detail={"skipped": skipped})
         if self._connection.dialect.name == "postgresql" and self._is_most_of_the_table(plan.submitted):
             self._connection.execute(text("ANALYZE capture, chunk"))
         # First the cases without captures: what lay under their patients is no mix-up for the others any more.

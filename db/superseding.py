@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, insert, select
+from sqlalchemy import Connection, Select, bindparam, select
 from sqlalchemy.orm import aliased
 
 from contract.signed import SignedResult
 from contract.states import EventKind, ReviewAction, ReviewState
+from db import chain
 from db.audit import WORKER
 from db.engine import AnyRow, slices
 from db.many import update_many
@@ -163,16 +164,14 @@ def _write(connection: Connection, marks: Sequence[_Mark]) -> None:
     by = [{"id": mark.case_id, "superseded_by": mark.by} for mark in marks]
     free = {"review_holder": None, "review_held_until": None, "review_held_seconds": None}
     update_many(connection, Case, by, **free)
-    connection.execute(
-        insert(Event),
-        [
-            {
-                "kind": EventKind.SUPERSEDED, "actor": WORKER, "run_id": mark.run_id, "case_id": mark.case_id,
-                "detail": {"superseded_by": mark.by},
-            }
-            for mark in marks
-        ],
-    )  # fmt: skip
+    superseded = [
+        {
+            "kind": EventKind.SUPERSEDED, "actor": WORKER, "run_id": mark.run_id, "case_id": mark.case_id,
+            "detail": {"superseded_by": mark.by},
+        }
+        for mark in marks
+    ]  # fmt: skip
+    chain.add(connection, Event, superseded)
     reported: set[int] = set()
     for ids in slices(sorted({mark.by for mark in marks}), 500):
         reported.update(connection.execute(select(ReportQueue.case_id).where(ReportQueue.case_id.in_(ids))).scalars())

@@ -108,6 +108,7 @@ VIEW_COLUMNS = {
         "holder": "the reviewer to whom `screen review next` last gave the case; empty once they have acted",
         "held_until": "until this time no other reviewer is given the case; it may be in the past",
         "superseded_by": "the newer case of the same archive and patient that took its place; empty if there is none",
+        "last_person": "that reviewer's name as it is compared",
     },
     "review_opinions": {
         "run_id": "the run",
@@ -118,6 +119,8 @@ VIEW_COLUMNS = {
         "verdict": "the reviewer's opinion",
         "subtype": "its subtype",
         "created_at": "time of the action",
+        "person": "the reviewer's name as it is compared: two spellings of it are one reviewer",
+        "os_user": "the user of the operating system who acted; empty before schema 0014",
     },
     "reporting_queue": {
         "queue_id": "the row of `report_queue`",

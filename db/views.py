@@ -118,13 +118,14 @@ VIEWS = {
     # written again since, also because patients may have been mixed up, has not seen what there is now. No time decides
     # this: the database's clock may step back.
     "review_opinions": """
-        SELECT k.run_id, k.id AS case_id, r.id AS review_id, r.reviewer, r.action, r.verdict, r.subtype, r.created_at
+        SELECT k.run_id, k.id AS case_id, r.id AS review_id, r.reviewer, r.action, r.verdict, r.subtype, r.created_at,
+               r.person, r.os_user
         FROM review r
         JOIN "case" k ON k.id = r.case_id
         WHERE k.state = 'aggregated' AND r.action IN ('confirm', 'override')
           AND NOT EXISTS (
               SELECT 1 FROM review later
-              WHERE later.case_id = r.case_id AND later.reviewer = r.reviewer AND later.id > r.id
+              WHERE later.case_id = r.case_id AND later.person = r.person AND later.id > r.id
                 AND later.action IN ('confirm', 'override')
           )
           AND (
@@ -142,7 +143,7 @@ VIEWS = {
                CASE WHEN state = 'closed' THEN latest_verdict END AS final_verdict,
                CASE WHEN state = 'closed' THEN latest_subtype END AS final_subtype,
                CASE WHEN state = 'closed' THEN latest_at END AS closed_at,
-               last_action, last_reviewer, last_action_at, holder, held_until, superseded_by
+               last_action, last_reviewer, last_action_at, holder, held_until, superseded_by, last_person
         FROM (
             SELECT known.*,
                    CASE WHEN superseded_by IS NOT NULL THEN 'superseded'
@@ -160,7 +161,8 @@ VIEWS = {
                        CASE WHEN done.asked = 1 AND run.reviewers_required < 2 THEN 2
                             ELSE run.reviewers_required END AS wanted,
                        last.action AS last_action, last.reviewer AS last_reviewer, last.created_at AS last_action_at,
-                       k.review_holder AS holder, k.review_held_until AS held_until, k.superseded_by
+                       k.review_holder AS holder, k.review_held_until AS held_until, k.superseded_by,
+                       last.person AS last_person
                 FROM "case" k
                 JOIN run ON run.id = k.run_id
                 JOIN patient ON patient.id = k.patient_id

@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import pwd
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -56,8 +57,13 @@ def output_options(function: Function) -> Function:
 
 
 def login_name() -> str:
-    """The acting user's name, for the audit; a service user may have no name."""
-    return _user_name() or f"user {os.getuid()}"
+    """The user of the operating system who acts, for the audit: whom the process belongs to, whatever a variable says.
+    A service user may have no name.
+    """
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"
 
 
 def reviewer_name() -> str:

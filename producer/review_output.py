@@ -182,5 +182,6 @@ def _history(history: Sequence[ReviewRow]) -> Table:
         action = Text(_ACTION[event.action])
         if event.verdict:
             action.append(" ").append_text(result(event.verdict, event.subtype))
-        shown.add_row(local_time(event.created_at), plain(event.reviewer), action, plain(event.comment))
+        who = event.reviewer if event.os_user in (None, event.reviewer) else f"{event.reviewer} (user {event.os_user})"
+        shown.add_row(local_time(event.created_at), plain(who), action, plain(event.comment))
     return shown

@@ -27,7 +27,7 @@ from db.settling import settle_identity
 from producer.alarm import say_alarm
 from producer.case_page import CasePage, page_options
 from producer.labels_out import write_labels
-from producer.output import CSV, ID, csv_out, json_out, output_options, reviewer_name, say
+from producer.output import CSV, ID, csv_out, json_out, login_name, output_options, reviewer_name, say
 from producer.review_output import agreement, print_case, print_list, result
 
 SHOWN = 20
@@ -48,7 +48,7 @@ captures_option = click.option(
 )
 reviewer_option = click.option(
     "--reviewer", envvar="SCREEN_REVIEWER", show_envvar=True, default=reviewer_name, show_default="the login name",
-    callback=lambda _context, _option, name: Reviewer(name.strip(), version("slide-screen")),
+    callback=lambda _context, _option, name: Reviewer(name.strip(), version("slide-screen"), login_name()),
     help="Act under this name, which is stored with everything that you do; SCREEN_REVIEWER can set it.",
 )  # fmt: skip
 
@@ -93,7 +93,7 @@ def list_(
     Cases that a newer case of the patient superseded are left out; `--state superseded` lists them."""
     database = _database()
     rows, total = review_list(
-        database, run_id=run, state=ReviewState(state) if state else None, mine=reviewer.name if mine else None,
+        database, run_id=run, state=ReviewState(state) if state else None, mine=reviewer if mine else None,
         limit=limit or (SHOWN if output == "table" else None),
     )  # fmt: skip
     _say_alarms(database, (row.run_id for row in rows))
