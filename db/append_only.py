@@ -53,6 +53,7 @@ class _Rule:
 
 
 _WITH_CASE = 'EXISTS (SELECT 1 FROM "case" WHERE id = OLD.case_id)'
+_WITH_CASE_AND_RUN = f"{_WITH_CASE} AND EXISTS (SELECT 1 FROM run WHERE id = OLD.run_id)"
 _WITH_PATIENTS = (
     "EXISTS (SELECT 1 FROM patient WHERE id = OLD.patient_id) "
     "AND EXISTS (SELECT 1 FROM patient WHERE id = OLD.other_patient_id)"
@@ -62,7 +63,7 @@ _RULES = (
     _Rule("settled_identity", "created_at", _WITH_PATIENTS, "add a row instead, with `screen review`"),
     _Rule("event", "at", "1 = 1", "it says what happened", OWN),
     _Rule(
-        "report_queue", "created_at", _WITH_CASE, "only its consumers write to it, with `screen queue`",
+        "report_queue", "created_at", _WITH_CASE_AND_RUN, "only its consumers write to it, with `screen queue`",
         OWN | CONSUMERS | {"replaces_id"}, ("replaces_id",),
     ),
 )  # fmt: skip
@@ -87,8 +88,9 @@ def unprotect(connection: Connection) -> None:
     """Remove the triggers, and PostgreSQL's functions for them, that this or an earlier release has made."""
     if connection.dialect.name == "postgresql":
         made = text(
-            "SELECT t.tgname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal "
-            "AND c.relnamespace = current_schema()::regnamespace AND t.tgname LIKE '%\\_is\\_%'"
+            "SELECT t.tgname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+            "WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace "
+            "AND t.tgname LIKE '%\\_is\\_%'"
         )
         for trigger, table in connection.execute(made).all():
             connection.execute(text(f'DROP TRIGGER {trigger} ON "{table}"'))

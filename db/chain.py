@@ -94,19 +94,23 @@ class Link:
         """sha256, hexadecimal, of this row in this place, after the row with the hash `before`. `other` replaces what
         it says.
         """
-        said = {name: _plain(value) for name, value in (dict(self.says) | other).items()}
-        text = json.dumps([before, position, *self.key, said], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        text = json.dumps(
+            [before, position, *self.key, self.plain() | other],
+            sort_keys=True,
+            ensure_ascii=True,
+            separators=(",", ":"),
+        )
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def plain(self) -> dict[str, Any]:
+        """What the row says, as JSON can hold it."""
+        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in self.says.items()}
 
 
 def first_hash(key: Key) -> str:
     """What stands before the first row of a chain."""
     table, run_id = key
     return hashlib.sha256(f"slide-screen: {table} of run {run_id}".encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def said_columns(table: str) -> list[str]:

@@ -15,6 +15,7 @@ from contract.errors import UsageError
 from contract.states import CaptureState, CaseState, ChunkState, EventKind, ReportCause, ReviewAction, ReviewState
 from db.aggregation import JUDGED, judge_rows, with_policy
 from db.audit import WORKER
+from db.audit_check import checked_chains
 from db.clock import db_now
 from db.columns import columns_of
 from db.compare import same_value
@@ -61,6 +62,7 @@ def fsck(engine: Engine, run_id: int, *, grace_s: float, against: int | None = N
             _results(connection, run),
             *_identity(connection, run),
             *(_finding(connection, *broken) for broken in of_rows(connection, run)),
+            _audit(connection, run),
         ]
         if against is not None:
             other = named_run(connection, against)
@@ -300,6 +302,15 @@ def _identity(connection: Connection, run: RunRow) -> Iterator[Finding]:
     )
     unsaid = settled_by_nobody(connection, run.id)
     yield Finding("what is settled at a case a reviewer has settled", cases, len(unsaid), _named("case", unsaid))
+
+
+def _audit(connection: Connection, run: RunRow) -> Finding:
+    """Names the head of each chain: who keeps what fsck printed can tell later that the audit is another one."""
+    chains = checked_chains(connection, run.id)
+    problems = [problem for chain in chains for problem in chain.problems]
+    named = "; ".join(chain.named for chain in chains)
+    rows = sum(chain.rows for chain in chains)
+    return Finding(f"the audit is as it was written ({named})", rows, len(problems), problems[:EXAMPLES])
 
 
 def _comparison(connection: Connection, run: RunRow, other: RunRow) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from contract.errors import ExitCode
 from contract.settings import PREFIX, Settings
 from db import models  # noqa: F401 - declares the tables
 from db.columns import Base
+from db.roles import roles_sql
 from db.view_columns import VIEW_COLUMNS
 from docs import keys
 from docs.markdown import markdown
@@ -26,6 +27,7 @@ from producer.cli import SECTIONS, screen
 from tests.faults import record
 
 DOCS = Path(__file__).parent
+ROLES = DOCS.parent / "deploy" / "roles.sql"
 END = "<!-- end of table -->"
 MARKED = re.compile(rf"(<!-- table: (.+?) -->\n).*?({re.escape(END)})", re.DOTALL)
 
@@ -33,7 +35,7 @@ MARKED = re.compile(rf"(<!-- table: (.+?) -->\n).*?({re.escape(END)})", re.DOTAL
 def pages() -> dict[Path, str]:
     """Every page of docs/, as it should be."""
     marked = {path: with_tables(path.read_text(encoding="utf-8")) for path in sorted(DOCS.glob("*.md"))}
-    return marked | {document.PAGE: document.page(), record.PAGE: record.page()}
+    return marked | {document.PAGE: document.page(), record.PAGE: record.page(), ROLES: roles_sql()}
 
 
 def with_tables(page: str) -> str:

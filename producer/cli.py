@@ -54,6 +54,7 @@ SECTIONS = {
         "worker": Lazy("worker.command:worker", "Start a worker on this machine."),
         "bundle": Lazy("worker.bundle_command:bundle", "Show, verify or compile a bundle."),
         "db": Lazy("producer.commands.database:database", "Create, upgrade, check, back up or restore the database."),
+        "audit": Lazy("producer.commands.audit:audit", "Prove that reviews and events are as they were written."),
         "purge": Lazy("producer.commands.purge:purge", "Remove old runs and all that belongs to them."),
     },
 }

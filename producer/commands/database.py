@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import click
+from rich.text import Text
 
+from contract.names import first_of
 from contract.outputs import OutputFile
 from contract.settings import get_settings
 from db import backup as backups
-from db import schema
+from db import roles, schema
 from db.engine import open_engine
 from db.incarnation import restored as draw_new_uuid
-from producer.output import login_name, say
+from producer.output import login_name, say, stdout, table
 
 
 @click.group(name="db")
@@ -27,8 +29,21 @@ def upgrade() -> None:
 
 @database.command()
 def check() -> None:
-    """Exit 0 if the database has this release's schema, otherwise say what to do."""
-    say(f"schema {schema.check(open_engine(get_settings().database_url))}: the one that this release needs")
+    """Exit 0 if the database has this release's schema, otherwise say what to do. On PostgreSQL it says what the role
+    that is connected may do, and what it lacks for the rest (`deploy/roles.sql`).
+    """
+    engine = open_engine(get_settings().database_url)
+    say(f"schema {schema.check(engine)}: the one that this release needs")
+    duties = roles.duties_of(engine)
+    if not duties:
+        return
+    shown = table(None, ("role", "commands", "this role may"), fold=("commands", "this role may"))
+    for duty, lacking in duties:
+        may = Text("yes", "green") if not lacking else Text(f"no: it lacks {first_of(lacking, 3)}", "yellow")
+        shown.add_row(duty.role, duty.commands, may)
+    owns = Text("yes", "green") if roles.owns(engine) else Text("no: it does not own the tables", "yellow")
+    shown.add_row("owner", "db upgrade, db restored, purge", owns)
+    stdout.print(shown)
 
 
 @database.command()

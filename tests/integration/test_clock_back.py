@@ -19,6 +19,7 @@ from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act, next_case
 from db.run_report import read_run
 from db.submission import submit
+from tests.support.owner import as_owner
 from tests.support.runs import claimed, digest, found, outcome, request
 from tests.support.waiting import wait_until
 
@@ -134,7 +135,9 @@ def causes(database: Engine) -> list[tuple[str, int | None]]:
 
 
 def broken(database: Engine) -> list[str]:
-    return [one.invariant for one in fsck(database, 1, grace_s=0) if not one.holds]
+    """What does not hold; but for the audit, which harm by the owner breaks in any case (test_audit.py)."""
+    findings = [one for one in fsck(database, 1, grace_s=0) if not one.holds]
+    return [one.invariant for one in findings if not one.invariant.startswith("the audit")]
 
 
 def test_two_reviewers_who_override_what_they_signed_are_reported(database: Engine, bundle: Bundle) -> None:
@@ -190,6 +193,6 @@ def test_fsck_sees_a_closed_case_whose_sign_off_was_not_reported(
     act(database, 1, CONFIRM, ANNA)
     act(database, 1, OVERRIDE, ANNA, opinion=Opinion(Verdict.ALL, "Pro"), comment="blasts")
     assert broken(database) == []
-    with writing(database) as connection:
+    with as_owner(database) as connection:
         connection.execute(update(ReportQueue).where(ReportQueue.review_id == 2).values(review_id=1))
     assert broken(database) == [TOLD]

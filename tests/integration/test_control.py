@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, delete, select, text, update
 from contract.bundle import Bundle
 from contract.errors import NoSuchRun, UsageError
 from contract.states import CaptureState, ReviewAction
+from db import append_only
 from db.chunks import claim, sweep
 from db.clock import db_now
 from db.control import RETRIED, cancel, resume, retry
@@ -173,7 +174,9 @@ def miscount(connection: Connection) -> None:
 
 
 def forget_the_queue(connection: Connection) -> None:
+    append_only.unprotect(connection)
     connection.execute(delete(ReportQueue))
+    append_only.protect(connection)
 
 
 HARM = {

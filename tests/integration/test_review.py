@@ -12,8 +12,9 @@ from sqlalchemy.exc import IntegrityError
 
 from contract.bundle import Bundle
 from contract.errors import CaseHeld, NoSuchCase, NoSuchRun, UsageError
-from contract.states import CaptureState, RejectCode, ReviewAction, ReviewState, Verdict
+from contract.states import CaptureState, EventKind, RejectCode, ReviewAction, ReviewState, Verdict
 from db import schema
+from db.audit import note
 from db.control import cancel
 from db.engine import reading, writing
 from db.fsck import fsck
@@ -234,6 +235,7 @@ def test_the_database_refuses_to_change_what_was_done(database: Engine, case: in
 def test_a_run_can_be_purged_with_its_reviews(database: Engine, case: int) -> None:
     act(database, case, CONFIRM, ANNA)
     with writing(database) as connection:
+        note(connection, EventKind.PURGED, actor="anna", run_id=1)
         connection.execute(delete(Run))
     with reading(database) as connection:
         assert connection.execute(select(func.count()).select_from(Review)).scalar() == 0
@@ -403,8 +405,9 @@ def test_a_case_that_is_locked_is_waited_for_and_looked_at_again(
         connection.execute(select(Case.id).with_for_update()).all()
         if signed_meanwhile:
             connection.execute(
-                insert(Review).values(case_id=case, action="confirm", reviewer="ben", verdict="all", subtype="Pro",
-                                      result_version=1, bundle_digest=bundle.digest, software_version="1")
+                insert(Review).values(case_id=case, action="confirm", reviewer="ben", person="ben", verdict="all",
+                                      subtype="Pro", result_version=1, bundle_digest=bundle.digest,
+                                      software_version="1")
             )  # fmt: skip
         asking.start()
         wait_until(lambda: waits(database), what="the lock to be waited for")
@@ -428,7 +431,7 @@ def test_the_list_by_state_and_by_reviewer(database: Engine, bundle: Bundle) -> 
     closed, held, other = screened(database, bundle, [0.9, 0.8, 0.1])
     act(database, closed, CONFIRM, ANNA)
     assert take(database, ANNA) == held
-    assert [row.case_id for row in review_list(database, mine="anna")[0]] == [closed, held]
+    assert [row.case_id for row in review_list(database, mine=ANNA)[0]] == [closed, held]
     assert [row.case_id for row in review_list(database, state=ReviewState.CLOSED)[0]] == [closed]
     rows, total = review_list(database, limit=1)
     assert ([row.case_id for row in rows], total) == ([held], 2)

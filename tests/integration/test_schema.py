@@ -75,7 +75,9 @@ def test_corrections_in_the_reporting_queue_survive_its_new_rules(database_url: 
         rows = connection.execute(select(ReportQueue.id, ReportQueue.replaces_id).order_by(ReportQueue.id)).all()
     assert [tuple(row) for row in rows] == [(1, None), (2, 1), (3, 2)]
     with writing(engine) as connection:
-        connection.execute(insert(ReportQueue).values(id=4, run_id=1, case_id=1, cause="override", replaces_id=3))
+        if engine.dialect.name == "postgresql":  # the numbers above were given by hand
+            connection.execute(text("SELECT setval('report_queue_id_seq', 3)"))
+        connection.execute(insert(ReportQueue).values(run_id=1, case_id=1, cause="override", replaces_id=3))
 
 
 def test_an_upgrade_marks_open_cases_that_were_superseded_before_it_and_no_signed_ones(database_url: str) -> None:
@@ -259,9 +261,9 @@ def test_a_migration_that_leaves_rows_that_refer_to_nothing_is_undone(tmp_path: 
         for statement in RUN:
             connection.execute(text(statement))
     with pytest.raises(AssertionError, match="refer to nothing"), migrating(engine) as connection:
-        connection.execute(text("DELETE FROM run"))
+        connection.execute(text("DELETE FROM patient"))
     with reading(engine) as connection:
-        assert connection.execute(text("SELECT count(*) FROM run")).scalar_one() == 1
+        assert connection.execute(text("SELECT count(*) FROM patient")).scalar_one() == 1
 
 
 def test_a_database_without_tables_is_refused_with_the_next_step(database_url: str) -> None:

@@ -22,6 +22,7 @@ from db.review_queries import case_details, review_list
 from db.run_report import read_run
 from db.submission import submit
 from producer.formats import load_formats
+from tests.support.owner import as_owner
 from tests.support.runs import claimed, found, outcome, request
 
 ANNA, BEN = Reviewer("anna", "1.2.3"), Reviewer("ben", "1.2.3")
@@ -69,7 +70,9 @@ def waiting(database: Engine) -> list[int]:
 
 
 def broken(database: Engine, runs: Sequence[int]) -> list[str]:
-    return [one.invariant for run in runs for one in fsck(database, run, grace_s=0) if not one.holds]
+    """What does not hold; but for the audit, which harm by the owner breaks in any case (test_audit.py)."""
+    findings = [one for run in runs for one in fsck(database, run, grace_s=0) if not one.holds]
+    return [one.invariant for one in findings if not one.invariant.startswith("the audit")]
 
 
 @pytest.mark.parametrize("delivered", ["waiting", "taken", "acknowledged"])
@@ -224,7 +227,7 @@ def test_fsck_sees_an_open_case_beside_a_newer_one_and_a_row_that_nothing_replac
 ) -> None:
     screened(database, bundle)
     screened(database, bundle)
-    with writing(database) as connection:
+    with as_owner(database) as connection:
         connection.execute(delete(ReportQueue).where(ReportQueue.id == 2))
         connection.execute(text("INSERT INTO report_queue (run_id, case_id, cause) VALUES (2, 2, 'screened')"))
     assert broken(database, [1]) == ["the queue row of a superseded case is replaced"]
