@@ -107,7 +107,7 @@ def _sql() -> Iterator[str]:
     yield "-- Made by `make docs` from db/roles.py. Roles with the least rights, for psql as the owner of the database:"
     yield "--   psql --set=ON_ERROR_STOP=1 --file=deploy/roles.sql DATABASE     after each `screen db upgrade`"
     yield "--   CREATE ROLE night_worker LOGIN PASSWORD '...' IN ROLE screening_worker;"
-    yield "-- `screen db check` says what the role that is connected may do. Upgrading, purging and `db restored` are left"
+    yield "-- `screen db check` says what the connected role may do. Upgrading, purging and `db restored` are left"
     yield "-- to the owner."
     yield "BEGIN;"
     yield "REVOKE CREATE ON SCHEMA public FROM PUBLIC;"

@@ -1,7 +1,7 @@
 -- Made by `make docs` from db/roles.py. Roles with the least rights, for psql as the owner of the database:
 --   psql --set=ON_ERROR_STOP=1 --file=deploy/roles.sql DATABASE     after each `screen db upgrade`
 --   CREATE ROLE night_worker LOGIN PASSWORD '...' IN ROLE screening_worker;
--- `screen db check` says what the role that is connected may do. Upgrading, purging and `db restored` are left
+-- `screen db check` says what the connected role may do. Upgrading, purging and `db restored` are left
 -- to the owner.
 BEGIN;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;

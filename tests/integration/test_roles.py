@@ -21,8 +21,8 @@ from db.control import cancel, resume, retry
 from db.engine import open_engine, writing
 from db.fsck import fsck
 from db.held import release_held
-from db.progress import progress
 from db.models import Run
+from db.progress import progress
 from db.recompute import recompute
 from db.report_queue import acknowledge, release, take, waiting_rows
 from db.results import finish_chunk
