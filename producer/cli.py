@@ -12,6 +12,7 @@ from tempfile import gettempdir
 
 import click
 
+from contract import here
 from contract.errors import ExitCode, ScreeningError
 from contract.logs import configure_logging
 from contract.outputs import YOURS_TO_MEND
@@ -88,6 +89,8 @@ def screen(debug: bool) -> None:
     """
     settings = get_settings()
     configure_logging(settings.log_level, settings.log_format)
+    if database := here.default_database(settings):
+        here.refuse_foreign(database, here.DATABASE)
 
 
 def main() -> None:
