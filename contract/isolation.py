@@ -32,7 +32,7 @@ def refuse_current_folder() -> None:
             raise ImportError
         return _Nothing()
 
-    sys.path_hooks.insert(0, hook)  # type: ignore[arg-type]
+    sys.path_hooks.insert(0, hook)
     sys.path_importer_cache.clear()
     sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder) != here]
     os.environ["PYTHONSAFEPATH"] = "1"
