@@ -21,6 +21,7 @@ MESSAGE_BYTES = 4096
 """The largest message that is read. One of ours has about 1,000 bytes; a host's name in it is the longest variable."""
 LARGEST_ID = 2**63 - 1
 _Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+_Seconds = Annotated[int, Field(ge=1, le=3600)] | None
 _Empty = Annotated[list[None] | dict[str, None], Field(max_length=0)]
 
 
@@ -66,7 +67,8 @@ class _Headers(_Exactly):
     group: None = None
     group_index: None = None
     retries: Literal[0] = 0
-    timelimit: tuple[None, None] = (None, None)
+    timelimit: tuple[_Seconds, _Seconds] = (None, None)
+    """A worker that sends a chunk again names its own; they are not used."""
     argsrepr: str = ""
     kwargsrepr: str = ""
     origin: str = ""

@@ -245,6 +245,7 @@ CHANGES: dict[str, Change] = {
     "timelimit": put("headers", "timelimit", value=[0.001, 0.001]),
     "timelimit a string": put("headers", "timelimit", value="x"),
     "timelimit one number": put("headers", "timelimit", value=[1]),
+    "timelimit of a day": put("headers", "timelimit", value=[86400, 86400]),
     "timelimit negative": put("headers", "timelimit", value=[-1, -1]),
     "timelimit huge": put("headers", "timelimit", value=[1e308, 1e308]),
     "ignore result no": put("headers", "ignore_result", value=False),

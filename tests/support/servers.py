@@ -83,6 +83,10 @@ def refuses_more_than_messages(client: redis.Redis) -> None:
             client.execute_command(*order)
         except redis.exceptions.NoPermissionError:
             continue
+        except redis.exceptions.ResponseError as error:
+            if "not allowed" in str(error):  # "MODULE command not allowed", whoever asks
+                continue
+            raise
         raise AssertionError(f"Redis has done {order}")
     assert client.llen("chunks") >= 0
 

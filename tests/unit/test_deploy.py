@@ -40,18 +40,37 @@ def test_only_settings_that_exist_are_set() -> None:
 
 
 def test_compose_pins_its_images_and_runs_commands_that_exist() -> None:
+    """A digest can be named for each from outside; no tag floats."""
+    example = (DEPLOY / "env.example").read_text()
     for name, service in compose()["services"].items():
-        tag = service["image"].partition(":")[2]
-        assert tag, name
+        variable, tag = re.fullmatch(r"(?:\$\{(\w+):-)?[\w-]+:([\w.-]+)\}?", service["image"]).groups()  # type: ignore[union-attr]
         assert "latest" not in tag, name
-        if service["image"].startswith("slide-screen") and "command" in service:
-            assert service["command"][0] in screen.lazy
+        assert "." in tag, name
+        if service["image"].startswith("slide-screen"):
+            assert service["build"]["args"].keys() == {"PYTHON_IMAGE"}
+            assert "command" not in service or service["command"][0] in screen.lazy
+        else:
+            assert re.search(rf"^#{variable}=.*:{re.escape(tag)}@sha256:", example, re.MULTILINE), name
 
 
-def test_compose_keeps_the_archive_read_only_and_redis_from_evicting() -> None:
-    services = compose()["services"]
-    assert all(volume.endswith(":ro") for volume in services["worker"]["volumes"])
-    assert "noeviction" in services["redis"]["command"]
+def test_every_container_is_closed() -> None:
+    made = compose()
+    for name, service in made["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+        assert service["networks"] == ["inside"], name
+        assert "ports" not in service, name
+        assert service["image"].startswith("slide-screen") or service["user"] == "999:999", name
+    assert made["networks"]["inside"]["internal"] is True
+
+
+def test_compose_keeps_archive_and_bundles_read_only() -> None:
+    mounted = [volume for volume in compose()["services"]["worker"]["volumes"] if volume.startswith("${")]
+    assert len(mounted) == 2
+    assert all(volume.endswith(":ro") for volume in mounted)
 
 
 def test_the_image_copies_what_exists_and_no_torch() -> None:

@@ -2,19 +2,14 @@
 
 import base64
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
-from kombu.exceptions import OperationalError
 
-from contract.messages import QUEUE, SCREEN_CHUNK, celery_config, chunk_message
+from contract.messages import QUEUE, SCREEN_CHUNK
 from contract.received import MESSAGE_BYTES, ChunkMessage, NotOurs, read_message
 from tests.support.forged import forgeries
-from tests.support.servers import RedisServer, free_port
 
 UUID = "3b1b6a3c-0000-4000-8000-000000000000"
 SOUND = json.dumps(
@@ -40,34 +35,10 @@ SOUND = json.dumps(
 FORGED = dict(forgeries(SOUND))
 
 
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), free_port()).start()
-    yield server
-    server.kill()
-
-
-def sent(server: RedisServer, **arguments: Any) -> bytes:
-    """What lies in Redis after the release of Celery that is installed here has sent a message."""
-    app = Celery("test", set_as_current=False)
-    app.config_from_object(celery_config(server.url))
-    try:
-        app.send_task(SCREEN_CHUNK, kwargs=arguments, queue=QUEUE)
-    except OperationalError as error:
-        raise AssertionError("Redis is there") from error
-    finally:
-        app.close()
-    message: bytes = server.client.rpop(QUEUE)
-    return message
-
-
-def test_what_submit_and_sweep_send_is_read(redis_server: RedisServer) -> None:
-    """Also with the host's name at its longest."""
-    assert read_message(sent(redis_server, **chunk_message(2**63 - 1, UUID))) == ChunkMessage(2**63 - 1, UUID)
-    assert read_message(sent(redis_server, chunk=41)) == ChunkMessage(41, None), "as an earlier release sends it"
+def test_a_longer_name_of_the_host_is_read() -> None:
     message = json.loads(SOUND)
     message["headers"]["origin"] = f"gen1@{'h' * 253}"
-    assert read_message(json.dumps(message).encode()).chunk == 5
+    assert read_message(json.dumps(message).encode()) == ChunkMessage(5, UUID)
     assert 2 * len(SOUND) < MESSAGE_BYTES
 
 
