@@ -32,7 +32,7 @@ class _Client(redis.Redis):
     """Gives kombu, in place of each message that it takes from the queue, an envelope of ours, or nothing."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        answer = super().parse_response(connection, command_name, **options)
+        answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP" or not answer:
             return answer
         key, raw = answer
@@ -47,13 +47,13 @@ class Channel(kombu_redis.Channel):
     """Without the exchange of messages that Celery's producers and workers do not need here."""
 
     def _get_client(self) -> type[redis.Redis]:
-        super()._get_client()  # it refuses a release of redis-py that is too old
+        super()._get_client()  # type: ignore[no-untyped-call]  # it refuses a release of redis-py that is too old
         return _Client
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         """Give back a message at the end of a worker. One that is lost is sent again by a sweep."""
         with suppress(*self.connection_errors):
-            super()._restore(message, leftmost)
+            super()._restore(message, leftmost)  # type: ignore[no-untyped-call]
 
 
 class Transport(kombu_redis.Transport):

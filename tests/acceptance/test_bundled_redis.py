@@ -1,4 +1,4 @@
-"""The Redis of `screen run` and `make demo`, and that of deploy/compose.yaml: they carry messages and do nothing else."""
+"""The Redis of `screen run` and that of deploy/compose.yaml: they carry messages, and do nothing else."""
 
 import os
 import shutil
