@@ -5,6 +5,7 @@ application (celery.utils.imports.cwd_in_path). Imports nothing that the interpr
 """
 
 import os
+import site
 import sys
 
 
@@ -18,13 +19,14 @@ class _Nothing:
 def refuse_current_folder() -> None:
     """From now on no module comes from the current folder, whoever puts it into the search path, here and in children.
 
-    It stays allowed where this program itself lies in it: then it is the folder of the developer.
+    It stays allowed where this program itself, Python or its packages lie in it: then it is a developer's folder.
     """
     try:
         here = os.path.realpath(os.getcwd())  # noqa: PTH109 - pathlib is not imported yet, and may be forged
     except OSError:  # it was removed
         return
-    if here == os.path.realpath(os.path.dirname(os.path.dirname(__file__))):  # noqa: PTH120
+    program, python = os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.__file__)  # noqa: PTH120
+    if here in map(os.path.realpath, (program, python, *site.getsitepackages())):
         return
 
     def hook(folder: str) -> _Nothing:

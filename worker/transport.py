@@ -44,7 +44,7 @@ class _Client(redis.Redis):
 
 
 class Channel(kombu_redis.Channel):
-    """Without the exchange of messages that Celery's producers and workers do not need here."""
+    """A channel over which a worker gets our message, and no other."""
 
     def _get_client(self) -> type[redis.Redis]:
         super()._get_client()  # type: ignore[no-untyped-call]  # it refuses a release of redis-py that is too old
