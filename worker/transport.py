@@ -15,17 +15,39 @@ import redis
 import structlog
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from redis._parsers.resp3 import _RESP3Parser
+from redis._parsers.socket import SocketBuffer
 
 from contract.messages import QUEUE, SCREEN_CHUNK, chunk_message
 from contract.received import ChunkMessage, NotOurs, read_message
 
 log = structlog.get_logger(__name__)
 
+DROPPED = "a message in the queue is not ours, and was dropped"
+MOST_BYTES = 2**20
+"""What a worker takes from Redis at once. A larger message is lost with the connection, which is made anew."""
+
 
 def use_strict_transport() -> None:
     """Let every Redis URL of this process lead to this transport. Call it before a connection is made."""
     for scheme in ("redis", "rediss"):  # `redis+socket` is the first of them, too
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+
+
+class _Buffer(SocketBuffer):
+    """Reads no answer that is larger than any of ours, however large Redis lets values be: 512 MB, mostly."""
+
+    def read(self, length: int, *arguments: Any, **options: Any) -> bytes:
+        if length > MOST_BYTES:
+            log.warning(DROPPED, why=f"larger than {MOST_BYTES} bytes: the connection is made anew", bytes=length)
+            raise redis.ConnectionError(f"an answer of {length} bytes is not for us, and is not read")
+        return super().read(length, *arguments, **options)
+
+
+class _Parser(_RESP3Parser):
+    def on_connect(self, connection: Any) -> None:
+        super().on_connect(connection)  # type: ignore[no-untyped-call]
+        self._buffer = _Buffer(connection._sock, self.socket_read_size, connection.socket_timeout)
 
 
 class _Client(redis.Redis):
@@ -39,7 +61,7 @@ class _Client(redis.Redis):
         try:
             return key, _envelope(read_message(raw))
         except NotOurs as error:
-            log.warning("a message in the queue is not ours, and was dropped", why=str(error), bytes=len(raw))
+            log.warning(DROPPED, why=str(error), bytes=len(raw))
             return None
 
 
@@ -49,6 +71,9 @@ class Channel(kombu_redis.Channel):
     def _get_client(self) -> type[redis.Redis]:
         super()._get_client()  # type: ignore[no-untyped-call]  # it refuses a release of redis-py that is too old
         return _Client
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        return {**super()._connparams(asynchronous), "parser_class": _Parser, "protocol": 3}  # type: ignore[no-untyped-call]
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         """Give back a message at the end of a worker. One that is lost is sent again by a sweep."""

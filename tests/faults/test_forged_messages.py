@@ -15,6 +15,8 @@ from tests.support.forged import forgeries
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
+LARGE_MIB = 384
+"""More than a worker's parent needs for all else."""
 DROPPED = "is not ours, and was dropped"
 MOST_MIB = 1024
 """A worker's parent that unpacks nothing and waits for nothing stays far below it."""
@@ -55,6 +57,22 @@ def test_forged_messages_are_dropped_and_never_come_back(
     lab.check(run)
     counted(60, "forged messages", kinds=len(kinds), messages=(times + 1) * len(kinds), captures=now.submitted,
             workers_ended=0, messages_that_came_back=0)  # fmt: skip
+
+
+def test_a_message_of_many_megabytes_is_not_read(
+    lab: Lab, redis_server: RedisServer, counted: Callable[..., None]
+) -> None:
+    """Redis takes half a gigabyte in one message, unless it is told otherwise."""
+    run = lab.submit()
+    redis_server.client.rpush(QUEUE, bytes(LARGE_MIB * 2**20))
+    with lab.worker() as worker:
+        now = lab.finish(run)
+        wait_until(lambda: redis_server.client.llen(QUEUE) == 0, what="all of it to be taken")
+        assert worker.process.poll() is None
+        assert peak_mib(worker) < LARGE_MIB
+    assert lab.log.count(DROPPED) == 1
+    lab.check(run)
+    counted(60, "a message of many megabytes", mebibytes=LARGE_MIB, captures=now.submitted, workers_ended=0)
 
 
 def test_orders_to_workers_are_not_heard(lab: Lab, redis_server: RedisServer, counted: Callable[..., None]) -> None:

@@ -153,7 +153,7 @@ TEXTS: dict[str, bytes] = {
     "number of many digits": b"9" * 20_000,
     "wrong body and properties": b'{"body": 1, "properties": {}}',
     "properties null": b'{"body": "", "properties": null}',
-    "large": b'{"body": "' + b"A" * (4 * 2**20) + b'"}',
+    "large": b'{"body": "' + b"A" * 2**19 + b'"}',
     "pickle": pickle.dumps({"body": Call()}),
 }
 CHANGES: dict[str, Change] = {
@@ -224,7 +224,7 @@ CHANGES: dict[str, Change] = {
     "id a list": put("headers", "id", value=["a"]),
     "id an object": put("headers", "id", value={"a": 1}),
     "id with escape sequences": put("headers", "id", value="\x1b]0;owned\x07\r\n2026 [error] forged"),
-    "id long": put("headers", "id", value="a" * 2**20),
+    "id long": put("headers", "id", value="a" * 2**16),
     "root id an object": put("headers", "root_id", value={}),
     "parent id a list": put("headers", "parent_id", value=[1]),
     "group": put("headers", "group", value="g"),
