@@ -2,13 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 LIGHT := .venv
 DEV := .venv-dev
+AUDIT := .venv-audit
 CHECK := .venv-check
 BUNDLE := bundles/demo.bundle
 TEST_WORKERS ?= 3
 TRAINING := demo-training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint types imports pytest faults demo-bundle figures lock docs format clean
+.PHONY: help demo check test lint types imports pytest faults demo-bundle figures lock sbom audit docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +64,18 @@ lock: $(DEV)/.installed ## resolve the dependencies again and write requirements
 		--no-annotate -o requirements/train-cpu.txt
 	$(COMPILE) --excludes requirements/torch-libraries.excludes -c requirements/dev.txt requirements/torch-libraries.in \
 		--no-annotate -o requirements/torch-libraries.txt
+	$(COMPILE) --upgrade -c requirements/dev.txt requirements/build.in --no-annotate -o requirements/build.txt
+	$(COMPILE) --upgrade -c requirements/dev.txt requirements/audit.in --no-annotate -o requirements/audit.txt
+
+sbom: $(AUDIT)/.installed ## write sbom.json: what an installation consists of, from the lock, as CycloneDX
+	$(AUDIT)/bin/cyclonedx-py requirements requirements/base.txt --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON -o sbom.json
+
+# --strict: a package that the service does not know, or a service that does not answer, is no clean bill.
+audit: $(AUDIT)/.installed ## look the locked packages up in the list of known weaknesses; needs the network
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/base.txt -r requirements/build.txt || { \
+		echo "make audit: a package has a known weakness, or not every package could be looked up (the lines above" \
+		"say which): see whether this machine reaches the service, and do not take this for a pass" >&2; exit 1; }
 
 docs: $(DEV)/.installed ## write the tables of docs/ again from the code and the results
 	$(DEV)/bin/python -m docs.tables
@@ -72,22 +85,28 @@ format: $(DEV)/.installed ## format the code and fix what ruff can fix
 	$(DEV)/bin/ruff format .
 
 clean: ## remove environments, caches and the demo's output; keep the demo bundle
-	rm -rf $(LIGHT) $(CHECK) $(DEV) demo-output demo-training .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(LIGHT) $(CHECK) $(DEV) $(AUDIT) sbom.json demo-output demo-training .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # The light environment: CLI and CPU worker, no torch. The development environment adds trainer and tests.
-$(LIGHT)/.installed: requirements/base.txt pyproject.toml
+$(LIGHT)/.installed: requirements/base.txt requirements/build.txt pyproject.toml
 	$(call environment,$(LIGHT),requirements/base.txt)
 
-$(CHECK)/.installed: requirements/check.txt pyproject.toml
+$(CHECK)/.installed: requirements/check.txt requirements/build.txt pyproject.toml
 	$(call environment,$(CHECK),requirements/check.txt)
 
-$(DEV)/.installed: requirements/dev.txt pyproject.toml
+$(DEV)/.installed: requirements/dev.txt requirements/build.txt pyproject.toml
 	$(call environment,$(DEV),requirements/dev.txt)
 
+$(AUDIT)/.installed: requirements/audit.txt
+	@test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/audit.txt
+	@touch $@
+
+# The build backend is locked too: an isolated build would fetch it anew, without a hash.
 define environment
 	@echo "making the environment $(1) from $(2)"
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	@$(1)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r $(2)
-	@$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@$(1)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r $(2) -r requirements/build.txt
+	@$(1)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 endef

@@ -56,9 +56,10 @@ def celery_config(redis_url: str, chunk_seconds: int = CHUNK_SECONDS) -> dict[st
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,  # otherwise a Redis with a full disk ends the worker
         "broker_transport_options": {
-            "visibility_timeout": 900,  # above the hard time limit, or a running task is delivered again
-            "unacked_restore_interval": 10,
-            "unacked_restore_throttle": 1,
+            # kombu would note each message that a worker has in Redis, and believe every note that it finds there. A
+            # worker that is killed loses its messages without them; a sweep sends their chunks again after a minute.
+            "ack_emulation": False,
+            "priority_steps": [0],  # one list: nobody sends with priorities
             "socket_timeout": 15,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

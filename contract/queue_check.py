@@ -8,33 +8,23 @@ Redis checks rights when it queues. So this works for users who may not ask abou
 """
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from contract.errors import BrokerForbids, BrokerUnavailable
 from contract.messages import QUEUE
 
 _Command = tuple[str, ...]
-_STEPS = tuple(f"{QUEUE}\x06\x16{priority}" for priority in (3, 6, 9))
-"""kombu's keys of the queue's other priorities. Nothing is ever in them, but they are asked for."""
 _BINDINGS = (f"_kombu.binding.{QUEUE}", f"_kombu.binding_permanent.{QUEUE}")
-KEYS = (f"{QUEUE}*", "unacked*", "_kombu.binding*")
+KEYS = (QUEUE, "_kombu.binding*")
 """Patterns of all keys that kombu uses for our queue (kombu.transport.redis)."""
 
-SENDING: tuple[_Command, ...] = (("PING",), ("EXEC",), *(("LLEN", key) for key in (QUEUE, *_STEPS)))
+SENDING: tuple[_Command, ...] = (("PING",), ("EXEC",), ("LLEN", QUEUE))
 SENDING_WRITES: tuple[_Command, ...] = (*(("SADD", key, "") for key in _BINDINGS), ("LPUSH", QUEUE, ""))
 """What `submit` and a worker's sweep send. EXEC without a MULTI is an error that does no harm."""
 
-RECEIVING: tuple[_Command, ...] = (
-    ("WATCH", "unacked"), ("UNWATCH",), ("HGET", "unacked", ""), ("GET", "unacked_mutex"), ("SMEMBERS", _BINDINGS[0]),
-    ("ZRANGE", "unacked_index", "0", "0", "BYSCORE", "REV", "LIMIT", "0", "1"),
-)  # fmt: skip
-RECEIVING_WRITES: tuple[_Command, ...] = (
-    ("BRPOP", QUEUE, *_STEPS, "1"), ("RPUSH", QUEUE, ""), ("ZADD", "unacked_index", "0", ""),
-    ("ZREM", "unacked_index", ""), ("HSET", "unacked", "", ""), ("HDEL", "unacked", ""),
-    ("SET", "unacked_mutex", "", "NX", "PX", "1"), ("DEL", "unacked_mutex"), ("SCRIPT", "LOAD", "return 0"),
-    ("EVALSHA", "0" * 40, "1", "unacked_mutex"),
-)  # fmt: skip
-"""What a worker sends besides: it takes messages, notes that it has them, and brings back those of dead workers."""
+RECEIVING_WRITES: tuple[_Command, ...] = (("BRPOP", QUEUE, "1"),)
+"""What a worker sends besides. It notes nothing in Redis: the database knows which chunks are in hand."""
 
 RIGHTS = "docs/operations.md, section Redis, has the command that gives them (ACL SETUSER)"
 _CLUSTER = frozenset({"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"})
@@ -44,7 +34,7 @@ _PASSING = frozenset({"LOADING", "MASTERDOWN", "TRYAGAIN", "MISCONF", "OOM", "BU
 
 def acl_rules() -> str:
     """The rights that a user of `screen` needs, as `ACL SETUSER` takes them. A test compares docs/operations.md."""
-    commands = [*SENDING, *SENDING_WRITES, *RECEIVING, *RECEIVING_WRITES]
+    commands = [*SENDING, *SENDING_WRITES, *RECEIVING_WRITES]
     names = sorted({_right_of(command) for command in commands} | {"+multi", "+discard", "+select", "+info"})
     return " ".join([*(f"~{key}" for key in KEYS), "resetchannels", "-@all", *names])
 
@@ -102,7 +92,7 @@ def _is_out_of_reach(error: BaseException) -> bool:
 
 
 def _check_rights(line: Any, receives: bool) -> None:
-    missing = _refused(line, (*SENDING, *(RECEIVING if receives else ())))
+    missing = _refused(line, SENDING)
     if _answer(line, ("MULTI",)) is not None:  # then what follows would not be queued, but done
         missing.append("+multi")
     else:
@@ -126,10 +116,8 @@ def _refused(line: Any, commands: Sequence[_Command]) -> list[str]:
             raise BrokerForbids("this Redis is a node of a cluster, which is not supported; name one that stands alone")
         if code == "READONLY":
             raise BrokerForbids("this Redis is a replica and takes no writes; name its primary in SCREEN_REDIS_URL")
-        if command[0] == "ZRANGE" and "syntax" in str(error):
-            raise BrokerForbids("this Redis is too old; 6.2 or newer is needed")
         if code == "NOPERM" and "key" in str(error) and "command" not in str(error):
-            missing += {f"~{key}" for key in KEYS for word in command[1:] if word.startswith(key[:-1])}
+            missing += {f"~{key}" for key in KEYS for word in command[1:] if fnmatchcase(word, key)}
         elif code == "NOPERM" or "unknown command" in str(error):
             missing.append(_right_of(command))
     return missing
@@ -150,7 +138,7 @@ def _answer(line: Any, command: _Command) -> Exception | None:
 
 
 def _right_of(command: _Command) -> str:
-    return f"+{'|'.join(command[:2]).lower()}" if command[0] == "SCRIPT" else f"+{command[0].lower()}"
+    return f"+{command[0].lower()}"
 
 
 def _warnings(line: Any) -> list[str]:

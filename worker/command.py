@@ -2,23 +2,24 @@
 
 import os
 import secrets
-import sys
 
 import click
+from celery.utils.nodenames import host_format
 
 from contract.settings import get_settings
 
 
 @click.command()
 @click.option("--name", default=None, help="Use this name in the logs instead of one that is unique to the process.")
-def worker(name: str | None) -> None:
+def worker(name: str | None) -> int:
     """Start a worker: it screens chunks from Redis until you stop it.
 
-    After SIGTERM or Ctrl-C it finishes the chunk in hand, then ends. It also sends chunks of killed workers again. The
-    same as `celery -A worker.app worker`.
+    After SIGTERM or Ctrl-C it finishes the chunk in hand, then ends. It also sends chunks of killed workers again.
     """
+    from worker.app import app  # reads the settings
+
+    # Not by `celery -A worker.app`: it looks for the application in the current folder first.
     name = name or f"screen-{os.getpid()}-{secrets.token_hex(4)}"  # containers of one host name have the same pids
-    arguments = ["-A", "worker.app", "worker", "--hostname", f"{name}@%h"]
-    os.execv(  # noqa: S606 - our own interpreter, no shell wanted
-        sys.executable, [sys.executable, "-m", "celery", *arguments, "--loglevel", get_settings().log_level]
-    )
+    started = app.Worker(hostname=host_format(f"{name}@%h"), loglevel=get_settings().log_level)
+    started.start()
+    return int(started.exitcode or 0)

@@ -11,6 +11,7 @@ from contract.settings import Settings
 from contract.shared_locks import check_shared_locks
 from db.progress import pseudonym_keys_needed
 from db.schema import open_database
+from db.url import unverified
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +24,8 @@ def check_start(settings: Settings, redis: Any) -> None:
     SettingsError, DatabaseUnavailable, DatabaseVersionError, BrokerForbids, and others of contract/errors.py.
     """
     check_shared_locks()
+    if sentence := unverified(settings):
+        log.warning(sentence)
     database = open_database(settings.database_url, pooled=False)
     own = read_key(settings.pseudonym_key_file).fingerprint if settings.pseudonym_key_file else None
     for fingerprint, runs in pseudonym_keys_needed(database).items():

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from sqlalchemy import Engine
 
+from contract import here
 from contract.archive import walk_archive
 from contract.bundle import Bundle
 from contract.errors import ExitCode
@@ -33,6 +34,9 @@ from producer.walked import exit_code as walked_exit_code
 from producer.walked import say_read_again, say_walked, say_withdrawn, verify_option
 from producer.watching import follow_run
 
+WORKER_LOG = Path("screening-worker.log")
+"""In the current folder."""
+
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
@@ -47,7 +51,7 @@ from producer.watching import follow_run
 @verify_option
 @click.option("--html", type=OutputFile(), help="Also write the HTML report to this file.")
 @click.option(
-    "--worker-log", type=AppendedFile(), default=Path("screening-worker.log"),
+    "--worker-log", type=AppendedFile(), default=WORKER_LOG,
     show_default=True, help="Write the worker's log lines to this file.",
 )  # fmt: skip
 @patient_depth_option()
@@ -73,6 +77,7 @@ def run(
     do not count; it then says what to do, at the beginning and at the end of the report.
     """
     settings = get_settings()
+    _check_default_files(archive, settings, worker_log)
     check_shared_locks()
     true_labels = read_truth(truth) if truth else None
     opened = Bundle.open(required_bundle(bundle))
@@ -98,6 +103,15 @@ def run(
         _screen(database, run_id, settings, worker_log)
     reported = _report(database, run_id, html, true_labels)
     return reported or walked_exit_code(walked, submission.plan)
+
+
+def _check_default_files(archive: Path, settings: Settings, worker_log: Path) -> None:
+    """Raise SettingsError where a file that nobody named could be somebody else's."""
+    if database := here.default_database(settings):
+        here.refuse_inside(archive, database, here.DATABASE)
+    if worker_log == WORKER_LOG:
+        here.refuse_inside(archive, worker_log, "--worker-log")
+        here.refuse_foreign(worker_log, "--worker-log")
 
 
 def _names_redis(settings: Settings) -> bool:

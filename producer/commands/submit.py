@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from contract import here
 from contract.archive import Archive, walk_archive
 from contract.bundle import Bundle
 from contract.errors import BrokerUnavailable, ExitCode, UsageError
@@ -76,6 +77,8 @@ def submit(
     `screen watch` does: if captures were rejected or quarantined, or most captures of most patients do not count.
     """
     settings = get_settings()
+    if default := here.default_database(settings):
+        here.refuse_inside(archive, default, here.DATABASE)
     opened = Bundle.open(required_bundle(bundle))
     database = open_database(settings.database_url)
     walked = walk_archive(archive, patient_depth)

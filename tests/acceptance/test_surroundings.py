@@ -190,7 +190,7 @@ def many(tmp_path: Path) -> Path:
     return write_archive(tmp_path / "many", {f"P{number:02d}": "Pre" for number in range(30)}, captures=60)
 
 
-@pytest.mark.parametrize(("what", "name"), [("the bundled Redis", b"redis-server"), ("the worker", b"celery")])
+@pytest.mark.parametrize(("what", "name"), [("the bundled Redis", b"redis-server"), ("the worker", b"producer.cli")])
 def test_a_child_that_dies_ends_the_run(many: Path, bundle: Bundle, tmp_path: Path, what: str, name: bytes) -> None:
     with running(tmp_path, many, bundle) as process:
         (child,) = children(process, name)

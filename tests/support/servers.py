@@ -66,6 +66,31 @@ class RedisServer:
             return False
 
 
+ORDERS: tuple[tuple[str, ...], ...] = (
+    ("CONFIG", "SET", "dir", "/"), ("CONFIG", "GET", "*"), ("MODULE", "LOAD", "/x.so"), ("MODULE", "LIST"),
+    ("DEBUG", "SLEEP", "0"), ("SHUTDOWN", "NOSAVE"), ("SAVE",), ("BGSAVE",), ("SLAVEOF", "127.0.0.1", "1"),
+    ("REPLICAOF", "127.0.0.1", "1"), ("FLUSHALL",), ("EVAL", "return 1", "0"), ("SCRIPT", "LOAD", "return 1"),
+    ("ACL", "LIST"), ("ACL", "SETUSER", "x", "on"), ("MONITOR",), ("KEYS", "*"), ("CLIENT", "KILL", "TYPE", "normal"),
+    ("MIGRATE", "127.0.0.1", "1", "", "0", "1", "KEYS", "x"), ("SET", "x", "y"), ("PUBLISH", "x", "y"), ("SYNC",),
+)  # fmt: skip
+"""What nobody who sends or takes messages needs: with some of these Redis wrote files of whoever ran it."""
+
+
+def refuses_more_than_messages(client: redis.Redis) -> None:
+    """Assert that this user of Redis may do nothing of all that, and can still send."""
+    for order in ORDERS:
+        try:
+            client.execute_command(*order)
+        except redis.exceptions.NoPermissionError:
+            continue
+        except redis.exceptions.ResponseError as error:
+            if "not allowed" in str(error):  # "MODULE command not allowed", whoever asks
+                continue
+            raise
+        raise AssertionError(f"Redis has done {order}")
+    assert client.llen("chunks") >= 0
+
+
 class PostgresServer:
     """A PostgreSQL server on a Unix socket that can be killed and started again on the same data.
 

@@ -57,13 +57,14 @@ def test_each_effective_setting_is_ours() -> None:
     made.close()
 
 
-def test_a_message_is_not_delivered_again_while_its_task_may_still_run() -> None:
-    longest = max(one.le for one in Settings.model_fields["chunk_seconds"].metadata if hasattr(one, "le"))
-    config = celery_config(URL, longest)
-    timeout = config["broker_transport_options"]["visibility_timeout"]
-    assert timeout >= config["task_time_limit"] + 120, "a margin for the clocks of several machines"
+def test_time_limits_leave_time_to_give_chunks_back() -> None:
+    config = celery_config(URL)
     assert config["task_soft_time_limit"] < config["task_time_limit"]
-    assert config["worker_soft_shutdown_timeout"] < timeout
+
+
+def test_nothing_is_noted_in_redis_about_messages_in_hand() -> None:
+    """Whoever can write there could forge such notes; the database knows which chunks are in hand."""
+    assert celery_config(URL)["broker_transport_options"]["ack_emulation"] is False
 
 
 def test_the_task_is_done_when_its_chunk_is(task: Task) -> None:

@@ -13,7 +13,7 @@ from contract.messages import celery_config
 from contract.redis_url import checked_redis_url
 from contract.settings import read_settings
 from db.engine import open_engine
-from db.url import read_url
+from db.url import read_url, unverified
 
 SECRET = "Geheim7"
 
@@ -80,21 +80,30 @@ def test_a_database_url_reaches_the_driver_as_it_is_meant(url: str, wanted: dict
         (f"postgresql://u:{SECRET}@h/x?sslmode=requre", "sslmode must be allow or disable or prefer or require or"),
         (f"postgresql://u:{SECRET}@h/x?sslmode=allow&sslmode=require", "stands there twice"),
         (f"postgresql://u:{SECRET}@h/x?connect_timeout=soon", "connect_timeout must be a whole number"),
+        (f"postgresql://u:pa#{SECRET}@h/x", "%40 for @"),
+        (f"postgresql://u:{SECRET}#@h/x", "%40 for @"),
         (f"postgresql+asyncpg://u:{SECRET}@h/x", "leave out the driver"),
         ("sqlite+aiosqlite:///x.db", "leave out the driver"),
         (f"mysql://u:{SECRET}@h/x", "only SQLite and PostgreSQL"),
+        (f"amqp://u:{SECRET}@h", "only SQLite and PostgreSQL"),
+        (f"redis://:{SECRET}@h/0", "only SQLite and PostgreSQL"),
         (f"u:{SECRET}@h/x", "not a database URL"),
+        ("/x", "not a database URL"),
         (f"host=h password={SECRET}", "not a database URL"),
         ("", "not a database URL"),
         ("screening.db", "not a database URL"),
         ("sqlite://screening.db", "three slashes"),
         ("sqlite:///screening.db?mode=ro", "no options"),
         ("sqlite:///", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
     ],
 )
-def test_a_database_url_with_a_mistake_is_refused_without_its_password(url: str, words: str) -> None:
+def test_a_database_url_with_a_mistake_is_refused_at_start_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, words: str
+) -> None:
+    monkeypatch.setenv("SCREEN_DATABASE_URL", url)
     with pytest.raises(SettingsError) as caught:
-        read_url(url)
+        unverified(read_settings())  # as each command begins
     assert caught.value.exit_code is ExitCode.USAGE
     assert words in str(caught.value)
     assert str(caught.value).startswith("SCREEN_DATABASE_URL: ")
@@ -154,6 +163,8 @@ def test_tls_takes_only_the_right_certificate_unless_the_url_says_otherwise(opti
         (f"amqp://u:{SECRET}@h", "nothing else can carry chunk ids"),
         (f"valkey://u:{SECRET}@h", "nothing else can carry chunk ids"),
         (f":{SECRET}@h:6379", "not the URL of a Redis"),
+        ("/x", "not the URL of a Redis"),
+        (f"postgresql://u:{SECRET}@h/x", "nothing else can carry chunk ids"),
         ("", "not the URL of a Redis"),
         ("redis:/h", "not the URL of a Redis"),
         ("redis://", "names no host"),
@@ -199,3 +210,45 @@ def test_no_url_however_damaged_ends_in_another_error(
     for first, second, third, tail in product(parts, parts, parts, ("", "//x", "@h/0")):
         with suppress(fault):
             read(f"{scheme}://{first}{second}{third}{tail}")
+
+
+UNVERIFIED = "does not check who answers there"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "said"),
+    [
+        ("postgresql://u:Geheim7@db.lab/x", {}, True),
+        ("postgresql://u@192.0.2.7/x", {}, True),
+        ("postgresql://u@[2001:db8::1]:5432/x", {}, True),
+        ("postgresql://u@db.lab/x?sslmode=require", {}, True),
+        ("postgresql://u@db.lab/x?sslmode=verify-ca", {}, True),
+        ("postgresql://u@localhost,db.lab/x", {}, True),
+        ("postgresql:///x?host=db.lab", {}, True),
+        ("postgresql:///x?hostaddr=192.0.2.7", {}, True),
+        ("postgresql:///x", {"PGHOST": "db.lab"}, True),
+        ("postgresql://u@db.lab/x", {"PGSSLMODE": "require"}, True),
+        ("postgresql://u@db.lab/x?sslmode=prefer", {"PGSSLMODE": "verify-full"}, True),
+        ("postgresql://u@db.lab/x?sslmode=verify-full", {}, False),
+        ("postgresql://u@a,b/x?sslmode=verify-full", {}, False),
+        ("postgresql://u@db.lab/x?gssencmode=require", {}, False),
+        ("postgresql://u@db.lab/x", {"PGSSLMODE": "verify-full"}, False),
+        ("postgresql://u@db.lab/x", {"SCREEN_ALLOW_UNVERIFIED_DATABASE": "true"}, False),
+        ("postgresql://u@localhost/x", {}, False),
+        ("postgresql://u@127.0.0.1:5433/x", {}, False),
+        ("postgresql://u@[::1]/x", {}, False),
+        ("postgresql:///x?host=/run/postgresql", {}, False),
+        ("postgresql:///x", {}, False),
+        ("sqlite:///x.db", {}, False),
+    ],
+)
+def test_a_remote_database_that_is_not_verified_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, url: str, environment: dict[str, str], said: bool
+) -> None:
+    for name in ("PGHOST", "PGHOSTADDR", "PGSSLMODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"SCREEN_DATABASE_URL": url, **environment}.items():
+        monkeypatch.setenv(name, value)
+    sentence = unverified(read_settings())
+    assert (sentence is not None and UNVERIFIED in sentence) is said
+    assert SECRET not in str(sentence)
