@@ -14,6 +14,7 @@ from worker.bundles import find_bundle
 from worker.cache import cache_folder
 from worker.chunk_end import EngineNotOpened
 from worker.engines.base import EngineOptions
+from worker.engines.proving import prove_sizes
 from worker.engines.registry import open_engine
 from worker.pipeline import Pipeline
 from worker.recorder import FlightRecorder
@@ -21,13 +22,17 @@ from worker.tuning import Tuning, tune
 
 log = structlog.get_logger(__name__)
 
+GRACE_S = 10
+"""A process that cannot end itself at its time limit, because native code holds the interpreter, is ended after this.
+"""
+
 
 def open_pipeline(settings: Settings, lease: Lease, recorder: FlightRecorder) -> tuple[Pipeline, Tuning]:
     """The pipeline of the lease's bundle, proved and tuned. Raises BundleError, EngineNotOpened.
 
     The recorder knows meanwhile that the engine is being opened, in case this ends the process.
     """
-    with recorder.opening_engine():
+    with recorder.opening_engine(settings.open_seconds + GRACE_S):
         try:
             return _opened(settings, lease, recorder)
         except EngineError as error:
@@ -61,6 +66,7 @@ def _opened(settings: Settings, lease: Lease, recorder: FlightRecorder) -> tuple
     )  # fmt: skip
     try:
         tuning = tune(engine, bundle, settings)
+        prove_sizes(engine, bundle, tuning.batch_size)
     except BaseException:
         engine.close()  # otherwise each try would take as much of the device's memory again
         raise

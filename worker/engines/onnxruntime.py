@@ -28,7 +28,7 @@ class ONNXRuntimeEngine:
         available = onnxruntime.get_available_providers()
         providers = [(name, choices) for name, choices in preferred if name in available]
         try:
-            self._session = OnnxSession(bundle.path / MODEL, bundle.manifest.outputs, providers=providers)
+            self._session = OnnxSession(bundle.read(MODEL), bundle.manifest.outputs, providers=providers)
         except Exception as error:  # the library derives its errors from Exception and documents no root
             raise EngineError(f"ONNX Runtime cannot load bundle {bundle.digest[:12]}: {error}") from error
         on_gpu = self._session.provider == _CUDA  # where no device answers, the library falls back to the CPU

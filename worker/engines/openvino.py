@@ -26,6 +26,8 @@ from worker.engines.plan_cache import PlanKey, plan_folder, read_plan, write_pla
 log = structlog.get_logger(__name__)
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
+_FROM_BYTES = "of the bytes that were hashed"
+"""Earlier releases read the graph's file again for each size, so their plans may be of another graph than they say."""
 
 
 @cache
@@ -57,6 +59,7 @@ class OpenVINOEngine:
         self.precision = precision
         self._outputs = bundle.manifest.outputs
         self._bundle = bundle
+        self._graph = bundle.read(MODEL)
         self._cache_dir = options.cache_dir
         self.device = str(_core().get_property("CPU", "FULL_DEVICE_NAME"))
         self._first_stage = self._outputs.first_stage if precision != "float32" else None
@@ -77,7 +80,7 @@ class OpenVINOEngine:
         graph = self._bundle.manifest.files[MODEL]
         key = PlanKey(
             self._bundle.digest, f"{graph}/{output}" if output else graph, "openvino", openvino.get_version(),
-            self.device, precision, size,
+            self.device, precision, size, _FROM_BYTES,
         )  # fmt: skip
         config = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -111,7 +114,7 @@ class OpenVINOEngine:
 
     def _model(self, size: int, output: str | None) -> Any:
         """The bundle's graph for batches of this size, or its part that leads to `output`. Raises EngineError."""
-        model = _core().read_model(self._bundle.path / MODEL)
+        model = _core().read_model(self._graph)
         names = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
         if missing := {name for name in self._outputs.model_dump().values() if name} - names:
             raise EngineError(
