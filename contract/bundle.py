@@ -43,7 +43,7 @@ from contract.case_policy import CasePolicy
 from contract.errors import BundleError
 from contract.graph_check import check_graph
 from contract.imaging import ImageSpec
-from contract.names import display_name, printable
+from contract.names import display_name, one_line
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
@@ -58,7 +58,6 @@ MOST_GOLDEN = 256
 _FOR_PEOPLE = (".html", ".toml", ".safetensors")
 """Endings of files that no engine needs: they are hashed and not kept. So are those of figures/."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MOST_WORDS = 600
 GOLDEN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 """precision -> largest tolerated difference in probability on golden captures, unless the manifest says otherwise."""
 NOVELTY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.1, "float16": 0.05}
@@ -246,7 +245,7 @@ class Bundle:
             return found
         except (ValueError, KeyError, csv.Error) as error:
             raise BundleError(
-                f"bundle {self.path}: {SPLIT} cannot be read ({_shortened(error)}); export again"
+                f"bundle {self.path}: {SPLIT} cannot be read ({one_line(error)}); export again"
             ) from error
 
     def golden_set(self) -> GoldenSet:
@@ -255,7 +254,7 @@ class Bundle:
             return GoldenSet.model_validate_json(self.read(EXPECTED))
         except ValidationError as error:
             raise BundleError(
-                f"bundle {self.path}: golden captures cannot be read ({_shortened(error)}); export again"
+                f"bundle {self.path}: golden captures cannot be read ({one_line(error)}); export again"
             ) from error
 
     def _check_contents(self) -> None:
@@ -381,9 +380,4 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
     except RecursionError:
         raise BundleError(f"bundle {path}: {MANIFEST} is not valid: it is nested without end") from None
     except (ValueError, AttributeError) as error:
-        raise BundleError(f"bundle {path}: {MANIFEST} is not valid: {_shortened(error)}") from error
-
-
-def _shortened(error: Exception) -> str:
-    """What a library says about a file, on one line: it may repeat as much of the file as it likes."""
-    return printable(" ".join(str(error).split()))[:_MOST_WORDS]
+        raise BundleError(f"bundle {path}: {MANIFEST} is not valid: {one_line(error)}") from error

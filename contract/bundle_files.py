@@ -15,7 +15,7 @@ from contract.below import LeadsOutside, open_below
 
 MOST_BYTES = 1 << 30
 """Of one file; the largest EfficientNet takes a quarter of it."""
-MOST_BYTES_BY_SUFFIX = {".json": 16 * 2**20, ".npz": 128 * 2**20, ".csv": 128 * 2**20}
+MOST_BYTES_BY_SUFFIX = {".json": 4 * 2**20, ".npz": 128 * 2**20, ".csv": 128 * 2**20}
 MOST_BYTES_TOGETHER = 2 << 30
 MOST_FILES = 10_000
 _STEP = 1 << 20

@@ -12,8 +12,8 @@ readers take the last or join them; here each must be in order.
 
 from collections.abc import Iterator
 
-MOST_FIELDS = 2_000_000
-"""A network of 10,000 nodes has about 200,000."""
+MOST_FIELDS = 500_000
+"""A network of 10,000 nodes has about 150,000."""
 MOST_PER_BYTE = 8
 """Elements that a byte can hold; the smallest type takes two bits today."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from contract.arrays import read_arrays
 from contract.bundle import Bundle
 from contract.errors import BundleError
+from contract.names import one_line
 from contract.outcomes import Mark
 from contract.states import MarkCode
 
@@ -90,7 +91,9 @@ def read_novelty(bundle: Bundle) -> Novelty | None:
         )
         return replace(open_reference(bundle.read(FILE), stored["blocks"]), others=others)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"bundle {bundle.path}: {FILE} cannot be read ({error}); export the bundle again") from error
+        raise BundleError(
+            f"bundle {bundle.path}: {FILE} cannot be read ({one_line(error)}); export the bundle again"
+        ) from error
 
 
 def open_reference(data: bytes, blocks: list[dict[str, Any]]) -> Novelty:

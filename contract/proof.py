@@ -23,6 +23,7 @@ from contract.bundle import EXPECTED_ARRAYS, Bundle
 from contract.decisions import Decision
 from contract.errors import BundleError
 from contract.imaging import RGBImage
+from contract.names import one_line
 
 FILE = "proof.npz"
 MOST_HIDDEN = 4096
@@ -142,4 +143,4 @@ def decoded(jpeg: NDArray[np.uint8], ends: NDArray[np.int64], size: int) -> RGBI
 
 
 def _unreadable(bundle: Bundle, file: str, problem: object) -> BundleError:
-    return BundleError(f"bundle {bundle.path}: {file} cannot be read ({problem}); export the bundle again")
+    return BundleError(f"bundle {bundle.path}: {file} cannot be read ({one_line(problem)}); export the bundle again")

@@ -37,6 +37,11 @@ class Settings(BaseSettings):
         None,
         description="folder of bundles on this machine, searched by digest when the recorded path does not exist here",
     )
+    trusted_keys: Path | None = Field(
+        None,
+        description="file with the public keys of those who may vouch for bundles; where it is set, a bundle that none "
+        "of them has signed is refused ([more](#signed-bundles))",
+    )
     site: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,31}$",

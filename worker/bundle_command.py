@@ -1,4 +1,4 @@
-"""`screen bundle show|verify|compile`."""
+"""`screen bundle show|verify|keygen|sign|compile`."""
 
 import json
 import sys
@@ -11,6 +11,8 @@ import click
 
 from contract.archive import Archive, walk_archive
 from contract.bundle import Bundle
+from contract.bundle_signature import make_key, require_signature
+from contract.bundle_signature import sign as sign_bundle
 from contract.errors import ExitCode, UsageError
 from contract.options import patient_depth_option
 from contract.reproduction import MOST_CHANGED
@@ -43,7 +45,7 @@ precision_option = click.option(
 
 @click.group()
 def bundle() -> None:
-    """Show, verify or compile a bundle, the folder that `screen train` writes."""
+    """Show, verify, compile or sign a bundle, the folder that `screen train` writes."""
 
 
 @bundle.command()
@@ -77,6 +79,8 @@ def verify(
     opened = Bundle.open(path)
     _say(f"{opened.manifest.name}: {len(opened.manifest.files)} files match their digests")
     options, settings = _options(engine, precision), get_settings()
+    if signer := require_signature(opened, settings.trusted_keys):
+        _say(f"signed with the trusted key {signer}")
     walked = walk_archive(captures, patient_depth) if captures else None
     record, good_enough = in_child(
         lambda is_open: _verified(opened, options, walked, is_open), settings, seconds=settings.open_seconds
@@ -125,6 +129,24 @@ def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, walked: 
     for sentence in agreement_sentences(agreement):
         _say(sentence)
     return agreement
+
+
+@bundle.command()
+@click.argument("file", type=BUNDLE)
+def keygen(file: Path) -> None:
+    """Write a new private key into FILE, for `screen bundle sign`, and print its public key.
+
+    Whoever trusts it puts the public key into the file that SCREEN_TRUSTED_KEYS names.
+    """
+    click.echo(make_key(file))
+
+
+@bundle.command()
+@click.argument("path", type=BUNDLE)
+@click.option("--key", type=BUNDLE, required=True, help="Sign with the private key in this file.")
+def sign(path: Path, key: Path) -> None:
+    """Vouch for the bundle PATH: check its files, and write bundle.sig into it. Prints the public key."""
+    click.echo(sign_bundle(Bundle.open(path), key))
 
 
 @bundle.command("compile")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import structlog
 
+from contract.bundle_signature import require_signature
 from contract.errors import EngineError, ScreeningError
+from contract.names import one_line
 from contract.novelty import read_novelty
 from contract.settings import Settings
 from db.lease import Lease
@@ -36,7 +38,7 @@ def open_pipeline(settings: Settings, lease: Lease, recorder: FlightRecorder) ->
         try:
             return _opened(settings, lease, recorder)
         except EngineError as error:
-            raise EngineNotOpened(str(error)) from error
+            raise EngineNotOpened(one_line(error, 2000)) from error
         except ScreeningError:
             raise
         except OSError as error:
@@ -56,6 +58,7 @@ def open_pipeline(settings: Settings, lease: Lease, recorder: FlightRecorder) ->
 
 def _opened(settings: Settings, lease: Lease, recorder: FlightRecorder) -> tuple[Pipeline, Tuning]:
     bundle = find_bundle(lease.bundle_digest, Path(lease.bundle_path), settings.bundle_dir)
+    require_signature(bundle, settings.trusted_keys)
     novelty = read_novelty(bundle)
     options = EngineOptions(settings.engine, settings.precision, cache_folder(settings), settings.batch_size)
     engine, proof = open_engine(bundle, options)

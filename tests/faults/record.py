@@ -48,7 +48,7 @@ clock and the deaths at a commit of 10, 13 and 30 are put into the worker by han
 steps back, the stored times are moved ahead. After each, `screen fsck` must find nothing lost and nothing twice and,
 where the fault leaves the captures as they are, no row that differs from a run without it. 35 is a month of nights: the
 archive changes every day, cases are signed, and every night has its fault; all results are compared with those of the
-same month without faults. `make test` does the same to 300 captures (five nights), on PostgreSQL, backups on SQLite
+same month without faults. 36 are bundles that were made to harm, given to commands and to a worker. `make test` does the same to 300 captures (five nights), on PostgreSQL, backups on SQLite
 too. How it works: [architecture.md](architecture.md), "Why nothing is lost".
 """
 NOT_YET = """

@@ -19,6 +19,7 @@ import structlog
 from contract.bundle import MODEL, Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
+from contract.names import one_line
 from contract.predictions import Predictions
 from worker.engines.base import EngineOptions, Pending
 from worker.engines.plan_cache import PlanKey, plan_folder, read_plan, write_plan
@@ -96,7 +97,9 @@ class OpenVINOEngine:
                 write_plan(file, key, compiled.export_model().getvalue())
             return compiled
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {error}") from error
+            raise EngineError(
+                f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {one_line(error)}"
+            ) from error
 
     def _kept(self, key: PlanKey) -> tuple[Path | None, bytes | None]:
         """Where the model of this key is kept, and the model if it is there. A cache that this user cannot or must not
@@ -149,14 +152,14 @@ class OpenVINOEngine:
             requests.start({self._outputs.input: tensor})
         except RuntimeError as error:
             idle.append(requests)
-            raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
+            raise EngineError(f"OpenVINO failed on a batch of {rows}: {one_line(error)}") from error
 
         def fetch(_inputs_in_use: object = (tensor, filled)) -> Predictions:  # otherwise their memory might be reused
             try:
                 requests.wait()
                 return self._read(requests, rows)
             except RuntimeError as error:
-                raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
+                raise EngineError(f"OpenVINO failed on a batch of {rows}: {one_line(error)}") from error
             finally:
                 idle.append(requests)
 

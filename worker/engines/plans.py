@@ -17,6 +17,7 @@ import structlog
 
 from contract.bundle import HALF_MODEL, MODEL, Bundle
 from contract.errors import EngineError
+from contract.names import one_line
 from worker.engines.base import NotUsable
 from worker.engines.plan_cache import PlanKey, keep_own, plan_folder, read_own, read_plan, write_plan
 
@@ -121,7 +122,7 @@ def parsed(trt: ModuleType, errors: "Messages", builder: Any, bundle: Bundle, pr
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, errors.logger)
     if not parser.parse(bundle.read(graph)):
-        reasons = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        reasons = one_line("; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors)))
         raise EngineError(f"TensorRT cannot read {graph} ({reasons}); export the bundle again")
     return network, parser
 
@@ -175,4 +176,4 @@ class Messages:
         self._errors = errors
 
     def __str__(self) -> str:
-        return "; ".join(self._errors) or "no reason was given"
+        return one_line("; ".join(self._errors)) or "no reason was given"

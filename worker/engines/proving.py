@@ -9,6 +9,7 @@ from contract.bundle import Bundle
 from contract.decisions import Decision, decide
 from contract.errors import EngineError
 from contract.imaging import RGBImage
+from contract.names import one_line
 from contract.novelty import Novelty, read_novelty
 from contract.predictions import Predictions
 from contract.proof import Expected, golden_expected, read_hidden
@@ -108,7 +109,7 @@ def _compared(
     except (ValueError, IndexError) as error:
         raise EngineError(
             f"engine {engine.name}: what bundle {bundle.digest[:12]} expects, its reference and the outputs of its "
-            f"graph have shapes that do not fit ({error}); export the bundle again"
+            f"graph have shapes that do not fit ({one_line(error)}); export the bundle again"
         ) from error
 
 
