@@ -94,7 +94,7 @@ def command(
 ) -> None:
     """Share of novel captures and accuracy before and after `screen adapt`, on patients that it did not see."""
     parent = Bundle.open(bundle)
-    runner = GraphRunner(parent.path / MODEL, parent.manifest.outputs)
+    runner = GraphRunner(parent.read(MODEL), parent.manifest.outputs)
     if archive is not None:
         captures = _of_archive(archive, parent, runner)
     elif data is not None and split is not None:

@@ -66,7 +66,7 @@ def fake_bundle(folder: Path, capture: bytes) -> Bundle:
     if (folder / "bundle.json").exists():
         return Bundle.open(folder)
     (folder / GOLDEN).mkdir(parents=True)
-    (folder / MODEL).write_bytes(b"no network")
+    (folder / MODEL).write_bytes(b"\x08\x0a\x3a\x00")  # a graph of ONNX with nothing in it
     (folder / GOLDEN / "000.jpg").write_bytes(capture)
     golden = GoldenSet(captures=[GoldenCapture(file="000.jpg", probabilities=list(ANSWER))])
     (folder / EXPECTED).write_text(golden.model_dump_json(), encoding="utf-8")

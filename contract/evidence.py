@@ -4,9 +4,8 @@ Reports, pages and model cards all show an activation map in the same way.
 """
 
 import io
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isqrt
 from pathlib import Path
@@ -16,15 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from contract.errors import CaptureRejected, PseudonymKeyMissing
+from contract.errors import ArchiveUnavailable, CaptureRejected, PseudonymKeyMissing
 from contract.imaging import decode_full
+from contract.outcomes import ScreenedFile
 from contract.pseudonyms import real_paths
+from contract.reading import read_screened
+from contract.states import RejectCode
 
 SIDE_PX = 320
 """The longer side of a picture."""
 JPEG_QUALITY = 82
 FRAMES = ((0.25, (255, 196, 0), 1), (0.10, (220, 0, 60), 2))
 """Share of an activation map's places that get a frame, the frame's colour, and its width in pixels."""
+
+
+NOT_SHOWN = {
+    RejectCode.MISSING: "the file is gone",
+    RejectCode.CHANGED: "the file is no longer the one that was screened, so it is not shown",
+    RejectCode.OUTSIDE_ARCHIVE: "a link lies where the file was screened; links are not followed",
+}
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,8 @@ class Picture:
     problem: str | None = None
 
 
-Pictures = Callable[[bytes, bytes | None], Picture]
-"""Path and activation map of a capture -> its picture."""
+Pictures = Callable[[ScreenedFile, bytes | None], Picture]
+"""A capture and its activation map -> its picture."""
 
 
 def pictures_of(root: bytes, pseudonym_key: str | None, key_file: Path | None, patient_depth: int = 1) -> Pictures:
@@ -50,19 +59,29 @@ def pictures_of(root: bytes, pseudonym_key: str | None, key_file: Path | None, p
     try:
         real_path = real_paths(root, pseudonym_key, key_file, patient_depth)
     except PseudonymKeyMissing:
-        return lambda _path, _cam: Picture(None, "the key of the patients' pseudonyms is not here")
-    return lambda path, cam: picture(root, real_path(path), cam)
+        return lambda _capture, _cam: Picture(None, "the key of the patients' pseudonyms is not here")
+
+    def shown(capture: ScreenedFile, cam: bytes | None) -> Picture:
+        try:
+            return picture(root, replace(capture, path=real_path(capture.path)), cam)
+        except ArchiveUnavailable as error:
+            return Picture(None, f"the file cannot be read now: {error}")
+
+    return shown
 
 
-def picture(root: bytes, path: bytes, cam: bytes | None) -> Picture:
-    """The capture at `path` below `root`; with `cam` (float16 [h, w], h = w) its strongest places are framed."""
+def picture(root: bytes, capture: ScreenedFile, cam: bytes | None) -> Picture:
+    """The capture below `root`; with `cam` (float16 [h, w], h = w) its strongest places are framed. What lies there now
+    is shown only if it is what was screened, byte for byte.
+    """
+    if capture.sha256 is None:
+        return Picture(None, "the run does not say which bytes were screened")
     try:
-        with open(os.path.join(root, path), "rb") as stream:  # noqa: PTH118, PTH123 - bytes
-            image = decode_full(stream.read())
-    except OSError as error:
-        return Picture(None, f"the file cannot be read any more ({error.strerror})")
+        image = decode_full(read_screened(root, capture.path, capture.size_bytes, capture.sha256))
     except CaptureRejected as error:
-        return Picture(None, f"the file has changed: {error}")
+        return Picture(None, NOT_SHOWN.get(error.code, f"the file cannot be shown: {error}"))
+    except ArchiveUnavailable as error:
+        return Picture(None, f"the file cannot be read now: {error}")
     image.thumbnail((SIDE_PX, SIDE_PX))
     pixels = np.asarray(image)
     if cam is not None:

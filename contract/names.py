@@ -32,6 +32,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
 
 
+def one_line(text: object, most: int = 600) -> str:
+    """What a library says, for a sentence of ours: printable, on one line, and cut off after `most` characters. It may
+    repeat names from a file of somebody else, and as much of it as it likes.
+    """
+    return printable(" ".join(str(text).split()))[:most]
+
+
 def _escaped(character: str) -> str:
     r"""\xNN for ASCII, where it is the byte; longer forms above it, because there \xNN means a byte outside UTF-8."""
     code = ord(character)

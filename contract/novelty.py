@@ -18,15 +18,15 @@ novelty of a capture is the smallest of them.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.arrays import read_arrays
 from contract.bundle import Bundle
 from contract.errors import BundleError
+from contract.names import one_line
 from contract.outcomes import Mark
 from contract.states import MarkCode
 
@@ -87,19 +87,42 @@ def read_novelty(bundle: Bundle) -> Novelty | None:
         return None
     try:
         others = tuple(
-            open_reference(bundle.path / other["file"], other["blocks"]) for other in stored.get("others", ())
+            open_reference(bundle.read(other["file"]), other["blocks"]) for other in stored.get("others", ())
         )
-        return replace(open_reference(bundle.path / FILE, stored["blocks"]), others=others)
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise BundleError(f"bundle {bundle.path}: {FILE} cannot be read ({error}); export the bundle again") from error
+        return replace(open_reference(bundle.read(FILE), stored["blocks"]), others=others)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"bundle {bundle.path}: {FILE} cannot be read ({one_line(error)}); export the bundle again"
+        ) from error
 
 
-def open_reference(file: Path, blocks: list[dict[str, Any]]) -> Novelty:
-    """Read what the trainer wrote. `blocks` holds what the manifest says about each block: begin, end, threshold."""
-    with np.load(file, allow_pickle=False) as arrays:
-        return Novelty(
-            tuple(
-                Block(block["begin"], block["end"], block["threshold"], *(arrays[f"{name}_{i}"] for name in ARRAYS))
-                for i, block in enumerate(blocks)
-            )
-        )
+def open_reference(data: bytes, blocks: list[dict[str, Any]]) -> Novelty:
+    """Read what the trainer wrote. `blocks` holds what the manifest says about each block: begin, end, threshold.
+
+    Raises ValueError, KeyError or TypeError for anything else.
+    """
+    arrays = read_arrays(data)
+    made = [
+        Block(block["begin"], block["end"], block["threshold"], *(arrays[f"{name}_{i}"] for name in ARRAYS))
+        for i, block in enumerate(blocks)
+    ]
+    for i, block in enumerate(made):
+        _check(i, block)
+    if not made:
+        raise ValueError("it has no block")
+    return Novelty(tuple(made))
+
+
+def _check(number: int, block: Block) -> None:
+    """Raise ValueError unless the block gives a number for every embedding."""
+    width, (depth, *_) = block.end - block.begin, (*block.components.shape, 0)
+    shapes = {
+        "mean": (width,), "components": (depth, width), "class_means": (len(block.class_means), depth),
+        "precision": (depth, depth),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        array = getattr(block, name)
+        if array.shape != shape or not np.isfinite(array).all() or not array.size:
+            raise ValueError(f"{name}_{number} is {array.shape} or not finite, and should be {shape}")
+    if not 0 <= block.begin < block.end or not 0 < block.threshold < np.inf:
+        raise ValueError(f"block {number} has no columns, or a threshold that is not above 0")

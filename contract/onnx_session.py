@@ -25,7 +25,7 @@ class OnnxSession:
     ) -> None:  # fmt: skip
         """Open a file or a serialised graph; `keep_casts` computes each node as it stands, without optimising."""
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # what it logs of an error is in the exception too, which we print
         if keep_casts:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(graph, options, providers=list(providers))

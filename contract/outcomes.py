@@ -18,6 +18,17 @@ class CaptureRef:
 
 
 @dataclass(frozen=True, slots=True)
+class ScreenedFile:
+    """Which bytes were screened: the capture's path, relative to the run's root, its size, and their sha256 (None where
+    an earlier release did not store it).
+    """
+
+    path: bytes
+    size_bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """A remarkable property of a screened capture: a code for machines, a sentence for people."""
 

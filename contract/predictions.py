@@ -28,6 +28,11 @@ class Predictions:
             np.concatenate([part.embedding for part in parts]),
         )
 
+    def first(self, count: int) -> "Predictions":
+        """Those for the first `count` captures."""
+        cam = None if self.cam is None else self.cam[:count]
+        return Predictions(self.probabilities[:count], cam, self.embedding[:count])
+
     def with_first_stage(self, exact: NDArray[np.float32]) -> "Predictions":
         """The same, with `exact` float32 [N, G] in place of the first G columns of the embedding, the first stage's."""
         embedding = np.concatenate([exact, self.embedding[:, exact.shape[1] :]], axis=1)

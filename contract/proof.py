@@ -13,19 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from contract.arrays import read_arrays
 from contract.bundle import EXPECTED_ARRAYS, Bundle
 from contract.decisions import Decision
 from contract.errors import BundleError
 from contract.imaging import RGBImage
+from contract.names import one_line
 
 FILE = "proof.npz"
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, BadZipFile)
+MOST_HIDDEN = 4096
+"""The trainer writes a few hundred."""
 
 
 @dataclass(frozen=True)
@@ -79,38 +81,39 @@ def golden_expected(bundle: Bundle) -> Expected:
     novelty = [capture.novelty for capture in captures]
     excludes = bundle.manifest.case_policy.excludes
     try:
-        with np.load(bundle.path / EXPECTED_ARRAYS, allow_pickle=False) as arrays:
-            return Expected(
-                probabilities,
-                None if None in novelty else np.asarray(novelty, np.float32),
-                np.asarray([bool(excludes(capture.marks or ())) for capture in captures]),
-                arrays["embedding"],
-                arrays.get("cam"),
-            )
-    except _UNREADABLE as error:
+        arrays = read_arrays(bundle.read(EXPECTED_ARRAYS))
+        return Expected(
+            probabilities,
+            None if None in novelty else np.asarray(novelty, np.float32),
+            np.asarray([bool(excludes(capture.marks or ())) for capture in captures]),
+            arrays["embedding"],
+            arrays.get("cam"),
+        )
+    except (ValueError, KeyError) as error:
         raise _unreadable(bundle, EXPECTED_ARRAYS, error) from error
 
 
 def read_hidden(bundle: Bundle) -> Hidden | None:
     """The hidden captures; None in a bundle that has none. Raises BundleError."""
-    if FILE not in bundle.manifest.files:
+    if FILE not in bundle.contents:
         return None
-    size = bundle.manifest.image.size
     try:
-        hidden = open_hidden(bundle.path / FILE)
-    except _UNREADABLE as error:
+        return open_hidden(bundle.read(FILE), bundle.manifest.image.size)
+    except (ValueError, KeyError) as error:
         raise _unreadable(bundle, FILE, error) from error
-    shape = hidden.captures.shape
-    if shape != (len(hidden.expected.probabilities), size, size, 3):
-        raise _unreadable(bundle, FILE, f"it holds captures {shape}")
-    return hidden
 
 
-def open_hidden(file: Path) -> Hidden:
-    """Read what `write_hidden` wrote. Raises one of _UNREADABLE if the file is something else."""
-    with np.load(file, allow_pickle=False) as arrays:
-        expected = Expected(arrays["probabilities"], arrays.get("novelty"), arrays["excluded"])
-        return Hidden(decoded(arrays["jpeg"], arrays["ends"]), expected)
+def open_hidden(data: bytes, size: int) -> Hidden:
+    """Read what `write_hidden` wrote: captures of `size` pixels a side. Raises ValueError or KeyError for others."""
+    arrays = read_arrays(data)
+    ends, count = arrays["ends"], len(arrays["ends"])
+    of_each = [arrays[name] for name in ("probabilities", "novelty", "excluded") if name != "novelty" or name in arrays]
+    if not 0 < count <= MOST_HIDDEN or any(len(values) != count for values in of_each):
+        raise ValueError(f"it holds {count} captures, and other numbers of answers; at most {MOST_HIDDEN} are read")
+    if not all(np.isfinite(values).all() for values in of_each):
+        raise ValueError("an answer is not a number")
+    expected = Expected(arrays["probabilities"], arrays.get("novelty"), arrays["excluded"])
+    return Hidden(decoded(arrays["jpeg"], ends, size), expected)
 
 
 def write_hidden(file: Path, encoded: Sequence[bytes], expected: Expected) -> None:
@@ -128,11 +131,16 @@ def write_hidden(file: Path, encoded: Sequence[bytes], expected: Expected) -> No
     )
 
 
-def decoded(jpeg: NDArray[np.uint8], ends: NDArray[np.int64]) -> RGBImage:
-    """Decode captures of one size from their concatenated JPEG. Raises ValueError if they cannot be decoded."""
-    parts = np.split(jpeg, ends[:-1])
-    return np.stack([simplejpeg.decode_jpeg(part.tobytes(), "RGB", strict=True) for part in parts])
+def decoded(jpeg: NDArray[np.uint8], ends: NDArray[np.int64], size: int) -> RGBImage:
+    """Decode captures of `size` pixels a side from their concatenated JPEG. Raises ValueError if they are others."""
+    captures = []
+    for part in np.split(jpeg, ends[:-1]):
+        content = part.tobytes()
+        if simplejpeg.decode_jpeg_header(content)[:2] != (size, size):  # before it takes the memory for its pixels
+            raise ValueError(f"a hidden capture does not have {size} x {size} pixels")
+        captures.append(simplejpeg.decode_jpeg(content, "RGB", strict=True))
+    return np.stack(captures)
 
 
 def _unreadable(bundle: Bundle, file: str, problem: object) -> BundleError:
-    return BundleError(f"bundle {bundle.path}: {file} cannot be read ({problem}); export the bundle again")
+    return BundleError(f"bundle {bundle.path}: {file} cannot be read ({one_line(problem)}); export the bundle again")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 
+from contract.below import LeadsOutside, open_below
 from contract.errors import ArchiveUnavailable, CaptureRejected, StorageFault
 from contract.imaging import MAX_BYTES
 from contract.modified import same_time, stored_time
@@ -64,6 +65,19 @@ def read_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) ->
     return CaptureBytes(data, hashlib.sha256(data).hexdigest())
 
 
+def read_screened(root: bytes, path: bytes, size_bytes: int, sha256: str) -> bytes:
+    """The bytes of a capture that was screened, to be shown beside its result: those of this digest or none. Its
+    modification time does not matter.
+
+    Raises what `read_capture` raises; anything else than what was screened is `changed`.
+    """
+    with _opened(root, path, size_bytes, None) as stream:
+        data = stream.read(size_bytes + 1)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CaptureRejected(RejectCode.CHANGED, "its bytes are not those that were screened")
+    return data
+
+
 def digest_of_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> str:
     """The sha256, hexadecimal, of a file that `read_capture` would read, which need not fit into memory.
 
@@ -76,12 +90,12 @@ def digest_of_capture(root: bytes, path: bytes, size_bytes: int, modified_ns: in
 
 
 @contextmanager
-def _opened(root: bytes, path: bytes, size_bytes: int, modified_ns: int) -> Iterator[BufferedReader]:
-    """The file, open for reading; errors while it is read become those that `read_capture` names."""
-    full = os.path.join(root, path)  # noqa: PTH118 - bytes: names need not be UTF-8
+def _opened(root: bytes, path: bytes, size_bytes: int, modified_ns: int | None) -> Iterator[BufferedReader]:
+    """The file, open for reading; errors while it is read become those that `read_capture` names. Without `modified_ns`
+    any modification time will do.
+    """
     try:
-        _refuse_outside(root, full)
-        handle = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = open_below(root, path)
     except OSError as error:
         raise _cannot_open(root, error) from None
     try:
@@ -99,18 +113,13 @@ def _check_length(length: int, size_bytes: int) -> None:
         raise CaptureRejected(RejectCode.CHANGED, f"{size_bytes:,} bytes at submit, a different length when read")
 
 
-def _refuse_outside(root: bytes, full: bytes) -> None:
-    """The stored root is a real path since submit, so only a link or a `..` below it makes the full path differ."""
-    if os.path.realpath(full) != os.path.join(os.path.realpath(root), os.path.relpath(full, root)):  # noqa: PTH118
-        raise CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "the path leads through a link or out of the archive")
-
-
-def _check_unchanged(status: os.stat_result, size_bytes: int, modified_ns: int) -> None:
+def _check_unchanged(status: os.stat_result, size_bytes: int, modified_ns: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise CaptureRejected(RejectCode.CHANGED, _NO_FILE)
     if status.st_size > MAX_BYTES:
         raise CaptureRejected(RejectCode.TOO_LARGE, f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
-    if status.st_size != size_bytes or not same_time(stored_time(status.st_mtime_ns), modified_ns):
+    same_age = modified_ns is None or same_time(stored_time(status.st_mtime_ns), modified_ns)
+    if status.st_size != size_bytes or not same_age:
         raise CaptureRejected(
             RejectCode.CHANGED, "size or modification time differ from those at submit; submit the folder again"
         )
@@ -123,6 +132,8 @@ def _cannot_open(root: bytes, error: OSError) -> Exception:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         check_archive(root)
         return CaptureRejected(RejectCode.MISSING, "was there at submit and is gone; submit the folder again")
+    if isinstance(error, LeadsOutside):
+        return CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "the path leads through a link or out of the archive")
     if error.errno in (errno.ELOOP, errno.EMLINK):
         return CaptureRejected(RejectCode.OUTSIDE_ARCHIVE, "has become a link; links are not followed")
     if error.errno == errno.ENXIO:  # a socket

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
         None,
         description="folder of bundles on this machine, searched by digest when the recorded path does not exist here",
     )
+    trusted_keys: Path | None = Field(
+        None,
+        description="file with the public keys of those who may vouch for bundles; where it is set, a bundle that none "
+        "of them has signed is refused ([more](#signed-bundles))",
+    )
     site: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,31}$",
@@ -61,8 +66,18 @@ class Settings(BaseSettings):
         le=600,
         description="time limit of a chunk; after it, the captures that were being screened are screened alone",
     )
+    open_seconds: int = Field(
+        240,
+        ge=1,
+        le=3600,
+        description="time limit for opening a bundle's engine, in a worker and in `screen bundle verify`; after it, "
+        "the bundle is refused, and no capture blamed",
+    )
     memory_mib: int = Field(
-        8192, ge=512, description="largest memory of a worker's process; a capture that needs more is screened alone"
+        8192,
+        ge=512,
+        description="largest memory of a worker's process, and of `screen bundle verify`; a capture that needs "
+        "more is screened alone",
     )
     sweep_seconds: float = Field(
         10, ge=0.2, le=3600, description="how often each worker looks for chunks whose message or lease was lost"

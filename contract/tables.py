@@ -99,13 +99,21 @@ def _bare(name: str) -> str:
     return "".join(name.casefold().split())
 
 
-def read_table(file: Path, needed: Sequence[str], optional: Sequence[str] = (), beside: Sequence[str] = ()) -> Table:
+def read_table(
+    file: Path,
+    needed: Sequence[str],
+    optional: Sequence[str] = (),
+    beside: Sequence[str] = (),
+    *,
+    content: bytes | None = None,
+) -> Table:
     """Read a CSV file in UTF-8, UTF-16 or UTF-32, separated by commas, semicolons, tabs or bars.
 
     It must have the columns `needed`, and may have those `optional` and those `beside`, of which only the first are
-    worth a question about a column with nearly such a name. Raises DataError.
+    worth a question about a column with nearly such a name. `content` are the file's bytes where they were read before.
+    Raises DataError.
     """
-    lines = list(io.StringIO(_text(file), newline=""))
+    lines = list(io.StringIO(_text(file, _bytes(file) if content is None else content), newline=""))
     start, separators = _header_line(file, lines)
     known = (*needed, *optional)
     delimiter = _delimiter(file, lines[start:], known, separators)
@@ -131,12 +139,15 @@ def read_table(file: Path, needed: Sequence[str], optional: Sequence[str] = (), 
     return Table(file, frozenset(names) & {*known, *beside}, tuple(rows), tuple(warnings))
 
 
-def _text(file: Path) -> str:
-    """The text of a file whose encoding is certain. Raises DataError."""
+def _bytes(file: Path) -> bytes:
     try:
-        data = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); name a file that this user may read") from None
+
+
+def _text(file: Path, data: bytes) -> str:
+    """The text of a file whose encoding is certain. Raises DataError."""
     for beginning, kind in _NO_TEXT:
         if data.startswith(beginning):
             raise DataError(f"{file}: is {kind}; {EXPORT_AGAIN}")

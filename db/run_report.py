@@ -14,7 +14,7 @@ from contract.bundle import Manifest
 from contract.bundle_warnings import bundle_warnings, training_sentence
 from contract.case_policy import CasePolicy
 from contract.case_rule import Reason
-from contract.outcomes import Mark
+from contract.outcomes import Mark, ScreenedFile
 from contract.states import (
     UNSCREENED,
     CaptureState,
@@ -118,6 +118,13 @@ class CaptureEvidence:
     probabilities: tuple[float, ...]
     cam: bytes | None
     marks: tuple[Mark, ...]
+    size_bytes: int
+    sha256: str | None
+
+    @property
+    def file(self) -> ScreenedFile:
+        """The file that this is about."""
+        return ScreenedFile(self.path, self.size_bytes, self.sha256)
 
 
 @dataclass(frozen=True)
@@ -342,7 +349,7 @@ def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: in
     rows = connection.execute(
         select(
             Capture.id, Capture.path, Capture.path_text, Capture.label, Capture.probability, Capture.p_all,
-            Capture.probabilities, of_original("cam"), Capture.marks,
+            Capture.probabilities, of_original("cam"), Capture.marks, Capture.size_bytes, Capture.sha256,
         )
         .outerjoin(ORIGINAL, ORIGINAL.id == Capture.reused_from)
         .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
@@ -353,7 +360,7 @@ def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: in
     return tuple(
         CaptureEvidence(
             row.id, row.path, row.path_text, row.label, row.probability, row.p_all, tuple(row.probabilities), row.cam,
-            tuple(map(Mark.stored, row.marks or ())),
+            tuple(map(Mark.stored, row.marks or ())), row.size_bytes, row.sha256,
         )
         for row in rows
     )  # fmt: skip

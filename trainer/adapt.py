@@ -7,7 +7,6 @@ walk and look (adapt_archive) -> the microscope's own captures (adapt_majority) 
 The network stays as it is: it brings every capture to its own stain target by itself (trainer/stain.py).
 """
 
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,7 +78,7 @@ def adapt(parent: Bundle, archive: Path, out: Path, options: Wanted) -> Bundle:
     selection = majority(sample, adapt_reference.blocks_of(parent.manifest, sample.answers.embedding.shape[1]))
     _refuse_known(parent, before, sample, selection)
     with whole_folder(out) as folder:
-        shutil.copytree(parent.path, folder, dirs_exist_ok=True)
+        parent.copy_to(folder)
         after, share_known = _with_reference(before, sample, selection, folder, options)
         figures = _figures(before, after, labels, sample.root) if labels is not None else None
         provenance = _provenance(options, sample, selection)
@@ -103,7 +102,7 @@ def _checked(parent: Bundle, out: Path, to_label: Path, options: Wanted) -> _Ser
             f"bundle {parent.path} has no reference for novelty and quality, so it cannot tell what is new to it; "
             "first take one from the captures that it was trained on (`screen reference`)"
         )
-    return _Served(GraphRunner(parent.path / MODEL, parent.manifest.outputs), novelty, parent.manifest)
+    return _Served(GraphRunner(parent.read(MODEL), parent.manifest.outputs), novelty, parent.manifest)
 
 
 def _refuse_known(parent: Bundle, before: _Served, sample: Looked, selection: Majority) -> None:

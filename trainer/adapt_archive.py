@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from contract.archive import Archive, FoundCapture
 from contract.bundle import Bundle
-from contract.errors import ArchiveUnavailable, CaptureRejected, DataError
+from contract.errors import CaptureRejected, DataError, StorageFault
 from contract.imaging import ImageSpec, RGBImage, decode
 from contract.names import display_name
 from contract.predictions import Predictions
 from contract.quality import MEASURES, measure
+from contract.reading import read_capture
 from contract.spread import evenly_spread
 from trainer.graph import BATCH, GraphRunner
 from trainer.progress import bar, say
@@ -115,14 +116,12 @@ def decoded(
 
     def pixels_of(capture: FoundCapture) -> RGBImage | str:
         try:
-            with open(os.path.join(root, capture.path), "rb") as stream:  # noqa: PTH118, PTH123 - bytes
-                return decode(stream.read(), image).pixels
+            read = read_capture(root, capture.path, capture.size_bytes, capture.modified_ns)
+            return decode(read.data, image).pixels
         except CaptureRejected as error:
             return f"{error.code}: {error}"
-        except OSError as error:
-            if not os.path.isdir(root):  # noqa: PTH112 - bytes
-                raise ArchiveUnavailable(f"the archive is gone ({error.strerror}); mount it and call again") from error
-            return f"cannot be read: {error.strerror}"
+        except StorageFault as error:
+            return f"cannot be read: {error}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(captures), BATCH):

@@ -111,8 +111,8 @@ def _calibrated(
             *_, second, largest = sorted(fitted[place]["threshold"] for _, _, fitted in folds)
             block["threshold"] = min(largest, ODDEST * second)
         for aside, fold, _ in folds:
-            novelty[aside] = open_reference(fold, blocks).of(embeddings[aside])
-    return open_reference(file, blocks), novelty
+            novelty[aside] = open_reference(fold.read_bytes(), blocks).of(embeddings[aside])
+    return open_reference(file.read_bytes(), blocks), novelty
 
 
 def envelope(first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _measure(
     name: str, seed: int, bundle: Bundle, prepared: Prepared, test: NDArray[np.int64]
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
     measured, provenance = bundle.manifest.metrics["test"], bundle.manifest.provenance
-    runner = GraphRunner(bundle.path / MODEL, bundle.manifest.outputs)
+    runner = GraphRunner(bundle.read(MODEL), bundle.manifest.outputs)
     started = time.monotonic()
     probabilities = assess.predict(runner, prepared.decoded.pixels, test).probabilities
     seconds = time.monotonic() - started

@@ -72,8 +72,9 @@ def _scored(prepared: Prepared, bundles: list[Bundle]) -> HeldOut:
     held_out = HeldOut(np.full(count, -1), np.full((count, len(data.labels)), np.nan), np.zeros(count, bool))
     with bar("scoring folds", count) as progress:
         for number, bundle in enumerate(bundles):
-            rows = np.flatnonzero(np.asarray(given_names(bundle.path / SPLIT_FILE, data)) == "test")
-            runner = GraphRunner(bundle.path / MODEL, bundle.manifest.outputs)
+            names = given_names(bundle.path / SPLIT_FILE, data, bundle.read(SPLIT_FILE))
+            rows = np.flatnonzero(np.asarray(names) == "test")
+            runner = GraphRunner(bundle.read(MODEL), bundle.manifest.outputs)
             answers = assess.predict(runner, prepared.decoded.pixels, rows, progress.advance)
             held_out.fold[rows] = number
             held_out.probabilities[rows] = answers.probabilities

@@ -43,7 +43,7 @@ def evaluate(
     traits = traits_of(decoded.pixels)
     groups = np.full(len(data.captures), -1, np.int64)
     groups[rows] = clusters(len(rows), near_duplicates(traits.hashes[rows], table.near_duplicate_bits))
-    runner = GraphRunner(bundle.path / MODEL, manifest.outputs)
+    runner = GraphRunner(bundle.read(MODEL), manifest.outputs)
     scored = assess.score(runner, data, manifest.benign_label, decoded.pixels, rows, groups, "scoring")
     temperature = manifest.calibration.temperature
     sites = [data.captures[i].site for i in rows]
@@ -75,9 +75,10 @@ def evaluate(
 
 def trained_on(bundle: Bundle, data: LabelledData, rows: NDArray[np.int64]) -> int | None:
     """How many captures, by their bytes, the bundle was trained or tuned on; None if the bundle does not say."""
-    if SPLIT_FILE not in bundle.manifest.files:
+    if SPLIT_FILE not in bundle.contents:
         return None
-    listed = read_table(bundle.path / SPLIT_FILE, needed=("split",), beside=("sha256",))
+    content = bundle.read(SPLIT_FILE)
+    listed = read_table(bundle.path / SPLIT_FILE, needed=("split",), beside=("sha256",), content=content)
     if "sha256" not in listed.columns:
         return None
     seen = {row["sha256"] for row in listed.rows if row["split"] in ("train", "validation")}

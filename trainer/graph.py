@@ -114,8 +114,9 @@ def graph_outputs(exportable: Exportable) -> Outputs:
 class GraphRunner:
     """The graph in ONNX Runtime on the CPU, batch by batch: the reference that every engine is compared with."""
 
-    def __init__(self, file: Path, names: Outputs) -> None:
-        self._session = OnnxSession(file, names)
+    def __init__(self, graph: Path | bytes, names: Outputs) -> None:
+        """Open a file that the trainer is writing, or the bytes of a bundle's graph."""
+        self._session = OnnxSession(graph, names)
         self.names = names
 
     def probabilities(self, captures: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -54,10 +54,10 @@ def write_expectations(folder: Path, manifest: Manifest, captures: NDArray[np.ui
     uint8 [N, S, S, 3], become the hidden captures: a few hundred validation captures, chosen with `spread`, the
     most needed first. Call this again whenever graph, reference or case policy changes, before `write_manifest`.
     """
-    bundle = Bundle(folder, "", manifest)
+    bundle = Bundle.unfinished(folder, manifest)
     runner = GraphRunner(folder / MODEL, manifest.outputs)
     names = [capture.file for capture in bundle.golden_set().captures]
-    golden = np.stack([decode((folder / GOLDEN / name).read_bytes(), manifest.image).pixels for name in names])
+    golden = np.stack([decode(bundle.read(f"{GOLDEN}/{name}"), manifest.image).pixels for name in names])
     expected, marks = _expected(bundle, runner, golden)
     golden_captures = [
         GoldenCapture(
@@ -76,7 +76,8 @@ def write_expectations(folder: Path, manifest: Manifest, captures: NDArray[np.ui
     np.savez(folder / EXPECTED_ARRAYS, allow_pickle=False, embedding=expected.embedding, **maps)
     if len(captures):
         encoded = as_jpeg(captures)
-        pixels = decoded(np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(content) for content in encoded]))
+        jpeg, ends = np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(content) for content in encoded])
+        pixels = decoded(jpeg, ends, manifest.image.size)
         write_hidden(folder / FILE, encoded, _expected(bundle, runner, pixels)[0])
     else:
         (folder / FILE).unlink(missing_ok=True)
@@ -94,11 +95,11 @@ def as_jpeg(captures: NDArray[np.uint8]) -> list[bytes]:
 
 def half_failures(folder: Path, graph: Path, manifest: Manifest) -> list[str]:
     """The bundle's decisions on golden and hidden captures that a graph in half precision does not reproduce."""
-    bundle = Bundle(folder, "", manifest)
+    bundle = Bundle.unfinished(folder, manifest)
     captures = np.stack([decode(content, manifest.image).pixels for content, _ in bundle.golden()])
     runner = GraphRunner(graph, manifest.outputs)
     golden_figures = _compared(bundle, runner, captures, golden_expected(bundle))
-    hidden = open_hidden(folder / FILE)
+    hidden = open_hidden(bundle.read(FILE), manifest.image.size)
     hidden_figures = _compared(bundle, runner, hidden.captures, hidden.expected)
     return [
         *failures(manifest, "float16", golden_figures, "golden"),

@@ -53,7 +53,7 @@ def take_reference(
     `widths` are those of the blocks that make up an embedding; their sum is D.
     """
     blocks = write_embeddings(folder, widths, embedded, targets, validation)
-    novelty = open_reference(folder / FILE, blocks).of(validation)
+    novelty = open_reference((folder / FILE).read_bytes(), blocks).of(validation)
     measures = in_threads(lambda row: measure(np.asarray(pixels[row])), rows.tolist())
     by_name = {name: np.asarray([row[name] for row in measures]) for name in MEASURES}
     return statistics(blocks, by_name, novelty, validation_p_all)

@@ -1,6 +1,5 @@
 """`screen reference`: takes a bundle's reference statistics again, with its own graph; the network stays unchanged."""
 
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +38,11 @@ def renew(
     manifest = bundle.manifest
     table = DataTable(labels=manifest.labels, benign_label=manifest.benign_label)
     data = read_labelled(root, table, for_training=False)
-    names = np.asarray(given_names(split or bundle.path / SPLIT_FILE, data))
+    names = np.asarray(
+        given_names(bundle.path / SPLIT_FILE, data, bundle.read(SPLIT_FILE))
+        if split is None
+        else given_names(split, data)
+    )
     decoded = decode_all(data, manifest.image, cache)
     names[list(decoded.unreadable)] = "unreadable"
     train, validation = (np.flatnonzero(names == name) for name in ("train", "validation"))
@@ -48,14 +51,14 @@ def renew(
         raise DataError(
             f"{root}: the split needs readable training captures of every label, and readable validation captures"
         )
-    runner = GraphRunner(bundle.path / MODEL, manifest.outputs)
+    runner = GraphRunner(bundle.read(MODEL), manifest.outputs)
     with bar("training captures", len(train)) as progress:
         training = assess.predict(runner, decoded.pixels, train, progress.advance)
     with bar("validation captures", len(validation)) as progress:
         held_out = assess.predict(runner, decoded.pixels, validation, progress.advance)
     blocks = manifest.reference.get("novelty", {}).get("blocks", [{"begin": 0, "end": training.embedding.shape[1]}])
     with whole_folder(out) as folder:
-        shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
+        bundle.copy_to(folder)
         statistics = reference.take_reference(
             folder, widths or [block["end"] - block["begin"] for block in blocks], decoded.pixels, train,
             training.embedding, targets[train], held_out.embedding,

@@ -225,9 +225,13 @@ def _missing(names: Names, labels: Names, needed: Sequence[str]) -> str | None:
     return None
 
 
-def given_names(file: Path, data: LabelledData) -> list[str]:
-    """The split of each capture, read from a file with the columns split and path, or split and sha256."""
-    table = read_table(file, needed=("split",), optional=("path", "sha256"), beside=("label", "group", "patient"))
+def given_names(file: Path, data: LabelledData, content: bytes | None = None) -> list[str]:
+    """The split of each capture, read from a file with the columns split and path, or split and sha256. `content` are
+    the file's bytes where they were read before, as a bundle's are.
+    """
+    table = read_table(
+        file, needed=("split",), optional=("path", "sha256"), beside=("label", "group", "patient"), content=content
+    )
     key = next((name for name in ("path", "sha256") if name in table.columns), None)
     if key is None:
         raise DataError(f"{file}: needs the column path or sha256 beside split, as in the split.csv of a bundle")

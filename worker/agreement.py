@@ -7,13 +7,11 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import sha256
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 
-from contract.archive import Archive
+from contract.archive import Archive, FoundCapture
 from contract.bundle import Bundle, Manifest
 from contract.case_rule import CaseCounts, CaseResult, JudgedCapture, judge
 from contract.decisions import Decision, decide
@@ -22,6 +20,7 @@ from contract.imaging import RGBImage, decode
 from contract.novelty import Novelty, read_novelty
 from contract.predictions import Predictions
 from contract.quality import measure
+from contract.reading import read_capture
 from contract.reproduction import MOST_CHANGED
 from worker.engines.base import Engine, infer_all
 
@@ -92,7 +91,7 @@ def compare(
     agreement, novelty = Agreement(), read_novelty(bundle)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as decoders:
         for _, patient_captures in groupby(archive.captures, key=lambda capture: capture.patient):
-            read = list(decoders.map(lambda capture: _read(archive.root, capture.path, bundle), patient_captures))
+            read = list(decoders.map(lambda capture: _read(archive.root, capture, bundle), patient_captures))
             captures = [capture for capture in read if capture is not None]
             rejected = len(read) - len(captures)
             agreement.rejected += rejected
@@ -105,13 +104,14 @@ def compare(
     return agreement
 
 
-def _read(root: bytes, path: bytes, bundle: Bundle) -> _Capture | None:
-    data = Path(os.fsdecode(os.path.join(root, path))).read_bytes()  # noqa: PTH118 - bytes
+def _read(root: bytes, capture: FoundCapture, bundle: Bundle) -> _Capture | None:
+    """None where it cannot be screened. Raises ArchiveUnavailable."""
     try:
-        pixels = decode(data, bundle.manifest.image).pixels
+        read = read_capture(root, capture.path, capture.size_bytes, capture.modified_ns)
+        pixels = decode(read.data, bundle.manifest.image).pixels
     except CaptureRejected:
         return None
-    return _Capture(pixels, measure(pixels), sha256(data).hexdigest())
+    return _Capture(pixels, measure(pixels), read.sha256)
 
 
 def _side(

@@ -1,9 +1,9 @@
-"""`screen bundle show|verify|compile`."""
+"""`screen bundle show|verify|keygen|sign|compile`."""
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,22 @@ import click
 
 from contract.archive import Archive, walk_archive
 from contract.bundle import Bundle
+from contract.bundle_signature import make_key, require_signature
+from contract.bundle_signature import sign as sign_bundle
 from contract.errors import ExitCode, UsageError
 from contract.options import patient_depth_option
 from contract.reproduction import MOST_CHANGED
 from contract.settings import Settings, get_settings
 from contract.states import EngineName, Precision
-from worker.agreement import Agreement, compare
+from worker.agreement import BATCH, Agreement, compare
 from worker.cache import cache_folder
 from worker.engines import plans
 from worker.engines.base import Engine, EngineOptions, NotUsable, golden_batch
 from worker.engines.plan_cache import PlanKey, plan_folder
+from worker.engines.proving import prove_sizes
 from worker.engines.registry import ENGINES, load, open_engine
-from worker.tuning import best_batch
+from worker.limits import Opened, in_child
+from worker.tuning import CPU_SIZES, best_batch
 from worker.verification import agreement_sentences, proof_sentences
 
 BUNDLE = click.Path(path_type=Path)
@@ -41,7 +45,7 @@ precision_option = click.option(
 
 @click.group()
 def bundle() -> None:
-    """Show, verify or compile a bundle, the folder that `screen train` writes."""
+    """Show, verify, compile or sign a bundle, the folder that `screen train` writes."""
 
 
 @bundle.command()
@@ -74,11 +78,27 @@ def verify(
     """
     opened = Bundle.open(path)
     _say(f"{opened.manifest.name}: {len(opened.manifest.files)} files match their digests")
-    options = _options(engine, precision)
+    options, settings = _options(engine, precision), get_settings()
+    if signer := require_signature(opened, settings.trusted_keys):
+        _say(f"signed with the trusted key {signer}")
+    walked = walk_archive(captures, patient_depth) if captures else None
+    record, good_enough = in_child(
+        lambda is_open: _verified(opened, options, walked, is_open), settings, seconds=settings.open_seconds
+    )
+    click.echo(_dumped(record) if as_json else opened.digest)
+    return ExitCode.OK if good_enough else ExitCode.SOME_ENDED_BADLY
+
+
+def _verified(
+    opened: Bundle, options: EngineOptions, walked: Archive | None, is_open: Opened
+) -> tuple[dict[str, Any], bool]:
+    """All figures, and whether the engine is good enough for the captures of an archive, if there is one."""
     running, proof = open_engine(opened, options)
     for sentence in proof_sentences(opened.manifest, running, proof):
         _say(sentence)
     batch, rate = best_batch(running, golden_batch(opened)[0])
+    prove_sizes(running, opened, batch if walked is None else max(batch, BATCH))
+    is_open()
     _say(f"{rate:.0f} decoded captures/s in batches of {batch}")
     record: dict[str, Any] = {
         "digest": opened.digest,
@@ -91,23 +111,42 @@ def verify(
         "batch_size": batch,
         "captures_per_s": round(rate, 1),
     }
-    agreement = _agreement(opened, running, options, walk_archive(captures, patient_depth)) if captures else None
-    if agreement is not None:
-        record["agreement"] = {
-            **asdict(agreement), "equal_share": agreement.equal_share, "good_enough": agreement.good_enough
-        }  # fmt: skip
-    click.echo(_dumped(record) if as_json else opened.digest)
-    return ExitCode.SOME_ENDED_BADLY if agreement is not None and not agreement.good_enough else ExitCode.OK
+    if walked is None:
+        return record, True
+    agreement = _agreement(opened, running, options, walked)
+    record["agreement"] = {
+        **asdict(agreement), "equal_share": agreement.equal_share, "good_enough": agreement.good_enough
+    }  # fmt: skip
+    return record, agreement.good_enough
 
 
 def _agreement(bundle: Bundle, running: Engine, options: EngineOptions, walked: Archive) -> Agreement:
     reference, _ = open_engine(bundle, EngineOptions("auto", "float32", options.cache_dir))
+    prove_sizes(reference, bundle, BATCH)
     with click.progressbar(length=len(walked.captures), label="comparing", file=sys.stderr) as bar:
         agreement = compare(bundle, running, reference, walked, bar.update)
     _say(f"{running.name} in {running.precision} against {reference.name} in float32:")
     for sentence in agreement_sentences(agreement):
         _say(sentence)
     return agreement
+
+
+@bundle.command()
+@click.argument("file", type=BUNDLE)
+def keygen(file: Path) -> None:
+    """Write a new private key into FILE, for `screen bundle sign`, and print its public key.
+
+    Whoever trusts it puts the public key into the file that SCREEN_TRUSTED_KEYS names.
+    """
+    click.echo(make_key(file))
+
+
+@bundle.command()
+@click.argument("path", type=BUNDLE)
+@click.option("--key", type=BUNDLE, required=True, help="Sign with the private key in this file.")
+def sign(path: Path, key: Path) -> None:
+    """Vouch for the bundle PATH: check its files, and write bundle.sig into it. Prints the public key."""
+    click.echo(sign_bundle(Bundle.open(path), key))
 
 
 @bundle.command("compile")
@@ -135,14 +174,23 @@ def compile_(path: Path, engine: str | None, precision: str | None, target: str 
     if chosen != "tensorrt":
         if target:
             raise UsageError(f"--target is for tensorrt; {chosen} compiles for this machine only")
-        running, _ = open_engine(opened, EngineOptions(chosen, options.precision, options.cache_dir))
-        _say(f"{running.name} in {running.precision}: ready on {running.device}")
+        _say(
+            in_child(
+                lambda _: _ready(opened, replace(options, engine=chosen, batch_size=None)), get_settings(), seconds=None
+            )
+        )
         return
     precisions = [options.precision] if options.precision != "auto" else [plans.best_precision(opened)]
     targets = target.split(",") if target else [_own_target()]
     for plan_precision in precisions:
         keys = [plans.plan_key(opened, plan_precision, sm, options.batch_size or batch_size) for sm in targets]
         _compile_plans(opened, plan_precision, keys, options.cache_dir)
+
+
+def _ready(opened: Bundle, options: EngineOptions) -> str:
+    running, _ = open_engine(opened, options)
+    prove_sizes(running, opened, max(CPU_SIZES))  # so that a worker finds them all
+    return f"{running.name} in {running.precision}: ready on {running.device}"
 
 
 def _compile_plans(opened: Bundle, precision: str, keys: Sequence[PlanKey], cache_dir: Path) -> None:

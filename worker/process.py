@@ -236,10 +236,20 @@ class WorkerProcess:
         """The pipeline of the lease's bundle. Only one bundle is kept open, so a device has one network in memory."""
         if self._open is None or self._open[0] != lease.bundle_digest:
             self._close_pipeline()
-            pipeline, tuning = open_pipeline(self._settings, lease, self._recorder)
+            limit = threading.Timer(self._settings.open_seconds, self._opens_too_long)
+            limit.daemon = True
+            limit.start()
+            try:
+                pipeline, tuning = open_pipeline(self._settings, lease, self._recorder)
+            finally:
+                limit.cancel()
             self._chunks_ahead = tuning.chunks_ahead
             self._open = lease.bundle_digest, pipeline
         return self._open[1]
+
+    def _opens_too_long(self) -> None:
+        if self._recorder.is_opening:
+            self.abandon(f"this took longer than SCREEN_OPEN_SECONDS={self._settings.open_seconds} allows")
 
     def _close_pipeline(self) -> None:
         if self._open is not None:

@@ -92,12 +92,18 @@ class FlightRecorder:
         return _chunks(self._slots)
 
     @contextmanager
-    def opening_engine(self) -> Iterator[None]:
-        """Note during the block that the engine is being opened: what ends the process then is no capture's fault."""
+    def opening_engine(self, limit_s: float | None = None) -> Iterator[None]:
+        """Note during the block that the engine is being opened: what ends the process then is no capture's fault.
+
+        After `limit_s` a thread that needs no interpreter notes that, and ends the process.
+        """
         self._slots[_OPENING] = 1
+        if self._folder is not None and limit_s is not None:
+            faulthandler.dump_traceback_later(limit_s, exit=True, file=self._end)
         try:
             yield
         finally:
+            faulthandler.cancel_dump_traceback_later()
             self._slots[_OPENING] = 0
 
     @property

@@ -1,6 +1,5 @@
 """The Celery task. It has no logic: Celery passes a message's arguments, and the process screens the chunk."""
 
-import resource
 from typing import Any
 
 import structlog
@@ -11,6 +10,7 @@ from contract.messages import SCREEN_CHUNK
 from contract.settings import get_settings
 from worker.app import app
 from worker.chunk_end import NOT_THE_CHUNKS, in_words
+from worker.limits import limit_memory
 from worker.process import get_process
 
 log = structlog.get_logger(__name__)
@@ -34,9 +34,7 @@ def screen_chunk(chunk: int, database: str | None = None) -> None:
 @worker_process_init.connect
 def _limit_memory(**_: Any) -> None:
     """Limit this process's memory, so a hostile file cannot make a decoder take memory that other processes need."""
-    ceiling = get_settings().memory_mib * 2**20
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (ceiling if hard == resource.RLIM_INFINITY else min(ceiling, hard), hard))
+    limit_memory(get_settings().memory_mib)
 
 
 @worker_process_shutdown.connect

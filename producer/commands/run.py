@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from contract import here
 from contract.archive import walk_archive
 from contract.bundle import Bundle
+from contract.bundle_signature import require_signature
 from contract.errors import ExitCode
 from contract.names import display_name
 from contract.options import patient_depth_option
@@ -81,6 +82,7 @@ def run(
     check_shared_locks()
     true_labels = read_truth(truth) if truth else None
     opened = Bundle.open(required_bundle(bundle))
+    require_signature(opened, settings.trusted_keys)
     database = open_engine(settings.database_url)
     check_place(database)  # before the walk, which may take long
     walked = walk_archive(archive, patient_depth)

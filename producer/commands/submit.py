@@ -9,6 +9,7 @@ import click
 from contract import here
 from contract.archive import Archive, walk_archive
 from contract.bundle import Bundle
+from contract.bundle_signature import require_signature
 from contract.errors import BrokerUnavailable, ExitCode, UsageError
 from contract.options import patient_depth_option
 from contract.pseudonyms import read_key
@@ -80,6 +81,7 @@ def submit(
     if default := here.default_database(settings):
         here.refuse_inside(archive, default, here.DATABASE)
     opened = Bundle.open(required_bundle(bundle))
+    require_signature(opened, settings.trusted_keys)
     database = open_database(settings.database_url)
     walked = walk_archive(archive, patient_depth)
     request = submit_request(walked, opened, settings, everything=everything, verify=verify, pseudonymize=pseudonymize)

@@ -67,9 +67,9 @@ def _case_page(evidence: CaseEvidence, show: Pictures, labels: Sequence[str], pi
     first `pictured` of them as pictures, and the distribution of P(ALL) over all captures.
     """
     return {
-        "captures": [_figure(capture, labels, show(capture.path, capture.cam)) for capture in evidence.counting],
+        "captures": [_figure(capture, labels, show(capture.file, capture.cam)) for capture in evidence.counting],
         "excluded": [
-            _figure(capture, labels, show(capture.path, None) if place < pictured else None)
+            _figure(capture, labels, show(capture.file, None) if place < pictured else None)
             for place, capture in enumerate(evidence.excluded)
         ],
         "histogram": _histogram(evidence.scores),

@@ -100,3 +100,31 @@ def test_openvino_compiles_into_its_cache(screen: Environment, bundle: Bundle, t
     done = screen.screen("bundle", "compile", bundle.path, "--engine", "openvino")
     assert done.code == ExitCode.OK
     assert list((tmp_path / "cache" / "openvino").glob(f"{bundle.digest[:12]}-*.plan"))
+
+
+def test_with_trusted_keys_only_a_signed_bundle_is_used(screen: Environment, bundle: Bundle, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(bundle.path, tmp_path / "own.bundle"))
+    archive = write_archive(tmp_path / "archive", {"P1": "Pro"}, 1)
+    public = screen.screen("bundle", "keygen", tmp_path / "lab.key").out.strip()
+    (tmp_path / "trusted").write_text(public)
+    trusting = {"SCREEN_TRUSTED_KEYS": str(tmp_path / "trusted")}
+    commands = (("bundle", "verify", own), ("submit", archive, "--bundle", own), ("run", archive, "--bundle", own))
+    for command in commands:
+        done = screen.screen(*command, **trusting)
+        assert (done.code, done.out) == (ExitCode.USAGE, "")
+        assert "own.bundle: has no signature; SCREEN_TRUSTED_KEYS is set" in done.err
+    assert screen.screen("bundle", "sign", own, "--key", tmp_path / "lab.key").out.strip() == public
+    done = screen.screen("bundle", "verify", own, **trusting)
+    assert (done.code, done.out.strip()) == (ExitCode.OK, bundle.digest)
+    assert f"signed with the trusted key {public}" in done.err
+
+
+def test_verify_ends_with_a_sentence_where_its_engine_takes_too_long(
+    screen: Environment, bundle: Bundle, tmp_path: Path
+) -> None:
+    from tests.support.hostile_bundles import HOSTILE
+
+    slow = HOSTILE["a graph that takes hours"].make(bundle.path, tmp_path / "slow.bundle")
+    done = screen.screen("bundle", "verify", slow, SCREEN_OPEN_SECONDS="4")
+    assert done.code == ExitCode.USAGE
+    assert "screen: the bundle's engine is not open after SCREEN_OPEN_SECONDS=4" in done.err

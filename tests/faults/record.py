@@ -46,10 +46,11 @@ processes (worker, Redis, PostgreSQL or SQLite) that screen 20 patients with 2,0
 row says so; 8 and 9 are done to the database's functions alone; the crash, the hunger for memory, the hang, the wrong
 clock and the deaths at a commit of 10, 13 and 30 are put into the worker by hand; for the clock of 28 and 31, which
 steps back, the stored times are moved ahead. After each, `screen fsck` must find nothing lost and nothing twice and,
-where the fault leaves the captures as they are, no row that differs from a run without it. 35 is a month of nights: the
-archive changes every day, cases are signed, and every night has its fault; all results are compared with those of the
-same month without faults. `make test` does the same to 300 captures (five nights), on PostgreSQL, backups on SQLite
-too. How it works: [architecture.md](architecture.md), "Why nothing is lost".
+where the fault leaves the captures as they are, no row that differs from a run without it. 35 is a month of nights:
+the archive changes every day, cases are signed, and every night has its fault; all results are compared with those of
+the same month without faults. 36 are bundles that were made to harm, given to commands and to a worker. `make test`
+does the same to 300 captures (five nights), on PostgreSQL, backups on SQLite too. How it works:
+[architecture.md](architecture.md), "Why nothing is lost".
 """
 NOT_YET = """
 What has no row here was not done at full size yet.

@@ -180,7 +180,7 @@ def test_what_the_parent_knows_already_is_not_adapted_to(tmp_path: Path) -> None
 
 
 def test_engines_must_reproduce_what_the_new_reference_decides(adapted: Bundle) -> None:
-    hidden = open_hidden(adapted.path / PROOF)
+    hidden = open_hidden(adapted.read(PROOF), adapted.manifest.image.size)
     runner = GraphRunner(adapted.path / MODEL, adapted.manifest.outputs)
     known = read_novelty(adapted)
     assert known is not None

@@ -11,7 +11,8 @@ import pytest
 from rich.cells import cell_len
 from sqlalchemy import Engine, update
 
-from contract.bundle import Bundle
+from contract.archive import walk_archive
+from contract.bundle import Bundle, file_digest
 from contract.errors import ExitCode
 from contract.outcomes import ChunkOutcome, Mark
 from contract.states import MarkCode, Verdict
@@ -55,13 +56,17 @@ def database_url(tmp_path: Path) -> str:
 @pytest.fixture
 def run(database: Engine, bundle: Bundle, archive: Path) -> int:
     """A finished run, a patient in a chunk: one captures's file is damaged, and of one patient three are novel."""
-    files = [one for patient in PATIENTS for one in found(patient, *(f"{number:03d}.jpg" for number in range(4)))]
+    order = list(PATIENTS)
+    files = sorted(walk_archive(archive).captures, key=lambda one: order.index(one.patient.decode()))
     chosen = request(bundle, files, chunk_size=4, root=str(archive).encode())
     made = submit(database, chosen)
     for chunk_id in made.chunk_ids:
         lease = claimed(database, chunk_id)
         patient = lease.captures[0].path.decode().partition("/")[0]
         result = outcome(lease, PATIENTS[patient], rejected=patient == LONG)
+        paths = {capture.id: archive / capture.path.decode() for capture in lease.captures}
+        digested = [replace(one, sha256=file_digest(paths[one.capture_id])) for one in result.screened]
+        result = replace(result, screened=digested)
         finish_chunk(database, lease, of_patient(result, novel=3 if patient == "P-novel" else 0))
     assert made.run_id is not None
     return made.run_id

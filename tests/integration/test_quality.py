@@ -99,8 +99,7 @@ def test_a_reference_needs_training_captures_of_every_label_and_a_new_folder(
 
 
 def test_a_reference_that_cannot_be_read_is_the_bundles_fault(known: Bundle, tmp_path: Path) -> None:
-    broken = Bundle(tmp_path, known.digest, known.manifest)
-    (tmp_path / FILE).write_bytes(b"PK no archive")
+    broken = Bundle(tmp_path, known.digest, known.manifest, {**known.contents, FILE: b"PK no archive"})
     with pytest.raises(BundleError, match=FILE):
         read_novelty(broken)
 

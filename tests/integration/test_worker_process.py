@@ -203,8 +203,11 @@ def test_a_worker_that_may_not_read_a_patients_captures_leaves_them_to_others_si
     real = os.open
 
     def refusing(path: Any, *arguments: Any, **more: Any) -> int:
-        if isinstance(path, bytes) and (b"/P1/" in path or path.endswith(b"P2/000.jpg")):
-            raise PermissionError(errno.EACCES, "Permission denied")
+        if isinstance(path, bytes):
+            folder = str(Path(f"/proc/self/fd/{more['dir_fd']}").readlink()) if "dir_fd" in more else ""
+            full = os.fsencode(f"{folder}/") + path
+            if b"/P1/" in full or full.endswith(b"P2/000.jpg"):
+                raise PermissionError(errno.EACCES, "Permission denied")
         return real(path, *arguments, **more)
 
     with monkeypatch.context() as patch:

@@ -100,7 +100,7 @@ class EmulatedBfloat16Engine:
         self._exact = ONNXRuntimeEngine(bundle, "float32", options)
         self._session: OnnxSession | None = None
         if precision == "bfloat16":
-            graph = emulated(onnx.load(bundle.path / MODEL)).SerializeToString()
+            graph = emulated(onnx.load_from_string(bundle.read(MODEL))).SerializeToString()
             self._session = OnnxSession(graph, bundle.manifest.outputs, keep_casts=True)
         EmulatedBfloat16Engine.opened.append(self)
 

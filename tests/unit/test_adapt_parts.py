@@ -112,7 +112,7 @@ def test_an_adapted_reference_knows_what_either_knew_and_nothing_else(tmp_path: 
     far = (-9 + rng.normal(size=(100, 18))).astype(np.float32)
     groups = np.zeros(200, np.int64)
     blocks = write_embeddings(tmp_path, WIDTHS, first[:200], groups, first[200:])
-    known = open_reference(tmp_path / "reference.npz", blocks)
+    known = open_reference((tmp_path / "reference.npz").read_bytes(), blocks)
     manifest = colour_bundle(tmp_path / "b").manifest
     quality = {name: {"0.001": 1.0, "0.5": 2.0, "0.999": 3.0} for name in MEASURES}
     reference = {"novelty": {"blocks": blocks, "validation": {}}, "quality": quality}

@@ -180,7 +180,7 @@ def test_novelty_is_the_mahalanobis_distance_of_the_strangest_block_to_its_neare
     train[:, 3] *= 100  # features of any scale
     targets = np.repeat([0, 1], 60)
     blocks = reference.write_embeddings(tmp_path, (2, 3), train, targets, train[::7])
-    known = novelty.open_reference(tmp_path / novelty.FILE, blocks)
+    known = novelty.open_reference((tmp_path / novelty.FILE).read_bytes(), blocks)
     probe = rng.normal(3, 3, (4, 5)).astype(np.float32)
     for point, found in zip(probe, known.of(probe), strict=True):
         each = [

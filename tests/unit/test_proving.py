@@ -179,9 +179,9 @@ def test_a_proof_that_cannot_be_read_is_named(named: Bundle, tmp_path: Path, con
 
 def test_captures_of_another_size_than_the_networks_are_refused(named: Bundle, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(named.path, tmp_path / "b.bundle"))
-    hidden = open_hidden(copy / FILE)
+    hidden = open_hidden((copy / FILE).read_bytes(), named.manifest.image.size)
     write_hidden(copy / FILE, trainer_proof.as_jpeg(hidden.captures[:, :32, :32]), hidden.expected)
-    with pytest.raises(BundleError, match="it holds captures"):
+    with pytest.raises(BundleError, match="does not have 64 x 64 pixels"):
         read_hidden(write_manifest(copy, named.manifest))
 
 

@@ -1,17 +1,20 @@
 """Reading a capture: only from below the root, only what was submitted; a storage fault is never a bad capture."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from contract import reading
+from contract import below, reading
 from contract.errors import ArchiveUnavailable, CaptureRejected
 from contract.imaging import MAX_BYTES
 from contract.reading import check_archive, read_capture
@@ -251,13 +254,61 @@ def test_a_link_put_there_between_our_look_and_our_opening_is_not_followed(
     real, twin = os.open, root / PATIENT / "twin.jpg"
     shutil.copy2(root / NAME, twin)  # size and time agree as well
 
-    def open_late(path: bytes, flags: int, *more: int) -> int:
-        (root / NAME).unlink()
-        (root / NAME).symlink_to(twin)
-        return real(path, flags, *more)
+    def open_late(path: bytes, flags: int, *, dir_fd: int | None = None) -> int:
+        if path == b"001.jpg":
+            (root / NAME).unlink()
+            (root / NAME).symlink_to(twin)
+        return real(path, flags, dir_fd=dir_fd)
 
-    monkeypatch.setattr(reading.os, "open", open_late)
+    monkeypatch.setattr(below.os, "open", open_late)
     rejection(submitted, RejectCode.OUTSIDE_ARCHIVE)
+
+
+@pytest.mark.parametrize("folder", [PATIENT, f"{PATIENT}/slide 1"])
+def test_a_folder_swapped_for_a_link_between_our_look_and_our_opening_is_not_followed(
+    root: Path, outside: Path, submitted: Read, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    real, name = os.open, os.fsencode(Path(folder).name)
+    twin = outside.parent / Path(NAME).relative_to(folder)
+    twin.parent.mkdir(exist_ok=True)
+    shutil.copy2(root / NAME, twin)
+
+    def open_late(path: bytes, flags: int, *, dir_fd: int | None = None) -> int:
+        if path == name:
+            (root / folder).rename(root / "aside")
+            (root / folder).symlink_to(outside.parent)
+        return real(path, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(below.os, "open", open_late)
+    rejection(submitted, RejectCode.OUTSIDE_ARCHIVE)
+
+
+def test_somebody_who_swaps_folders_all_the_time_never_gets_a_capture_of_elsewhere_read(
+    root: Path, outside: Path, submitted: Read
+) -> None:
+    """The path was looked at and then opened before: this lost some hundred of a hundred thousand races."""
+    folder, aside, link = root / PATIENT, root / "aside", root / "link"
+    twin = outside.parent / Path(NAME).relative_to(PATIENT)
+    twin.parent.mkdir()
+    twin.write_bytes(b"\0" * len(DATA))
+    os.utime(twin, ns=((root / NAME).stat().st_atime_ns, (root / NAME).stat().st_mtime_ns))
+    link.symlink_to(outside.parent)
+    swapping = (
+        "import itertools, os, sys\n"
+        "folder, aside, link = sys.argv[1:]\n"
+        "while True:\n"
+        "    os.rename(folder, aside); os.rename(link, folder); os.rename(folder, link); os.rename(aside, folder)\n"
+    )
+    swapper = subprocess.Popen([sys.executable, "-c", swapping, folder, aside, link])
+    seen = set()
+    try:
+        for _ in range(20_000):
+            with contextlib.suppress(CaptureRejected, FileNotFoundError):
+                seen.add(submitted().data)
+    finally:
+        swapper.kill()
+        swapper.wait()
+    assert seen <= {DATA}
 
 
 def test_a_folder_replaced_by_a_link_out_of_the_archive_is_outside(root: Path, outside: Path) -> None:
@@ -302,7 +353,7 @@ def test_a_file_in_the_place_of_the_root_is_an_archive_that_is_away(root: Path, 
 def test_an_error_of_the_storage_when_opening_is_unavailable_simulated(
     submitted: Read, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(reading.os, "open", _raise(number))
+    monkeypatch.setattr(below.os, "open", _raise(number))
     unavailable(submitted)
 
 
@@ -315,7 +366,7 @@ def test_an_error_of_the_storage_when_reading_is_unavailable() -> None:
 def test_a_file_that_may_not_be_read_is_rejected_simulated(
     submitted: Read, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(reading.os, "open", _raise(number))  # root may read anything, so the error is made up
+    monkeypatch.setattr(below.os, "open", _raise(number))  # root may read anything, so the error is made up
     rejection(submitted, RejectCode.NOT_READABLE)
 
 

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("cuda")
 
 
-from contract.bundle import Bundle
+from contract.bundle import MODEL, Bundle
 from contract.errors import EngineError
 from contract.outcomes import CaptureRef, ChunkOutcome
 from tests.support.archives import COLOURS, write_archive
@@ -127,8 +127,7 @@ def test_a_precision_without_a_graph_is_refused(bundle: Bundle) -> None:
 def test_a_graph_that_tensorrt_cannot_read_is_refused_with_its_reason(
     bundle: Bundle, key: PlanKey, tmp_path: Path
 ) -> None:
-    broken = replace(bundle, path=tmp_path)
-    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    broken = replace(bundle, contents={MODEL: b"no graph"})
     with pytest.raises(EngineError, match=r"cannot read model\.onnx"):
         plans.obtain(broken, key, tmp_path)
 

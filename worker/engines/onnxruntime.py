@@ -5,6 +5,7 @@ import onnxruntime
 from contract.bundle import MODEL, Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
+from contract.names import one_line
 from contract.onnx_session import OnnxSession
 from worker.engines.base import DeviceMemoryFull, EngineOptions, Pending
 
@@ -28,9 +29,9 @@ class ONNXRuntimeEngine:
         available = onnxruntime.get_available_providers()
         providers = [(name, choices) for name, choices in preferred if name in available]
         try:
-            self._session = OnnxSession(bundle.path / MODEL, bundle.manifest.outputs, providers=providers)
+            self._session = OnnxSession(bundle.read(MODEL), bundle.manifest.outputs, providers=providers)
         except Exception as error:  # the library derives its errors from Exception and documents no root
-            raise EngineError(f"ONNX Runtime cannot load bundle {bundle.digest[:12]}: {error}") from error
+            raise EngineError(f"ONNX Runtime cannot load bundle {bundle.digest[:12]}: {one_line(error)}") from error
         on_gpu = self._session.provider == _CUDA  # where no device answers, the library falls back to the CPU
         self.device = "CUDA" if on_gpu else "CPU"
         self.shares_cores = not on_gpu
@@ -48,7 +49,7 @@ class ONNXRuntimeEngine:
             predictions = self._session.predict(batch)
         except Exception as error:  # no common class of errors, see above
             kind = DeviceMemoryFull if any(word in str(error).lower() for word in _MEMORY) else EngineError
-            raise kind(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
+            raise kind(f"ONNX Runtime failed on a batch of {len(batch)}: {one_line(error)}") from error
         return lambda: predictions
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ import structlog
 from contract.bundle import MODEL, Bundle
 from contract.errors import EngineError
 from contract.imaging import RGBImage
+from contract.names import one_line
 from contract.predictions import Predictions
 from worker.engines.base import EngineOptions, Pending
 from worker.engines.plan_cache import PlanKey, plan_folder, read_plan, write_plan
@@ -26,6 +27,8 @@ from worker.engines.plan_cache import PlanKey, plan_folder, read_plan, write_pla
 log = structlog.get_logger(__name__)
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
+_FROM_BYTES = "of the bytes that were hashed"
+"""Earlier releases read the graph's file again for each size, so their plans may be of another graph than they say."""
 
 
 @cache
@@ -57,6 +60,7 @@ class OpenVINOEngine:
         self.precision = precision
         self._outputs = bundle.manifest.outputs
         self._bundle = bundle
+        self._graph = bundle.read(MODEL)
         self._cache_dir = options.cache_dir
         self.device = str(_core().get_property("CPU", "FULL_DEVICE_NAME"))
         self._first_stage = self._outputs.first_stage if precision != "float32" else None
@@ -77,7 +81,7 @@ class OpenVINOEngine:
         graph = self._bundle.manifest.files[MODEL]
         key = PlanKey(
             self._bundle.digest, f"{graph}/{output}" if output else graph, "openvino", openvino.get_version(),
-            self.device, precision, size,
+            self.device, precision, size, _FROM_BYTES,
         )  # fmt: skip
         config = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -93,7 +97,9 @@ class OpenVINOEngine:
                 write_plan(file, key, compiled.export_model().getvalue())
             return compiled
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {error}") from error
+            raise EngineError(
+                f"OpenVINO cannot compile bundle {self._bundle.digest[:12]}: {one_line(error)}"
+            ) from error
 
     def _kept(self, key: PlanKey) -> tuple[Path | None, bytes | None]:
         """Where the model of this key is kept, and the model if it is there. A cache that this user cannot or must not
@@ -111,7 +117,7 @@ class OpenVINOEngine:
 
     def _model(self, size: int, output: str | None) -> Any:
         """The bundle's graph for batches of this size, or its part that leads to `output`. Raises EngineError."""
-        model = _core().read_model(self._bundle.path / MODEL)
+        model = _core().read_model(self._graph)
         names = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
         if missing := {name for name in self._outputs.model_dump().values() if name} - names:
             raise EngineError(
@@ -146,14 +152,14 @@ class OpenVINOEngine:
             requests.start({self._outputs.input: tensor})
         except RuntimeError as error:
             idle.append(requests)
-            raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
+            raise EngineError(f"OpenVINO failed on a batch of {rows}: {one_line(error)}") from error
 
         def fetch(_inputs_in_use: object = (tensor, filled)) -> Predictions:  # otherwise their memory might be reused
             try:
                 requests.wait()
                 return self._read(requests, rows)
             except RuntimeError as error:
-                raise EngineError(f"OpenVINO failed on a batch of {rows}: {error}") from error
+                raise EngineError(f"OpenVINO failed on a batch of {rows}: {one_line(error)}") from error
             finally:
                 idle.append(requests)
 

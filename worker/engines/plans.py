@@ -7,7 +7,6 @@ computed in half precision.
 
 import hashlib
 import importlib
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import structlog
 
 from contract.bundle import HALF_MODEL, MODEL, Bundle
 from contract.errors import EngineError
+from contract.names import one_line
 from worker.engines.base import NotUsable
 from worker.engines.plan_cache import PlanKey, keep_own, plan_folder, read_own, read_plan, write_plan
 
@@ -79,7 +79,7 @@ def build(bundle: Bundle, key: PlanKey, folder: Path | None) -> bytes:
     trt = library()
     errors = Messages(trt)
     builder = trt.Builder(errors.logger)
-    network, _parser = parsed(trt, errors, builder, bundle.path / GRAPHS[key.precision])
+    network, _parser = parsed(trt, errors, builder, bundle, key.precision)
     config = builder.create_builder_config()
     # By default TensorRT rounds the factors of float32 products to 10 bits of mantissa, as many as float16 has.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -116,13 +116,14 @@ def _capability(trt: ModuleType, target: str) -> Any:
     return getattr(trt.ComputeCapability, target.upper())
 
 
-def parsed(trt: ModuleType, errors: "Messages", builder: Any, graph: Path) -> tuple[Any, Any]:
+def parsed(trt: ModuleType, errors: "Messages", builder: Any, bundle: Bundle, precision: str) -> tuple[Any, Any]:
     """The graph as a strongly typed network, and its parser, which must live as long. Raises EngineError."""
+    graph = GRAPHS[precision]
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, errors.logger)
-    if not parser.parse_from_file(os.fspath(graph)):
-        reasons = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-        raise EngineError(f"TensorRT cannot read {graph.name} ({reasons}); export the bundle again")
+    if not parser.parse(bundle.read(graph)):
+        reasons = one_line("; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors)))
+        raise EngineError(f"TensorRT cannot read {graph} ({reasons}); export the bundle again")
     return network, parser
 
 
@@ -140,7 +141,7 @@ def summary(bundle: Bundle, precision: str) -> Summary:
     trt = library()
     errors = Messages(trt)
     builder = trt.Builder(errors.logger)
-    network, _parser = parsed(trt, errors, builder, bundle.path / GRAPHS[precision])
+    network, _parser = parsed(trt, errors, builder, bundle, precision)
     layers: dict[str, Counter[str]] = {}
     for layer in map(network.get_layer, range(network.num_layers)):
         layers.setdefault(layer.type.name, Counter())[layer.get_output(0).dtype.name] += 1
@@ -175,4 +176,4 @@ class Messages:
         self._errors = errors
 
     def __str__(self) -> str:
-        return "; ".join(self._errors) or "no reason was given"
+        return one_line("; ".join(self._errors)) or "no reason was given"

@@ -1,11 +1,15 @@
 """The proof of an engine before it serves: for the bundle's captures it must decide as the float32 graph did."""
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from contract.bundle import Bundle
 from contract.decisions import Decision, decide
 from contract.errors import EngineError
 from contract.imaging import RGBImage
+from contract.names import one_line
 from contract.novelty import Novelty, read_novelty
 from contract.predictions import Predictions
 from contract.proof import Expected, golden_expected, read_hidden
@@ -62,6 +66,26 @@ def prove(engine: Engine, bundle: Bundle, exact: Engine | None = None, *, with_h
     return Proof(golden, hidden)
 
 
+def prove_sizes(engine: Engine, bundle: Bundle, largest: int) -> None:
+    """Compare the golden captures in batches of every power of two up to `largest`, and of the next one above it.
+
+    An engine may compile each of these sizes for itself, when it comes for the first time. Afterwards no other size
+    comes: what nobody has proved is not served. Raises EngineError.
+    """
+    captures, _ = golden_batch(bundle)
+    novelty, expected = read_novelty(bundle), golden_expected(bundle)
+    most = largest if engine.max_batch is None else min(largest, engine.max_batch)
+    for size in (1 << power for power in range((most - 1).bit_length() + 1)):
+        padded = np.resize(captures, (math.ceil(len(captures) / size) * size, *captures.shape[1:]))
+        answers = infer_all(engine, padded, size).first(len(captures))
+        compared = _compared(bundle, novelty, engine, captures, expected, answers)
+        if failed := failures(bundle.manifest, engine.precision, compared, "golden"):
+            raise EngineError(
+                f"engine {engine.name} ({engine.precision}) does not reproduce bundle {bundle.digest[:12]} in batches "
+                f"of {size}: {'; '.join(failed)}; {_next_step(engine)}"
+            )
+
+
 def _expected_from(exact: Engine, bundle: Bundle, novelty: Novelty | None, captures: RGBImage) -> Expected:
     """The predictions of an engine in float32, and the decisions that follow from them."""
     answers = infer(exact, captures)
@@ -77,10 +101,16 @@ def _compared(
     expected: Expected,
     answers: Predictions,
 ) -> Figures:
-    return figures(
-        bundle.manifest, engine.precision, novelty, expected, answers.probabilities, answers.embedding, answers.cam,
-        _decisions(bundle, novelty, captures, answers),
-    )  # fmt: skip
+    try:
+        return figures(
+            bundle.manifest, engine.precision, novelty, expected, answers.probabilities, answers.embedding, answers.cam,
+            _decisions(bundle, novelty, captures, answers),
+        )  # fmt: skip
+    except (ValueError, IndexError) as error:
+        raise EngineError(
+            f"engine {engine.name}: what bundle {bundle.digest[:12]} expects, its reference and the outputs of its "
+            f"graph have shapes that do not fit ({one_line(error)}); export the bundle again"
+        ) from error
 
 
 def _decisions(bundle: Bundle, novelty: Novelty | None, captures: RGBImage, answers: Predictions) -> list[Decision]:

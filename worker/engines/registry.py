@@ -11,7 +11,7 @@ from contract.caches import give_libraries_a_home
 from contract.errors import EngineError
 from worker.engines.base import Engine, EngineOptions, NotUsable
 from worker.engines.close_calls import CloseCalls, Doubt
-from worker.engines.proving import Proof, prove
+from worker.engines.proving import Proof, prove, prove_sizes
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +69,7 @@ def _opened(cls: Any, bundle: Bundle, precision: str, options: EngineOptions) ->
         exact: Engine = cls(bundle, "float32", replace(options, batch_size=1))
         opened.append(exact)
         prove(exact, bundle, with_hidden=False)
+        prove_sizes(exact, bundle, 1)  # close calls come one by one
         both = CloseCalls(engine, exact, Doubt.of(bundle, precision))
         return both, prove(both, bundle, exact)
     except BaseException:
