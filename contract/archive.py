@@ -19,7 +19,7 @@ from contract.errors import ArchiveError, ArchiveUnavailable
 from contract.imaging import SUFFIXES
 from contract.layout import Layout
 from contract.modified import stored_time
-from contract.names import display_name
+from contract.names import display_name, look_alike
 from contract.states import UNSCREENED, NoCaptures, SkipReason
 
 IN_MEMORY_BYTES = 32 * 2**20
@@ -36,7 +36,8 @@ _FileEntry = tuple[bytes, int, int, int | None, int]
 class FoundCapture:
     """A file of the archive: `path` is relative to its root, and begins with `patient`, the path of the patient's
     folder. `modified_ns` and `changed_ns`, the change time, are as the database stores them (contract/modified.py),
-    `folder_inode` is the patient's folder's. With a pseudonym in `path`, `file` is the path on disk.
+    `folder_inode` is the patient's folder's. With a pseudonym in `path`, `file` is the path on disk, and
+    `look_alike` the hashed key of the names that look like the patient's.
     """
 
     path: bytes
@@ -47,6 +48,7 @@ class FoundCapture:
     inode: int | None = None
     changed_ns: int | None = None
     file: bytes | None = None
+    look_alike: str | None = None
 
 
 def inode_of(folder: bytes) -> int | None:
@@ -122,6 +124,7 @@ class Archive:
     without_captures: list[PatientWithoutCaptures] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     layout: Layout = field(default_factory=Layout)
+    by_look: dict[str, list[bytes]] = field(default_factory=dict)
     complete: bool = True
     failed: bool = False
 
@@ -129,6 +132,11 @@ class Archive:
     def patients(self) -> int:
         """Number of patients with captures."""
         return self.captures.patients
+
+    @property
+    def look_alikes(self) -> list[list[bytes]]:
+        """Groups of patients with captures whose folders' names look the same."""
+        return [group for group in self.by_look.values() if len(group) > 1]
 
     @property
     def unscreened(self) -> bool:
@@ -279,6 +287,7 @@ class _Walker:
             inode = inode_of(os.path.join(self.root, patient))  # noqa: PTH118 - bytes
             self.archive.captures.add(patient, inode, captures)
             self.archive.layout.add(patient, (path for path, *_ in captures))
+            self.archive.by_look.setdefault(look_alike(patient), []).append(patient)
 
     def without_captures(self, patient: bytes, code: NoCaptures, reason: str) -> None:
         if self.fits(patient):

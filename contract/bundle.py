@@ -44,6 +44,7 @@ from contract.errors import BundleError
 from contract.graph_check import check_graph
 from contract.imaging import ImageSpec
 from contract.names import display_name, one_line
+from contract.printable import is_printable, printable
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
@@ -376,8 +377,17 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
                 f"bundle {path}: schema version {str(version)[:40]}; this release reads version {SCHEMA_VERSION}: "
                 "export the bundle again or use a matching release"
             )
-        return Manifest.model_validate_json(raw)
+        manifest = Manifest.model_validate_json(raw)
+        _refuse_unprintable(manifest)
+        return manifest
     except RecursionError:
         raise BundleError(f"bundle {path}: {MANIFEST} is not valid: it is nested without end") from None
     except (ValueError, AttributeError) as error:
         raise BundleError(f"bundle {path}: {MANIFEST} is not valid: {one_line(error)}") from error
+
+
+def _refuse_unprintable(manifest: Manifest) -> None:
+    """Not a rule of `Manifest`: one that was stored with a run of before must still be read."""
+    for text in (manifest.name, manifest.notice or "", *manifest.labels, *manifest.files):
+        if not is_printable(text):
+            raise ValueError(f"`{printable(text)}` holds characters that cannot be printed")

@@ -67,6 +67,13 @@ IDENTITY_CONFLICT = Reason(
     "the same capture, byte for byte, lies under another patient too: patients may have been mixed up",
 )
 
+LOOK_ALIKE = Reason(
+    "look_alike",
+    "another folder of this archive has a name that looks the same: one patient in two halves, or two people in one",
+)
+MAY_BE_MIXED_UP = (IDENTITY_CONFLICT, LOOK_ALIKE)
+"""What a result says before everything else, in this order."""
+
 
 @dataclass(frozen=True)
 class Emptied:
@@ -110,11 +117,13 @@ def judge(
     benign_label: str,
     counts: CaseCounts,
     identity_conflict: bool = False,
+    look_alike: bool = False,
 ) -> CaseResult:
     """The result of one case: the policy applied to its screened captures, in any order.
 
     `identity_conflict` means that one of the captures is also another patient's, byte for byte. The rule cannot know
-    whose it is, so the capture counts; the result states the conflict first, and the case comes before all others.
+    whose it is, so the capture counts; the result states the conflict first, and the case comes before all others. The
+    same with `look_alike`: another folder of the archive has a name that looks the same.
     """
     benign = list(labels).index(benign_label)
     selection = select_captures(policy, captures)
@@ -132,6 +141,7 @@ def judge(
         subtype, margin = subtype_of(verdict, selected, labels, benign)
     reasons = [
         *([IDENTITY_CONFLICT] if identity_conflict else []),
+        *([LOOK_ALIKE] if look_alike else []),
         *selection.mostly_excluded_reasons(),
         *verdict_reasons,
         *missing_reasons(counts),
@@ -146,7 +156,7 @@ def judge(
         score_high=high,
         subtype=subtype,
         subtype_margin=margin,
-        priority=priority_of(verdict, score, missing=missing, identity_conflict=identity_conflict),
+        priority=priority_of(verdict, score, missing=missing, identity_conflict=identity_conflict or look_alike),
         reasons=reasons,
         excluded=len(selection.excluded),
         novel=selection.novel,

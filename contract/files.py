@@ -1,24 +1,68 @@
-"""Writes files and folders that exist completely or not at all, however the process ends."""
+"""Writes files and folders that exist completely or not at all, however the process ends.
 
+What has patients in it is made for its owner alone, whatever the umask is: files with mode 0600, folders with 0700. Who
+wants to share one changes its mode afterwards; SQLite gives the files beside a database the database's mode.
+"""
+
+import contextlib
 import errno
+import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Write `content` to a file beside `file`, then rename it; make missing folders. Text is UTF-8. Raises OSError."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write `content` to a private file beside `file`, then rename it; make missing folders, also private. Text is
+    UTF-8. A file that is replaced is private, too, whatever it was. Raises OSError.
+    """
+    private_folder(file.parent)
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        create_private(part)
+        part.write_bytes(data)
         part.replace(file)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that only this user may enter, and those above it in the same way; leave alone what exists.
+
+    Raises OSError.
+    """
+    if not folder.parent.is_dir() and folder.parent != folder:
+        private_folder(folder.parent)
+    folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+
+
+def create_private(file: Path) -> None:
+    """Make an empty file that only this user may read, unless there is one. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, PRIVATE_FILE))
+
+
+def append_private(file: Path) -> BinaryIO:
+    """Open a file for appending; make it and its folder if they are missing. It becomes private if it is ours.
+
+    Raises OSError.
+    """
+    private_folder(file.parent)
+    handle = os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, PRIVATE_FILE)
+    if stat.S_ISREG(os.fstat(handle).st_mode):  # not a terminal or /dev/null
+        with contextlib.suppress(PermissionError):
+            os.fchmod(handle, PRIVATE_FILE)
+    return os.fdopen(handle, "ab")
 
 
 @contextmanager

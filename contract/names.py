@@ -8,9 +8,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from contract.printable import printable
+
 _SAME_SHAPE = str.maketrans("авекмнорстухіјѕαβεηικμνορτυχ‐–—−’‘ʼ`", "abekmhopctyxijsabehikmnoptyx----''''")
 """Casefolded Cyrillic and Greek letters whose capitals look like Latin ones, dashes, and apostrophes: what another
-keyboard, or a program that corrects typing, puts in place of the usual character."""
+keyboard, or a program that corrects typing, puts in place of the usual character. All are in confusables.txt of
+Unicode TR39, "Unicode Security Mechanisms"."""
 
 
 def display_name(name: bytes) -> str:
@@ -27,9 +30,16 @@ def display_name(name: bytes) -> str:
     return printable(name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace"))
 
 
-def printable(text: str) -> str:
-    r"""The text with characters that control a terminal as \xNN or \uNNNN."""
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+def ascii_name(name: str) -> str:
+    r"""The name, followed by what it is made of if that is more than ASCII or has blanks at its ends.
+
+    >>> ascii_name("P\N{CYRILLIC SMALL LETTER A}")
+    'Pа (P\\u0430)'
+    """
+    spelled = name.encode("ascii", "backslashreplace").decode()
+    if name != name.strip():
+        spelled = f"`{spelled}`"
+    return name if spelled == name else f"{name} ({spelled})"
 
 
 def one_line(text: object, most: int = 600) -> str:
@@ -37,12 +47,6 @@ def one_line(text: object, most: int = 600) -> str:
     repeat names from a file of somebody else, and as much of it as it likes.
     """
     return printable(" ".join(str(text).split()))[:most]
-
-
-def _escaped(character: str) -> str:
-    r"""\xNN for ASCII, where it is the byte; longer forms above it, because there \xNN means a byte outside UTF-8."""
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def path_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -78,6 +82,26 @@ def alike(name: str) -> str:
     text = "".join(letter for letter in text if not letter.isspace() and unicodedata.category(letter) != "Cf")
     number = re.fullmatch(r"0*(\d+)(?:[.,]0)?", text)
     return number[1] if number else text.translate(_SAME_SHAPE)
+
+
+def look_alike(name: bytes) -> str:
+    r"""A key that is equal for names of folders that people take for one another when they see them.
+
+    Unlike `alike` it tells apart what looks different: 007 and 7, or a name with and without a blank within it. Bytes
+    that are not UTF-8 are read as Windows-1252: archives from other systems have both.
+
+    >>> look_alike(b"P1 ") == look_alike("p\N{FULLWIDTH DIGIT ONE}".encode()) != look_alike(b"P 1")
+    True
+    >>> look_alike("M\xfcller".encode()) == look_alike(b"Mu\xcc\x88ller") == look_alike(b"M\xfcller")
+    True
+    """
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        text = name.decode("cp1252", "backslashreplace")
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    return " ".join(text.split()).translate(_SAME_SHAPE | {ord("0"): "o"})
 
 
 def lookalikes(names: Iterable[str]) -> list[list[str]]:

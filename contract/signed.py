@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from contract.case_rule import IDENTITY_CONFLICT, CaseResult, Reason
+from contract.case_rule import MAY_BE_MIXED_UP, CaseResult, Reason
 from contract.settled import IDENTITY_SETTLED, SETTLED_WITHOUT_NAMES
 from contract.states import Verdict
 from contract.words import result_words
@@ -58,7 +58,7 @@ def beside_signed(result: CaseResult, signed: SignedResult) -> CaseResult:
         if differs
         else Reason(AGREES_WITH_SIGNED, f"agrees with what was signed: {signed.sentence}")
     )
-    first = [one for one in result.reasons if one == IDENTITY_CONFLICT]
-    others = [one for one in result.reasons if one != IDENTITY_CONFLICT]
+    first = [one for one in result.reasons if one in MAY_BE_MIXED_UP]
+    others = [one for one in result.reasons if one not in MAY_BE_MIXED_UP]
     priority = result.priority + (DIFFERS if differs else 0.0)
     return replace(result, reasons=[*first, reason, *others], priority=priority)

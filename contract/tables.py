@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from contract.errors import DataError
-from contract.names import cleaned, lookalikes, printable
+from contract.names import cleaned, lookalikes
+from contract.printable import printable
 
 DELIMITERS = (",", ";", "\t", "|")
 EXPORT_AGAIN = (

@@ -16,7 +16,15 @@ from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
-from contract.case_rule import IDENTITY_CONFLICT, CaseCounts, CaseResult, JudgedCapture, judge, judge_emptied
+from contract.case_rule import (
+    IDENTITY_CONFLICT,
+    MAY_BE_MIXED_UP,
+    CaseCounts,
+    CaseResult,
+    JudgedCapture,
+    judge,
+    judge_emptied,
+)
 from contract.settled import IDENTITY_SETTLED, beside_settlement
 from contract.signed import SignedResult, beside_signed
 from contract.states import CaptureState, CaseState, EventKind
@@ -24,12 +32,14 @@ from db.absent import emptied
 from db.audit import WORKER, note
 from db.clock import db_now
 from db.engine import AnyRow, batches, slices
+from db.look_alikes import LookAlike, changed_look_alikes, look_alikes, settled_names
 from db.many import update_many
 from db.mix_ups import (
     is_in_conflict,
     one_at_a_time,
     perhaps_freed,
     perhaps_touching_others,
+    says_conflict,
     silent_others,
     under_several_patients,
 )
@@ -171,15 +181,34 @@ def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict:
             select(Case.id, Case.run_id, Case.submitted, Case.case_policy, Run.bundle_digest)
             .join(Run, Run.id == Case.run_id)
             .where(Case.id.in_(ids), Case.state == CaseState.AGGREGATED)
-            .where(func.coalesce(Case.identity_conflict, False) == in_conflict)
+            .where(says_conflict() if in_conflict else ~says_conflict())
             .order_by(Case.id)
             .with_for_update(of=Case)
         ).all()
         for case in cases:
             manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
             columns = result_of(connection, ToJudge(case.id, case.submitted, manifest))
-            if columns["identity_conflict"] != in_conflict:
+            if any(reason["code"] == IDENTITY_CONFLICT.code for reason in columns["reasons"]) != in_conflict:
                 write_identity(connection, case.run_id, case.id, columns, actor=WORKER)
+
+
+def judge_look_alikes(connection: Connection, root: bytes, *, actor: str) -> None:
+    """Correct the results of an archive that do not say what is true of the names of its folders now."""
+    if not changed_look_alikes(connection, root):
+        return
+    one_at_a_time(connection)
+    for ids in slices(changed_look_alikes(connection, root), 500):
+        cases = connection.execute(
+            select(Case.id, Case.run_id, Case.submitted, Case.case_policy, Run.bundle_digest)
+            .join(Run, Run.id == Case.run_id)
+            .where(Case.id.in_(ids), Case.state == CaseState.AGGREGATED)
+            .order_by(Case.id)
+            .with_for_update(of=Case)
+        ).all()
+        for case in cases:
+            manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
+            columns = result_of(connection, ToJudge(case.id, case.submitted, manifest))
+            write_identity(connection, case.run_id, case.id, columns, actor=actor)
 
 
 def write_identity(
@@ -214,7 +243,7 @@ def _result_columns(
         policy = case.manifest.case_policy
         columns[case.id] = {
             "case_rule": f"{policy.rule}/{policy.version}",
-            "identity_conflict": IDENTITY_CONFLICT in result.reasons,
+            "identity_conflict": any(mark in result.reasons for mark in MAY_BE_MIXED_UP),
             "verdict": result.verdict,
             "score": result.score,
             "score_low": result.score_low,
@@ -288,6 +317,9 @@ def case_results(
         shared = frozenset(under_several_patients(connection, _digests({one: captures.get(one, ()) for one in ids})))
     if signed is None:
         signed = signed_before(connection, ids)
+    alike: dict[int, list[LookAlike]] = defaultdict(list)
+    for pair in look_alikes(connection, ids):
+        alike[pair.case_id].append(pair)
     for case in cases:
         if not case.submitted:
             yield judge_emptied(emptied(connection, case.id))
@@ -295,15 +327,19 @@ def case_results(
         rows = captures.get(case.id, ())
         is_shared = any(row.sha256 in shared for row in rows)
         conflict = is_shared and is_in_conflict(connection, case.id)
-        result = judge_rows(rows, counts[case.id], case.manifest, identity_conflict=conflict)
+        looks_alike = any(not pair.settled for pair in alike[case.id])
+        result = judge_rows(rows, counts[case.id], case.manifest, identity_conflict=conflict, look_alike=looks_alike)
+        if (settlement := settled_names(connection, alike[case.id])) is not None:
+            result = beside_settlement(result, settlement)
         if is_shared and (settlement := settlement_of(connection, case.id)) is not None:
             result = beside_settlement(result, settlement)
         yield beside_signed(result, signed[case.id]) if case.id in signed else result
 
 
 def judge_rows(
-    rows: Sequence[AnyRow], counts: CaseCounts, manifest: Manifest, *, identity_conflict: bool = False
-) -> CaseResult:
+    rows: Sequence[AnyRow], counts: CaseCounts, manifest: Manifest, *, identity_conflict: bool = False,
+    look_alike: bool = False,
+) -> CaseResult:  # fmt: skip
     """Apply the manifest's case policy to the screened captures of one case: rows with the columns JUDGED."""
     return judge(
         [JudgedCapture(row.probabilities, row.sha256, [mark["code"] for mark in row.marks or ()]) for row in rows],
@@ -312,4 +348,5 @@ def judge_rows(
         benign_label=manifest.benign_label,
         counts=counts,
         identity_conflict=identity_conflict,
+        look_alike=look_alike,
     )

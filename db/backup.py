@@ -14,6 +14,7 @@ from urllib.parse import quote
 from sqlalchemy import Engine
 
 from contract.errors import DatabaseUnavailable, DatabaseUnsuitable, StorageFull, UsageError
+from contract.files import create_private
 from db import schema
 from db.engine import check_place, open_engine
 from db.incarnation import restored
@@ -130,6 +131,8 @@ def _opened(file: Path, *, read_only: bool = False) -> Iterator[sqlite3.Connecti
     """A connection of its own, without SQLAlchemy. Raises the system's own errors instead of the driver's."""
     try:
         mode = "ro" if read_only else "rwc"
+        if not read_only:
+            create_private(file)
         uri = f"file:{quote(str(file.absolute()))}?mode={mode}"
         with closing(sqlite3.connect(uri, WAIT_S, isolation_level=None, uri=True)) as connection:
             yield connection

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, Select, func, select, update
 
 from contract.errors import NoSuchRun, UsageError
 from contract.states import CaptureState, CaseState, ChunkState, EventKind
-from db.aggregation import judge_again
+from db.aggregation import judge_again, judge_look_alikes
 from db.audit import note
 from db.chunks import new_chunks
 from db.clock import db_now
@@ -55,6 +55,7 @@ def cancel(engine: Engine, run_id: int, *, actor: str) -> bool:
             note(connection, EventKind.CANCELLED, actor=actor, run_id=run_id)
             back = earlier_cases(connection, _finished(connection, run_id))
             judge_again(connection, perhaps_in_conflict(connection, back), in_conflict=False)
+            judge_look_alikes(connection, _root(connection, run_id), actor=actor)
         return bool(changed)
 
 
@@ -88,6 +89,7 @@ def resume(engine: Engine, run_id: int, *, actor: str) -> list[int]:
                 supersede(connection, [case_id], cancelled=False)
                 freed.update(perhaps_freed(connection, case_id))
             judge_again(connection, sorted(freed), in_conflict=True)
+            judge_look_alikes(connection, _root(connection, run_id), actor=actor)
         release_held(connection, run_id, actor=actor)
         return list(
             connection.execute(
@@ -160,6 +162,10 @@ def _finished(connection: Connection, run_id: int) -> Sequence[int]:
 
 def _case_ids(run_id: int, states: Collection[CaptureState]) -> Select[int]:
     return select(Capture.case_id).where(Capture.run_id == run_id, Capture.state.in_(states))
+
+
+def _root(connection: Connection, run_id: int) -> bytes:
+    return bytes(connection.execute(select(Run.root).where(Run.id == run_id)).scalar_one())
 
 
 def _existing(connection: Connection, run_id: int) -> AnyRow:

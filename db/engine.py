@@ -10,7 +10,7 @@ with "database is locked" under load, whatever the timeout is; BEGIN IMMEDIATE w
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from contract.errors import DatabaseForbids, DatabaseReadOnly, DatabaseUnavailable, DatabaseUnsuitable, StorageFull
-from contract.files import check_folder
+from contract.files import check_folder, create_private
 from db import chain
 from db.url import read_url
 from db.write_lock import held_sentence
@@ -146,6 +146,12 @@ def check_place(engine: Engine) -> None:
 
 
 def _make_sqlite_serious(engine: Engine) -> None:
+    @event.listens_for(engine, "do_connect")
+    def _private(_dialect: Any, _record: Any, arguments: Sequence[str], _options: Any) -> None:
+        """A new database is its owner's alone. Who has another mode for it keeps it, also for the files beside it."""
+        with suppress(OSError):  # SQLite says it better
+            create_private(Path(arguments[0]).resolve())
+
     @event.listens_for(engine, "connect")
     def _pragmas(dbapi_connection: Any, _record: Any) -> None:
         cursor = dbapi_connection.cursor()

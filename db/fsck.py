@@ -22,6 +22,7 @@ from db.compare import same_value
 from db.engine import AnyRow, reading
 from db.fsck_identity import settled_by_nobody, silent_mix_ups
 from db.fsck_rows import of_rows
+from db.look_alikes import unmarked_look_alikes
 from db.models import Capture, Case, Chunk, Event, Patient, PatientWithoutCaptures, ReportQueue, Review, Run
 from db.opinions import CASE_REVIEW
 from db.progress import ENDED, progress_of
@@ -299,6 +300,10 @@ def _identity(connection: Connection, run: RunRow) -> Iterator[Finding]:
     silent = silent_mix_ups(connection, run.id)
     yield Finding(
         "the same capture under two patients is noted at both cases", cases, len(silent), _named("case", silent)
+    )
+    unmarked = unmarked_look_alikes(connection, run.id)
+    yield Finding(
+        "folders whose names look the same are noted at both cases", cases, len(unmarked), _named("case", unmarked)
     )
     unsaid = settled_by_nobody(connection, run.id)
     yield Finding("what is settled at a case a reviewer has settled", cases, len(unsaid), _named("case", unsaid))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import aliased
 
+from contract.case_rule import IDENTITY_CONFLICT
 from contract.states import CaptureState, CaseState, ReviewAction
 from db.engine import slices
 from db.models import Capture, Case, Patient, Review, Run, SettledIdentity
@@ -151,7 +152,7 @@ def _cases(connection: Connection, case_ids: set[int]) -> dict[int, _Known]:
         rows = connection.execute(
             select(
                 Case.id, Case.patient_id, Patient.external_id, Case.submitted, Case.run_id, Case.state,
-                Case.identity_conflict, Run.root, Run.bundle_digest, Run.patient_depth, Run.pseudonym_key,
+                Case.identity_conflict, Case.reasons, Run.root, Run.bundle_digest, Run.patient_depth, Run.pseudonym_key,
                 Run.cancelled_at,
             )
             .join(Patient, Patient.id == Case.patient_id)
@@ -163,6 +164,9 @@ def _cases(connection: Connection, case_ids: set[int]) -> dict[int, _Known]:
             cases[row.id] = _Known(
                 row.id, row.patient_id, row.external_id, row.submitted, row.run_id, bytes(row.root), row.bundle_digest,
                 row.patient_depth, row.pseudonym_key or "", replaces=finished and row.cancelled_at is None,
-                says_no_conflict=row.identity_conflict is False,
+                says_no_conflict=row.identity_conflict is False or (
+                    row.identity_conflict is True
+                    and all(reason["code"] != IDENTITY_CONFLICT.code for reason in row.reasons or ())
+                ),
             )  # fmt: skip
     return cases

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, case, func, select
 from sqlalchemy.orm import aliased
 
 from contract.archive import FoundCapture
 from contract.errors import UsageError
 from contract.modified import same_time
 from contract.states import PASSING, CaptureState, CaseState
-from db.engine import AnyRow, slices
+from db.engine import AnyRow, reading, slices
 from db.models import Capture, Case, Patient, Run
 
 REUSABLE = (CaptureState.SCREENED, CaptureState.REJECTED)
@@ -252,3 +252,10 @@ def _in_force(root: bytes, pseudonym_key: str | None) -> tuple[Any, ...]:
     return (
         Run.root == root, Run.cancelled_at.is_(None), Run.pseudonym_key.is_not_distinct_from(pseudonym_key),
     )  # fmt: skip
+
+
+def runs_otherwise_named(engine: Engine, root: bytes, *, pseudonymous: bool) -> list[int]:
+    """The runs of an archive whose patients have pseudonyms, or those whose have none, oldest first."""
+    has_key = Run.pseudonym_key.is_not(None) if pseudonymous else Run.pseudonym_key.is_(None)
+    with reading(engine) as connection:
+        return list(connection.execute(select(Run.id).where(Run.root == root, has_key).order_by(Run.id)).scalars())

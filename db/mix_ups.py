@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, column, func, select, table, text
+from sqlalchemy import ColumnElement, Connection, Select, Text, bindparam, cast, column, func, select, table, text
 from sqlalchemy.orm import aliased
 
+from contract.case_rule import IDENTITY_CONFLICT
 from contract.states import CaseState
 from db.engine import slices
 from db.models import Capture, Case, SettledIdentity
@@ -115,10 +116,17 @@ def silent_others(connection: Connection, case_id: int) -> list[int]:
         select(CONFLICTS.c.other_case_id)
         .join(Case, Case.id == CONFLICTS.c.other_case_id)
         .where(CONFLICTS.c.case_id == case_id, Case.state == CaseState.AGGREGATED)
-        .where(func.coalesce(Case.identity_conflict, False).is_(False))
+        .where(~says_conflict())
         .distinct()
     )
     return sorted(connection.execute(silent).scalars())
+
+
+def says_conflict() -> ColumnElement[bool]:
+    """The condition that a case's result names such a conflict. Its flag alone does not say it: that may stand for
+    names that look the same (db/look_alikes.py).
+    """
+    return func.coalesce(cast(Case.reasons, Text), "").like(f'%"{IDENTITY_CONFLICT.code}"%')
 
 
 def perhaps_freed(connection: Connection, case_id: int) -> list[int]:

@@ -146,9 +146,14 @@ class Patient(Base):
         Text, doc="the path of the patient's folder below the archive's root, as text; mostly one name"
     )
     pseudonymous: Mapped[bool] = mapped_column(default=False, doc="whether external_id is a pseudonym")
+    look_alike: Mapped[str | None] = mapped_column(
+        Text,
+        doc="key that folders have in common whose names look the same, of a pseudonym hashed with its key; empty for "
+        "pseudonyms from before schema 0015 that were not submitted since",
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=db_now(), doc="time of the first submit")
 
-    __table_args__ = (UniqueConstraint("root", "external_id"),)
+    __table_args__ = (UniqueConstraint("root", "external_id"), Index(None, "root", "look_alike"))
 
 
 class Case(Base):
@@ -182,7 +187,8 @@ class Case(Base):
     priority: Mapped[float | None] = outcome(doc="place in the review queue: higher is more urgent")
     reasons: Mapped[list[Any] | None] = outcome(doc="JSON list of `{code, sentence}`")
     identity_conflict: Mapped[bool | None] = outcome(
-        doc="whether a capture of it also lies under another patient and nobody has settled that"
+        doc="whether a capture of it also lies under another patient, or another folder's name looks the same, and "
+        "nobody has settled that"
     )
     case_rule: Mapped[str | None] = outcome(Text, doc="name and version of the case rule")
     case_policy: Mapped[dict[str, Any] | None] = outcome(
@@ -446,7 +452,9 @@ class SettledIdentity(Base):
         index=True,
         doc="the other patient, whose own cases stay in conflict until they are settled too",
     )
-    sha256: Mapped[str] = mapped_column(String(64), doc="sha256 of the capture's file")
+    sha256: Mapped[str] = mapped_column(
+        String(64), doc="sha256 of the capture's file; `names` if it is that the folders' names look the same"
+    )
     case_id: Mapped[int] = mapped_column(BigInteger, doc="the case that was settled; it may have been purged since")
     review_id: Mapped[int] = mapped_column(BigInteger, doc="the action in `review`, with its comment; it goes with it")
     reviewer: Mapped[str] = mapped_column(Text, doc="the name that the reviewer gave")

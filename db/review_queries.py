@@ -17,6 +17,7 @@ from db.bundles import in_training
 from db.clock import db_now
 from db.columns import Base
 from db.engine import reading
+from db.look_alikes import LookAlike, look_alikes
 from db.mix_ups import CONFLICTS, IdentityConflict
 from db.models import BundleRow, Capture, Case, PatientWithoutCaptures, Review, Run
 from db.opinions import CASE_REVIEW, DONE_WITH, CaseReview
@@ -122,6 +123,7 @@ class CaseDetails(ListedCase):
     conflicts: tuple[IdentityConflict, ...]
     history: tuple[ReviewRow, ...]
     moved_to: tuple[MovedTo, ...]
+    look_alikes: tuple[LookAlike, ...]
 
 
 def review_list(
@@ -218,6 +220,7 @@ def case_details(engine: Engine, case_id: int, *, captures: int) -> CaseDetails:
             top_captures=_top_captures(connection, case_id, captures),
             ended_badly=_ended_badly(connection, case_id),
             conflicts=_conflicts(connection, case_id),
+            look_alikes=tuple(pair for pair in look_alikes(connection, [case_id]) if not pair.settled),
             history=_history(connection, case_id),
             moved_to=() if row["submitted"] else _moved_to(connection, case_id),
         )

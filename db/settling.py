@@ -12,9 +12,11 @@ from sqlalchemy import Engine, insert, select
 
 from contract.bundle import Manifest
 from contract.errors import UsageError
+from contract.settled import NAMES
 from contract.states import ReviewAction
 from db.aggregation import ToJudge, result_of, with_policy, write_identity
 from db.engine import writing
+from db.look_alikes import look_alikes
 from db.mix_ups import CONFLICTS, take_turn
 from db.models import Case, SettledIdentity
 from db.opinions import CaseReview
@@ -60,7 +62,8 @@ def settle_identity(engine: Engine, case_id: int, reviewer: Reviewer, *, comment
             .where(CONFLICTS.c.case_id == case_id, CONFLICTS.c.settled == 0)
             .distinct()
         ).all()
-        if not pairs:
+        alike = [pair for pair in look_alikes(connection, [case_id]) if not pair.settled]
+        if not pairs and not alike:
             raise UsageError(
                 f"case {case_id} is in no conflict, or it is settled already; `screen review show {case_id}`"
             )
@@ -73,10 +76,19 @@ def settle_identity(engine: Engine, case_id: int, reviewer: Reviewer, *, comment
                     "case_id": case_id, "review_id": review_id, "reviewer": reviewer.name,
                 }
                 for pair in pairs
+            ]
+            + [
+                {
+                    "patient_id": pair.patient_id, "other_patient_id": pair.other_patient_id, "sha256": NAMES,
+                    "case_id": case_id, "review_id": review_id, "reviewer": reviewer.name,
+                }
+                for pair in alike
             ],
         )  # fmt: skip
         case = connection.execute(select(Case.submitted, Case.case_policy).where(Case.id == case_id)).one()
         manifest = with_policy(Manifest.model_validate(locked.manifest), case.case_policy)
         columns = result_of(connection, ToJudge(case_id, case.submitted, manifest))
         write_identity(connection, locked.run_id, case_id, columns, actor=reviewer.name, review_id=review_id)
-        return Settled(review_of(connection, case_id), dict(Counter(pair.other_patient for pair in pairs)))
+        against = Counter(pair.other_patient for pair in pairs)
+        against |= Counter(pair.other_patient for pair in alike if pair.other_patient not in against)
+        return Settled(review_of(connection, case_id), dict(against))

@@ -3,7 +3,7 @@ published before its commit.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -15,7 +15,7 @@ from contract.archive import FoundCapture
 from contract.names import display_name
 from contract.states import CaptureState, EventKind
 from db.absent import Absent, write_absent
-from db.aggregation import aggregate_finished_cases
+from db.aggregation import aggregate_finished_cases, judge_look_alikes
 from db.audit import SUBMIT, note
 from db.bundles import ensure_bundle
 from db.columns import Life, columns_of
@@ -181,7 +181,7 @@ class _RunWriter:
 
     def add_absent(self, absent: Sequence[Absent]) -> None:
         """Write the patients without captures, and a case without captures for each who had some before."""
-        patient_ids = _ensure_patients(self._connection, self._request, [patient.patient for patient in absent])
+        patient_ids = _ensure_patients(self._connection, self._request, {patient.patient: None for patient in absent})
         write_absent(self._connection, self.id, absent, patient_ids)
         withdrawn = [PlannedCase(patient.patient, [], [], True) for patient in absent if patient.withdraws]
         if withdrawn:
@@ -203,6 +203,7 @@ class _RunWriter:
         # First the cases without captures: what lay under their patients is no mix-up for the others any more.
         for case_ids in [*slices(self._emptied, 500), *slices(self._complete, 500)]:
             aggregate_finished_cases(self._connection, case_ids)
+        judge_look_alikes(self._connection, self._request.root, actor=SUBMIT)
 
     def _is_most_of_the_table(self, captures: int) -> bool:
         """Whether PostgreSQL would plan for a much smaller table. A night of few captures in a table of many must not
@@ -212,7 +213,8 @@ class _RunWriter:
         return captures * GROWN >= float(self._connection.execute(known).scalar_one())
 
     def _insert_cases(self, cases: Sequence[PlannedCase]) -> dict[str, int]:
-        patient_ids = _ensure_patients(self._connection, self._request, [case.patient for case in cases])
+        keys = {case.patient: case.look_alike for case in cases}
+        patient_ids = _ensure_patients(self._connection, self._request, keys)
         rows = self._connection.execute(
             insert(Case).returning(Case.id, Case.patient_id),
             [
@@ -266,18 +268,31 @@ class _RunWriter:
             self._connection.execute(insert(Capture).from_select(into, copied.where(Capture.id.in_(ids))))
 
 
-def _ensure_patients(connection: Connection, request: SubmitRequest, external_ids: Sequence[str]) -> dict[str, int]:
-    """The ids of these patients of the archive; those that it did not have yet get a row."""
+def _ensure_patients(
+    connection: Connection, request: SubmitRequest, patients: Mapping[str, str | None]
+) -> dict[str, int]:
+    """The ids of these patients of the archive; those that it did not have yet get a row. Beside each name is the key
+    of the names that look like it, if the caller knows that: an earlier release made none, or another one.
+    """
     upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     pseudonymous = request.pseudonym_key is not None
     patient_ids: dict[str, int] = {}
-    for batch in slices(external_ids, 500):
+    for batch in slices(list(patients), 500):
         connection.execute(
             upsert(Patient).on_conflict_do_nothing(index_elements=["root", "external_id"]),
-            [{"root": request.root, "external_id": external_id, "pseudonymous": pseudonymous} for external_id in batch],
+            [
+                {"root": request.root, "external_id": name, "pseudonymous": pseudonymous, "look_alike": patients[name]}
+                for name in batch
+            ],
         )
         rows = connection.execute(
-            select(Patient.external_id, Patient.id).where(Patient.root == request.root, Patient.external_id.in_(batch))
-        )
-        patient_ids |= dict(rows.all())
+            select(Patient.external_id, Patient.id, Patient.look_alike).where(
+                Patient.root == request.root, Patient.external_id.in_(batch)
+            )
+        ).all()
+        patient_ids |= {row.external_id: row.id for row in rows}
+        for row in rows:
+            key = patients[row.external_id]
+            if key is not None and key != row.look_alike:
+                connection.execute(update(Patient).where(Patient.id == row.id).values(look_alike=key))
     return patient_ids

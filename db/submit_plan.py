@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from contract.archive import FoundCapture, PatientWithoutCaptures
 from contract.bundle import Bundle
-from contract.names import display_name
+from contract.names import display_name, look_alike
 from db.absent import Absent, absent_patients, codes_of_run
 from db.engine import batches
 from db.history import History, LatestCase, history_of, last_run, latest_cases, refuse_other_depth
@@ -105,6 +105,8 @@ class PlannedCase:
     reused: list[int]
     is_touched: bool
     folder_inode: int | None = None
+    look_alike: str | None = None
+    """The key of the names that look like that of its folder."""
 
     @property
     def captures(self) -> int:
@@ -184,4 +186,5 @@ def _planned_case(
         reused=[row for row in rows if row is not None],
         is_touched=is_withdrawn or not history.is_up_to_date(captures),
         folder_inode=captures[0].folder_inode,
+        look_alike=captures[0].look_alike or look_alike(captures[0].patient),
     )

@@ -82,7 +82,8 @@ VIEW_COLUMNS = {
         "screened": "captures of the case that were screened",
         "reasons": "reasons for the result, as JSON",
         "aggregated_at": "time of the result",
-        "identity_conflict": "whether a capture of it also lies under another patient and nobody has settled that",
+        "identity_conflict": "whether a capture of it also lies under another patient, or another folder's name looks "
+        "the same, and nobody has settled that",
         "excluded": "screened captures that do not count because of their [marks](#marks)",
         "novel": "screened captures marked `novel`",
         "review_state": "see [Review states](#review-states); never `closed` or `superseded` here",

@@ -5,7 +5,6 @@ import io
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from tempfile import gettempdir
@@ -14,8 +13,9 @@ import click
 
 from contract import here
 from contract.errors import ExitCode, ScreeningError
-from contract.logs import configure_logging
+from contract.logs import configure_logging, traceback_of
 from contract.outputs import YOURS_TO_MEND
+from contract.printable import printable_lines
 from contract.settings import Settings, get_settings
 from producer.lazy import Lazy, LazyGroup
 
@@ -129,8 +129,7 @@ def _exit_code(arguments: list[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _shown(error)
     except (click.Abort, KeyboardInterrupt):
         return _failed(f"interrupted{_how_to_go_on(arguments)}", ExitCode.INTERRUPTED)
     except BrokenPipeError:  # `screen report 1 | head`: nobody reads the rest, so what is left in the buffer is dropped
@@ -138,11 +137,11 @@ def _exit_code(arguments: list[str]) -> int:
         return ExitCode.OK
     except OSError as error:
         if debugging:
-            traceback.print_exc()
+            click.echo(printable_lines(traceback_of(error)), err=True)
         return _failed(*_system_failure(error))
     except Exception as error:
         if debugging:
-            traceback.print_exc()
+            click.echo(printable_lines(traceback_of(error)), err=True)
         if told := _refused_by_database(error):
             return _failed(*told)
         reason = " ".join(str(error).split())[:300]
@@ -192,9 +191,17 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
 
 
 def _failed(sentence: str, code: ExitCode) -> ExitCode:
-    shown = sentence.encode("utf-8", "backslashreplace").decode()  # a path in it need not be UTF-8
-    click.secho(f"screen: {shown}", fg="red", err=True)
+    # A sentence may hold names from outside, and end with lines of a worker's log.
+    click.secho(f"screen: {printable_lines(sentence, indent='    ')}", fg="red", err=True)
     return code
+
+
+def _shown(error: click.ClickException) -> int:
+    """Print the error, which repeats the user's words: perhaps names that a shell's pattern took from an archive."""
+    text = io.StringIO()
+    error.show(text)
+    click.echo(printable_lines(text.getvalue().expandtabs()), nl=False, err=True)
+    return error.exit_code
 
 
 def _system_failure(error: OSError) -> tuple[str, ExitCode]:

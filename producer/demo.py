@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from contract.files import private_folder
 from producer.output import say
 
 PATIENTS, CAPTURES, SEED = 12, 24, 7
@@ -22,7 +23,7 @@ ENOUGH_RIGHT = 10
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def demo(bundle: Path, out: Path) -> None:
     """Draw captures of 12 patients, screen them with BUNDLE, and compare the results with the truth."""
-    out.mkdir(parents=True, exist_ok=True)
+    private_folder(out)
     captures, html = out / "captures", out / "report.html"
     os.environ["SCREEN_DATABASE_URL"] = f"sqlite:///{out / 'screening.db'}"
     os.environ.pop("SCREEN_REDIS_URL", None)
@@ -68,14 +69,16 @@ def _screen(*arguments: object, show: bool = False) -> str:
 
 def _say_what_next(run: int, html: Path) -> None:
     database = os.environ["SCREEN_DATABASE_URL"]
-    say(
-        f"\nThe report, with the captures behind each result: {html}\n"
-        "Next, perhaps:\n"
-        f"  export SCREEN_DATABASE_URL={database} PATH=$PWD/.venv/bin:$PATH\n"
-        f"  screen report {run} --csv\n"
-        f"  screen status\n"
-        "  screen run FOLDER --bundle bundles/demo.bundle   # a folder of yours; this bundle knows only drawings"
-    )
+    for line in (
+        "",
+        f"The report, with the captures behind each result: {html}",
+        "Next, perhaps:",
+        f"  export SCREEN_DATABASE_URL={database} PATH=$PWD/.venv/bin:$PATH",
+        f"  screen report {run} --csv",
+        "  screen status",
+        "  screen run FOLDER --bundle bundles/demo.bundle   # a folder of yours; this bundle knows only drawings",
+    ):
+        say(line)
 
 
 if __name__ == "__main__":

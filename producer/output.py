@@ -11,17 +11,21 @@ from typing import Any, TypeVar
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from contract.errors import UsageError
+from contract.printable import printable, printable_json, printable_lines
 from contract.states import Verdict
+from contract.terminal import plain as plain
+from contract.terminal import plain_lines as plain_lines
+from contract.terminal import terminal
 from contract.words import VERDICT_WORDS
 from producer.csv_text import as_csv, as_excel_csv
 
-stdout = Console(emoji=False)
-stderr = Console(stderr=True, emoji=False)
+stdout = terminal()
+stderr = terminal(stderr=True)
 
 ID = click.IntRange(1, 2**63 - 1)
 """A number that the database gave to a run, a case or a row."""
@@ -61,7 +65,7 @@ def login_name() -> str:
     A service user may have no name.
     """
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return printable(pwd.getpwuid(os.getuid()).pw_name)
     except KeyError:
         return f"user {os.getuid()}"
 
@@ -94,9 +98,11 @@ def json_out(value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """JSON with times in ISO 8601; ends with a newline. Characters that stdout cannot write are escaped."""
+    """JSON with times in ISO 8601; ends with a newline. Characters that stdout cannot write, or that would act on a
+    terminal, are escaped: a program reads the same value.
+    """
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    return json.dumps(value, default=_jsonable, ensure_ascii=not is_unicode, indent=2) + "\n"
+    return printable_json(json.dumps(value, default=_jsonable, ensure_ascii=not is_unicode, indent=2)) + "\n"
 
 
 def result_codes(verdict: Verdict, subtype: str | None) -> str:
@@ -110,8 +116,12 @@ def csv_out(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: s
 
 
 def text_out(text: str) -> None:
-    """Print on stdout in UTF-8, also where stdout has another encoding: what reads a CSV cannot ask for it."""
-    click.echo(text.encode("utf-8", "backslashreplace"), nl=False)
+    """Print on stdout in UTF-8, also where stdout has another encoding: what reads a CSV cannot ask for it.
+
+    A terminal, which no program reads, gets printable text; a file or a pipe gets every value unchanged.
+    """
+    shown = printable_lines(text) if sys.stdout.isatty() else text
+    click.echo(shown.encode("utf-8", "backslashreplace"), nl=False)
 
 
 def _jsonable(value: Any) -> Any:
@@ -155,10 +165,5 @@ def shown_verdict(verdict: str) -> Text:
 
 
 def say(text: str, style: str | None = None) -> None:
-    """Print a line on stderr unchanged: paths and names in it are not markup."""
-    stderr.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def plain(value: Any) -> Text:
-    """Text from outside, such as a folder's name, unchanged: its brackets are not markup."""
-    return Text("" if value is None else str(value))
+    """Print one line on stderr: paths and names in it are not markup, and cannot begin another line."""
+    stderr.print(plain(text), style=style, highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import click
 
 from contract.archive import Archive, FoundCapture, PatientWithoutCaptures
-from contract.pseudonyms import PseudonymKey
+from contract.pseudonyms import PseudonymKey, repeating
 
 pseudonymize_option = click.option(
     "--pseudonymize", is_flag=True,
@@ -25,12 +25,24 @@ class Pseudonymous:
         for capture in self._walked.captures:
             path = self._key.path(capture.path, self._walked.patient_depth)
             patient = self._key.pseudonym(capture.patient)
-            yield replace(capture, path=path, patient=patient, file=capture.path)
+            alike = self._key.look_alike(capture.patient)
+            yield replace(capture, path=path, patient=patient, file=capture.path, look_alike=alike)
 
 
 def pseudonymous_patients(walked: Archive, key: PseudonymKey) -> list[PatientWithoutCaptures]:
-    """The patients without captures, with pseudonyms for their names."""
-    return [replace(patient, patient=key.pseudonym(patient.patient)) for patient in walked.without_captures]
+    """The patients without captures, with pseudonyms for their names. A reason that repeats the name, because a folder
+    below has it too, becomes the meaning of its code.
+    """
+    return [
+        replace(
+            patient,
+            patient=key.pseudonym(patient.patient),
+            reason=f"{patient.code}: {patient.code.meaning}"
+            if repeating(patient.patient)(patient.reason.encode())
+            else patient.reason,
+        )
+        for patient in walked.without_captures
+    ]
 
 
 def pseudonymous_names(walked: Archive, key: PseudonymKey) -> dict[str, list[str]]:

@@ -6,12 +6,13 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.bundle_warnings import training_sentence
+from contract.names import ascii_name
 from contract.states import ReviewAction, ReviewState
 from contract.words import FOR_REVIEW, WHAT_TO_DO, explained_marks, local_clock, local_time
 from db.opinions import CaseReview
 from db.review_queries import CaseDetails, ListedCase, ReviewRow, TopCapture, UnscreenedCapture
 from producer.alarm import print_warnings
-from producer.output import plain, shown_verdict, stdout, table
+from producer.output import plain, plain_lines, shown_verdict, stdout, table
 
 _STATE = {
     ReviewState.WAITING: Text("waiting"),
@@ -36,7 +37,7 @@ _BAD_SHOWN = 5
 def result(verdict: str, subtype: str | None) -> Text:
     """A verdict with its subtype, coloured."""
     shown = shown_verdict(verdict)
-    return shown.append(f", {subtype}") if subtype else shown
+    return shown.append_text(plain(f", {subtype}")) if subtype else shown
 
 
 def agreement(case: CaseReview) -> str:
@@ -79,6 +80,8 @@ def print_case(case: CaseDetails) -> None:
     stdout.print(_head(case))
     if case.conflicts:
         stdout.print(_conflicts(case))
+    if case.look_alikes:
+        stdout.print(_look_alikes(case))
     stdout.print()
     stdout.print("Captures with the highest P(ALL)", style="italic")
     stdout.print(_captures(case))
@@ -119,7 +122,12 @@ def _head(case: CaseDetails) -> Table:
         head.add_row("in hand", plain(in_hand))
     if not case.final_verdict:
         first = ""
-        if case.identity_conflict:
+        if case.look_alikes:
+            first = (
+                "First find out whether both folders are of one patient: then put them into one and submit again; if "
+                f"they are of two, `screen review settle-identity {case.case_id}`. "
+            )
+        elif case.identity_conflict:
             first = (
                 "First find out which patient the doubled capture belongs to: remove the other copy and submit again, "
                 f"or, if it belongs here or both are right, `screen review settle-identity {case.case_id}`. "
@@ -176,6 +184,17 @@ def _conflicts(case: CaseDetails) -> Table:
     return shown
 
 
+def _look_alikes(case: CaseDetails) -> Table:
+    shown = table(
+        "Folders with names that look the same: one patient in two halves, or two people in one",
+        ("this folder", "looks like", "case"), fold=("this folder", "looks like"), right=("case",),
+    )  # fmt: skip
+    shown.title_style = "bold red"
+    for other in case.look_alikes:
+        shown.add_row(plain(ascii_name(case.patient)), plain(ascii_name(other.other_patient)), str(other.other_case_id))
+    return shown
+
+
 def _history(history: Sequence[ReviewRow]) -> Table:
     shown = table("What was done", ("when", "who", "what", "comment"), fold=("who", "comment"))
     for event in history:
@@ -183,5 +202,5 @@ def _history(history: Sequence[ReviewRow]) -> Table:
         if event.verdict:
             action.append(" ").append_text(result(event.verdict, event.subtype))
         who = event.reviewer if event.os_user in (None, event.reviewer) else f"{event.reviewer} (user {event.os_user})"
-        shown.add_row(local_time(event.created_at), plain(who), action, plain(event.comment))
+        shown.add_row(local_time(event.created_at), plain(who), action, plain_lines(event.comment))
     return shown

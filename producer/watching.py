@@ -33,7 +33,8 @@ def watch_run(database: Engine, run_id: int) -> ExitCode:
     last = follow_run(database, run_id, Outage(get_settings().patience_seconds))
     implausible = implausibility(database, run_id)
     say_alarm(implausible)
-    say("\n".join(last.accounts))
+    for account in last.accounts:
+        say(account)
     if held := last.held_sentence(run_id):
         say(held, "bold yellow")
     if last.patients_without_captures:

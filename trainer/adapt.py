@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from contract.archive import walk_archive
 from contract.bundle import MODEL, Bundle, Manifest, write_manifest
 from contract.errors import BundleError, UsageError
-from contract.files import whole_folder
+from contract.files import whole_folder, write_whole
 from contract.novelty import Novelty, read_novelty
 from contract.predictions import Predictions
 from trainer import adapt_labels, adapt_reference, report
@@ -163,7 +163,7 @@ def _draw(after: _Served, sample: Looked, selection: Majority, count: int, to_la
     counts = selection.own & after.counts(sample.answers, sample.measures)
     patients = sample.patient_numbers()
     drawn = adapt_labels.draw(count, counts, sample.answers.probabilities, selection.space, patients, after.manifest)
-    to_label.write_text(adapt_labels.to_csv(sample.captures, drawn), encoding="utf-8")
+    write_whole(to_label, adapt_labels.to_csv(sample.captures, drawn))
     say(f"{len(drawn.random) + len(drawn.border)} captures to label: fill the column label of {to_label},")
     say("then call again with --labels and another --out to get its accuracy")
 
@@ -205,8 +205,8 @@ def _finish(parent: Bundle, manifest: Manifest, folder: Path, name: str, adaptat
         (folder / REPORT).rename(folder / PARENTS_REPORT)
     has_parents = (folder / PARENTS_REPORT).exists()
     report.render(
-        "adapted.html", folder / REPORT, {}, m=complete, a=adaptation, parent=of_parent, sentences=sentences,
-        parents_report=PARENTS_REPORT if has_parents else None,
+        "adapted.html", folder / REPORT, {}, in_bundle=True, m=complete, a=adaptation, parent=of_parent,
+        sentences=sentences, parents_report=PARENTS_REPORT if has_parents else None,
     )  # fmt: skip
     write_manifest(folder, complete)
     for sentence in sentences:

@@ -21,7 +21,9 @@ from sklearn.cluster import KMeans
 from contract.archive import FoundCapture
 from contract.bundle import Manifest
 from contract.errors import DataError
-from contract.names import display_name, printable, the_one_meant
+from contract.names import display_name, the_one_meant
+from contract.printable import printable
+from contract.spreadsheet import spreadsheet_text
 from contract.tables import Row, Table, read_table
 from trainer.listed_files import plain
 from trainer.metrics import interval
@@ -88,13 +90,16 @@ def from_border(probabilities: NDArray[np.floating], manifest: Manifest) -> NDAr
 
 
 def to_csv(captures: Sequence[FoundCapture], drawn: Drawn) -> str:
-    """The captures to label, in the order of their paths, which does not show what the bundle calls them."""
+    """The captures to label, in the order of their paths, which does not show what the bundle calls them. It is for a
+    spreadsheet, which must not run a name as a formula.
+    """
     reasons = dict.fromkeys(drawn.random, RANDOM) | dict.fromkeys(drawn.border, BORDER)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in sorted(reasons):
-        writer.writerow([display_name(captures[row].path), display_name(captures[row].patient), reasons[row], ""])
+        named = (captures[row].path, captures[row].patient)
+        writer.writerow([*(spreadsheet_text(display_name(name)) for name in named), reasons[row], ""])
     return text.getvalue()
 
 
@@ -141,7 +146,8 @@ def read_labels(file: Path, archive: Sequence[FoundCapture], labels: Sequence[st
 
 def _by_path(archive: Sequence[FoundCapture]) -> dict[str, FoundCapture]:
     """The captures by their paths as `to_csv` writes them, and in Unicode's form NFC where only one has that path."""
-    by_path = {display_name(capture.path): capture for capture in archive}
+    by_path = {spreadsheet_text(display_name(capture.path)): capture for capture in archive}
+    by_path |= {display_name(capture.path): capture for capture in archive}
     forms = Counter(unicodedata.normalize("NFC", path) for path in by_path)
     composed = {unicodedata.normalize("NFC", path): capture for path, capture in by_path.items()}
     return {path: capture for path, capture in composed.items() if forms[path] == 1} | by_path

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from contract import colour, imaging, jpeg, png, tiff, tiff_pages
 from contract.errors import CaptureRejected, DataError, StorageFull
+from contract.files import private_folder
 from contract.imaging import Decoded, ImageSpec, decode
 from trainer.data import MAX_UNREADABLE, LabelledData
 
@@ -71,7 +72,7 @@ def _key(data: LabelledData, spec: ImageSpec) -> str:
 
 
 def _build(data: LabelledData, spec: ImageSpec, folder: Path, advance: Advance | None) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(folder.parent)
     shape = (len(data.captures), spec.size, spec.size, 3)
     needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(folder.parent).free
     if needed > free:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from contract.errors import SettingsError
+from contract.files import private_folder
 
 FILE = "last.pt"
 FORMAT = 2
@@ -41,7 +42,7 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: a kill at any moment leaves the previous checkpoint or this one."""
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     partial = folder / f"{FILE}.partial"
     with partial.open("wb") as stream:
         torch.save({"format": FORMAT, **vars(checkpoint)}, stream)

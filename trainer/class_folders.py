@@ -8,7 +8,8 @@ from pathlib import Path
 
 from contract.archive import walk
 from contract.errors import DataError
-from contract.names import cleaned, first_of, printable
+from contract.names import cleaned, first_of
+from contract.printable import printable
 from contract.states import SkipReason
 from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture, is_part_of_split
 

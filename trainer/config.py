@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from contract.case_policy import RuleName
 from contract.errors import SettingsError
 from contract.imaging import ImageSpec
+from contract.printable import is_printable, printable
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 SplitRule = Literal["grouped", "blocked", "appearance", "random"]
@@ -261,6 +262,13 @@ class Config(_Table):
                 raise ValueError("training.phases: the last stage's size must be image.size, which the bundle promises")
             if max(sizes) > self.image.size:
                 raise ValueError("training.phases: no stage may be larger than image.size")
+        return self
+
+    @model_validator(mode="after")
+    def _printable(self) -> "Config":
+        for text in (self.name, self.notice or "", *self.data.labels):
+            if not is_printable(text):  # the bundle would be refused, after hours of training
+                raise ValueError(f"`{printable(text)}` holds characters that cannot be printed")
         return self
 
     def resolved(self) -> "Config":

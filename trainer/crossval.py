@@ -1,18 +1,17 @@
 """Cross-validation: every capture is scored once, by the bundle that was not trained on it."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from contract.bundle import MODEL, Bundle
 from contract.novelty import read_novelty
+from contract.terminal import terminal
 from trainer import assess
 from trainer.export import SPLIT_FILE
 from trainer.graph import GraphRunner
@@ -113,7 +112,7 @@ def print_folds(result: dict[str, Any]) -> None:
     table.add_column("accuracy", justify="right")
     for number, accuracy in enumerate(result["accuracy_by_fold"], start=1):
         table.add_row(str(number), f"{accuracy:.4f}")
-    console = Console(file=sys.stderr)
+    console = terminal(stderr=True)
     console.print(table)
     console.print(
         f"All captures together: accuracy {pooled['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), macro F1 "

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import DataError
-from contract.names import printable, the_one_meant
+from contract.names import the_one_meant
+from contract.printable import printable
 from trainer.class_folders import read_class_folders
 from trainer.config import DataTable
 from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture, with_one_spelling

@@ -116,7 +116,9 @@ def _write_files(trained: Trained, folder: Path) -> None:
     (folder / SPLIT_FILE).write_text(splits.to_csv(trained.data, trained.split, named=False), encoding="utf-8")
     manifest, drawn = _measured(trained, exportable, runner, folder)
     report.write_figures(folder, drawn)
-    report.render("report.html", folder / "report.html", drawn, m=manifest, warnings=bundle_warnings(manifest))
+    report.render(
+        "report.html", folder / "report.html", drawn, in_bundle=True, m=manifest, warnings=bundle_warnings(manifest)
+    )
     write_expectations(folder, manifest, trained.decoded.pixels[spread_rows(trained, "validation", HIDDEN_CAPTURES)])
     if config.export.half_graph:
         write_half_graph(exportable, manifest, folder)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from contract.bundle import MODEL, Bundle
 from contract.errors import DataError
+from contract.files import private_folder, write_whole
 from contract.tables import read_table
 from trainer import assess, report, shortcuts
 from trainer.config import DataTable
@@ -87,7 +88,7 @@ def trained_on(bundle: Bundle, data: LabelledData, rows: NDArray[np.int64]) -> i
 
 def write(out: Path, result: dict[str, Any], figures: dict[str, bytes]) -> None:
     """Write evaluation.json, report.html and figures/ into the folder `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    private_folder(out)
+    write_whole(out / FILE, json.dumps(result, indent=1) + "\n")
     report.write_figures(out, figures)
     report.render("evaluation.html", out / "report.html", figures, e=result)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from contract.entries import is_junk
 from contract.errors import DataError
-from contract.names import alike, printable
+from contract.names import alike
+from contract.printable import printable
 from contract.tables import Row, Table, read_table
 from trainer.labelled import LABELS_FILE, SPLITS, Found, LabelledCapture, is_part_of_split
 from trainer.listed_files import ListedFiles

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract.errors import DataError
-from contract.names import printable
+from contract.printable import printable
 
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM})

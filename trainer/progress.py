@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from contract.printable import printable
+from contract.terminal import terminal
 
 EVERY_SECONDS = 60.0
 _quiet = ContextVar("quiet", default=False)
@@ -25,7 +28,7 @@ class Bar:
     def advance(self, amount: float, note: str = "") -> None:
         """Add `amount` to the work done; `note` stands beside the bar."""
         self._done += amount
-        self._progress.update(self._task, advance=amount, description=f"{self._label} {note}".strip())
+        self._progress.update(self._task, advance=amount, description=escape(f"{self._label} {note}".strip()))
         now = time.monotonic()
         if not self._interactive and now - self._last_line >= EVERY_SECONDS and self._done:
             self._last_line = now
@@ -36,7 +39,7 @@ class Bar:
 @contextmanager
 def bar(what: str, total: float) -> Iterator[Bar]:
     """A progress bar during the block."""
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     hidden = _quiet.get() or not console.is_terminal
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
@@ -46,7 +49,7 @@ def bar(what: str, total: float) -> Iterator[Bar]:
 def say(line: str) -> None:
     """Print one plain line on stderr and flush it, so that a user can follow a log file."""
     if not _quiet.get():
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -9,6 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from contract.bundle_warnings import is_red
+from contract.files import write_whole
+from contract.html import finalized, with_policy
+from contract.printable import printable_lines
 from contract.words import local_time
 
 FIGURES = "figures"
@@ -21,12 +24,16 @@ def write_figures(folder: Path, figures: dict[str, bytes]) -> None:
         (folder / FIGURES / f"{name}.png").write_bytes(content)
 
 
-def render(template: str, file: Path, pictures: dict[str, bytes], **values: Any) -> None:
-    """Render a template with these values; in it, `picture(name, caption)` embeds the figure of that name, if any."""
+def render(template: str, file: Path, pictures: dict[str, bytes], *, in_bundle: bool = False, **values: Any) -> None:
+    """Render a template with these values; in it, `picture(name, caption)` embeds the figure of that name, if any.
+
+    A page in a bundle is for all who read the bundle; every other one shows captures to its owner alone.
+    """
     environment = Environment(
         loader=PackageLoader("trainer", "templates"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
+        finalize=finalized,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -40,12 +47,16 @@ def render(template: str, file: Path, pictures: dict[str, bytes], **values: Any)
         if name not in pictures:
             return Markup("")
         data = base64.b64encode(pictures[name]).decode()
-        text = escape(caption)
+        text = escape(printable_lines(caption))
         return Markup(  # noqa: S704 - base64 and an escaped caption
             f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
         )
 
-    file.write_text(environment.get_template(template).render(picture=picture, **values), encoding="utf-8")
+    page = environment.get_template(template).render(picture=picture, **values)
+    if in_bundle:
+        file.write_text(with_policy(page), encoding="utf-8")
+    else:
+        write_whole(file, with_policy(page))
 
 
 def figure(value: float | None) -> str:

@@ -3,20 +3,19 @@
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from contract.bundle import Bundle
 from contract.errors import UsageError
-from contract.files import check_writable
+from contract.files import check_writable, write_whole
 from contract.imaging import ImageSpec
+from contract.terminal import plain, terminal
 from trainer import cache as captures_cache
 from trainer import estimate, splits, traits, weights
 from trainer.batches import TrainingSet
@@ -95,7 +94,7 @@ def split_of(prepared: Prepared, config: Config, *, fold: Fold | None = None, gi
     say(f"split: {split.rule}")
     say(_counts(prepared.data, split))
     if split.kind == "random" or split.leaks:
-        Console(stderr=True).print(
+        terminal(stderr=True).print(
             f"This split leaks: {split.leaks} of {len(split.rows('test'))} test captures have a near-duplicate in "
             "training. The figures will be too high.",
             style="bold red",
@@ -166,7 +165,7 @@ def train(
     )  # fmt: skip
     bundle = export_bundle(trained, out, force=work.force)
     named = splits.to_csv(prepared.data, split, named=True)
-    out.with_name(f"{out.name}.split.csv").write_text(named, encoding="utf-8")
+    write_whole(out.with_name(f"{out.name}.split.csv"), named)
     return bundle
 
 
@@ -251,15 +250,17 @@ def print_classes(bundle: Bundle) -> None:
     test = bundle.manifest.metrics["test"]
     shortcuts = ", ".join(f"{name} {value:.1%}" for name, value in test["shortcuts"].items())
     table = Table(
-        title=f"{bundle.manifest.name}: {test['captures']} test captures, accuracy {test['accuracy']:.4f}",
+        title=plain(f"{bundle.manifest.name}: {test['captures']} test captures, accuracy {test['accuracy']:.4f}"),
         caption=f"without looking at a cell: {shortcuts}" if shortcuts else None,
     )
     for column in ("label", "precision", "recall", "F1", "specificity", "AUC", "support"):
         table.add_column(column, justify="left" if column == "label" else "right")
     for label, row in test["per_class"].items():
         figures = [row[name] for name in ("precision", "recall", "f1", "specificity", "auc")]
-        table.add_row(label, *("-" if figure is None else f"{figure:.4f}" for figure in figures), str(row["support"]))
-    console = Console(file=sys.stderr)
+        table.add_row(
+            plain(label), *("-" if figure is None else f"{figure:.4f}" for figure in figures), str(row["support"])
+        )
+    console = terminal(stderr=True)
     console.print(table)
     for sentence in test["robustness"]["findings"]:
-        console.print(sentence)
+        console.print(plain(sentence))

@@ -12,6 +12,7 @@ from celery.signals import setup_logging, worker_init
 from contract.errors import ScreeningError
 from contract.logs import configure_logging
 from contract.messages import celery_config
+from contract.printable import printable_lines
 from contract.settings import get_settings
 from worker.start import check_start
 from worker.sweeper import SweeperStep
@@ -31,7 +32,7 @@ def _check(**_: Any) -> None:
     try:
         check_start(get_settings(), app.connection_for_write())
     except ScreeningError as error:
-        print(f"screen: {error}", file=sys.stderr, flush=True)
+        print(f"screen: {printable_lines(str(error), indent='    ')}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
 
 

@@ -15,9 +15,11 @@ from contract.bundle_signature import make_key, require_signature
 from contract.bundle_signature import sign as sign_bundle
 from contract.errors import ExitCode, UsageError
 from contract.options import patient_depth_option
+from contract.printable import printable, printable_json
 from contract.reproduction import MOST_CHANGED
 from contract.settings import Settings, get_settings
 from contract.states import EngineName, Precision
+from contract.terminal import data_out
 from worker.agreement import BATCH, Agreement, compare
 from worker.cache import cache_folder
 from worker.engines import plans
@@ -201,7 +203,7 @@ def _compile_plans(opened: Bundle, precision: str, keys: Sequence[PlanKey], cach
     for key in keys:
         plan, was_kept = plans.obtain(opened, key, cache_dir)
         _say(f"{key.target}: {len(plan) / 1e6:.1f} MB{', was there already' if was_kept else ''}")
-        click.echo(plan_folder(cache_dir, plans.FOLDER) / key.file_name)
+        data_out(str(plan_folder(cache_dir, plans.FOLDER) / key.file_name))
 
 
 def _shares(counts: dict[str, int]) -> str:
@@ -235,8 +237,8 @@ def _options(engine: str | None, precision: str | None) -> EngineOptions:
 
 
 def _dumped(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return printable_json(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)

@@ -6,6 +6,7 @@ import secrets
 import click
 from celery.utils.nodenames import host_format
 
+from contract.printable import refuse_unprintable
 from contract.settings import get_settings
 
 
@@ -20,6 +21,7 @@ def worker(name: str | None) -> int:
 
     # Not by `celery -A worker.app`: it looks for the application in the current folder first.
     name = name or f"screen-{os.getpid()}-{secrets.token_hex(4)}"  # containers of one host name have the same pids
+    refuse_unprintable("the worker's name", name)
     started = app.Worker(hostname=host_format(f"{name}@%h"), loglevel=get_settings().log_level)
     started.start()
     return int(started.exitcode or 0)

@@ -3,14 +3,16 @@
 from dataclasses import asdict
 
 import click
+from rich.text import Text
 
 from contract.errors import ExitCode
+from contract.printable import printable
 from contract.settings import get_settings
 from contract.states import Verdict
 from db.compare import ChangedCase, ComparedResult, Comparison, MovedCapture
 from db.compare import compare_runs as compare
 from db.schema import open_database
-from producer.output import CSV, ID, csv_out, json_out, output_options, plain, result_codes, stdout, table
+from producer.output import CSV, ID, csv_out, json_out, output_options, plain, plain_lines, result_codes, stdout, table
 
 COLUMNS = (
     "patient",
@@ -68,8 +70,8 @@ def _print(first: int, second: int, comparison: Comparison) -> None:
         columns = ("patient", f"run {first}", f"run {second}", "captures that moved most")
         cases = table("Patients whose verdict or subtype changed", columns, fold=("patient", columns[3]))
         for case in comparison.changed:
-            captures = "\n".join(map(_capture, case.captures)) or "none: another case rule"
-            cases.add_row(plain(case.patient), _result(case.before), _result(case.after), plain(captures))
+            captures = "\n".join(printable(_capture(capture)) for capture in case.captures) or "none: another case rule"
+            cases.add_row(plain(case.patient), _result(case.before), _result(case.after), plain_lines(captures))
         stdout.print(cases)
     kappa = "not defined" if comparison.kappa is None else f"{comparison.kappa:.3f}"
     same = sum(count for (before, after), count in comparison.agreement.items() if before == after)
@@ -80,9 +82,9 @@ def _print(first: int, second: int, comparison: Comparison) -> None:
             stdout.print(f"{count} patients have a result in run {run} alone", style="yellow", highlight=False)
 
 
-def _result(result: ComparedResult) -> str:
+def _result(result: ComparedResult) -> Text:
     score = "" if result.score is None else f" {result.score:.2f}"
-    return result_codes(result.verdict, result.subtype) + score
+    return plain(result_codes(result.verdict, result.subtype) + score)
 
 
 def _capture(capture: MovedCapture) -> str:

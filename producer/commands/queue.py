@@ -8,6 +8,7 @@ import click
 from sqlalchemy import Engine
 
 from contract.errors import ExitCode
+from contract.printable import refuse_unprintable
 from contract.settings import get_settings
 from db import report_queue as results
 from db.schema import open_database
@@ -22,6 +23,7 @@ COLUMNS = (
 
 consumer_option = click.option(
     "--consumer", default=socket.gethostname, show_default="the machine's name",
+    callback=lambda _context, _option, name: refuse_unprintable("the consumer's name", name),
     help="Name the consumer; only the consumer that took a result can acknowledge it.",
 )  # fmt: skip
 ids_argument = click.argument("ids", type=ID, nargs=-1, required=True)

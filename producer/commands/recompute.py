@@ -122,7 +122,7 @@ def _print(changes: Sequence[Change]) -> None:
     for change in sorted(changes, key=_is_another, reverse=True):
         both = (change.before, change.after)
         shown.add_row(
-            str(change.case_id), plain(change.patient), *map(_verdict, both),
+            str(change.case_id), plain(change.patient), *(plain(_verdict(result)) for result in both),
             *("" if result.score is None else f"{result.score:.3f}" for result in both),
             style="bold" if _is_another(change) else None,
         )  # fmt: skip

@@ -306,7 +306,11 @@ def _standing(after: CaseReview) -> str:
     help="Write the labels to this file, labels.csv for example.",
 )
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCode:
+@click.option(
+    "--csv-excel", "for_excel", is_flag=True,
+    help="Write the file for a spreadsheet, in which no cell is run as a formula, instead of for `screen train`.",
+)  # fmt: skip
+def export(run: int | None, everything: bool, out: Path, force: bool, for_excel: bool) -> ExitCode:
     """Write reviewed labels of RUN as a labels.csv that `screen train` takes.
 
     Only closed cases: the subtype for ALL, the bundle's benign label for benign. Each capture gets its patient's label,
@@ -323,15 +327,17 @@ def export(run: int | None, everything: bool, out: Path, force: bool) -> ExitCod
         say(f"left out: {count} cases ({reason})", "yellow")
     if not cases:
         raise UsageError("no case is closed as benign or as ALL with a subtype: there is nothing to export")
-    text = io.StringIO()
+    text = io.StringIO(newline="")
     with_site = any(case.site for case in cases)
-    written, unused = write_labels(text, reviewed_captures(database, cases), out.parent.resolve(), with_site)
+    written, unused = write_labels(
+        text, reviewed_captures(database, cases), out.parent.resolve(), with_site, for_excel=for_excel
+    )
     write_whole(out, text.getvalue())
     for reason, count in sorted(unused.items()):
         say(f"left out: {count} captures ({reason})", "yellow")
     labels = Counter(case.label for case in cases)
     counts = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
     say(f"{out}: {written} captures of {len(cases)} reviewed patients ({counts}), each with its patient's label")
-    if out.name != "labels.csv":
+    if out.name != "labels.csv" and not for_excel:
         say("`screen train FOLDER` looks for FOLDER/labels.csv: rename the file")
     return ExitCode.OK

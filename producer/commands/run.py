@@ -32,7 +32,7 @@ from producer.publish import check_redis, publish_chunks
 from producer.services import Child, bundled_redis, embedded_worker
 from producer.truth import TrueLabels, read_truth, truth_option
 from producer.walked import exit_code as walked_exit_code
-from producer.walked import say_read_again, say_walked, say_withdrawn, verify_option
+from producer.walked import say_names_kept, say_read_again, say_walked, say_withdrawn, verify_option
 from producer.watching import follow_run
 
 WORKER_LOG = Path("screening-worker.log")
@@ -86,7 +86,7 @@ def run(
     database = open_engine(settings.database_url)
     check_place(database)  # before the walk, which may take long
     walked = walk_archive(archive, patient_depth)
-    say_walked(walked)
+    say_walked(walked, hide_names=pseudonymize)
     request = submit_request(walked, opened, settings, everything=everything, verify=verify, pseudonymize=pseudonymize)
     if true_labels is not None:
         true_labels.check_labels(opened.manifest.labels)
@@ -94,6 +94,7 @@ def run(
     if _names_redis(settings):
         check_redis(settings.redis_url, must_answer=True)
     schema.upgrade(database)
+    say_names_kept(database, request)
     submission = write_run(database, request)
     say_withdrawn(submission.plan)
     say_read_again(submission.plan.read_again)
@@ -137,7 +138,8 @@ def _screen(database: Engine, run_id: int, settings: Settings, worker_log: Path)
         patience = Patience(database, redis_url, worker, [*children, worker], settings)
         try:
             last = follow_run(database, run_id, Outage(settings.patience_seconds), patience)
-            say("\n".join(last.accounts))
+            for account in last.accounts:
+                say(account)
             if held := last.held_sentence(run_id):
                 say(held, "bold yellow")
         except KeyboardInterrupt:

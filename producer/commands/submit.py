@@ -11,6 +11,7 @@ from contract.archive import Archive, walk_archive
 from contract.bundle import Bundle
 from contract.bundle_signature import require_signature
 from contract.errors import BrokerUnavailable, ExitCode, UsageError
+from contract.names import display_name
 from contract.options import patient_depth_option
 from contract.pseudonyms import read_key
 from contract.settings import Settings, get_settings
@@ -25,6 +26,7 @@ from producer.walked import (
     captures_by_patient,
     exit_code,
     list_patients,
+    say_names_kept,
     say_read_again,
     say_walked,
     say_withdrawn,
@@ -85,7 +87,8 @@ def submit(
     database = open_database(settings.database_url)
     walked = walk_archive(archive, patient_depth)
     request = submit_request(walked, opened, settings, everything=everything, verify=verify, pseudonymize=pseudonymize)
-    say_walked(walked)
+    say_walked(walked, hide_names=pseudonymize)
+    say_names_kept(database, request)
     if dry_run:
         plan = plan_submit(database, request)
         _say_plan(walked, plan, None)
@@ -188,5 +191,8 @@ def _as_json(
             "changed": len(plan.read_again.changed),
         },
         "chunks": len(submission.chunk_ids) if submission else None,
-        "skipped": walked.skipped,
+        "skipped": dict(request.skipped),
+        "look_alikes": []
+        if request.pseudonym_key
+        else [list(map(display_name, group)) for group in walked.look_alikes],
     }

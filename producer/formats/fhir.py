@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from contract.printable import printable, printable_json
 from contract.signed import WITHOUT_NAMES
 from contract.words import FOR_REVIEW
 from db.absent import AbsentRow
@@ -61,7 +62,7 @@ def fhir_bundle(report: RunReport, written: datetime) -> str:
         if patient.case_id is None:
             resources += _without_captures(names, report.run, patient, device.id)
     document = Bundle(type="collection", timestamp=written, entry=[_entry(resource) for resource in resources])
-    return str(document.model_dump_json(indent=1)) + "\n"
+    return printable_json(document.model_dump_json(indent=1)) + "\n"
 
 
 def _entry(resource: Any) -> dict[str, Any]:
@@ -74,9 +75,9 @@ def _device(run: RunSummary, names: Names, warnings: Sequence[str]) -> Any:
     return Device(
         id=names.of_archive("device", run.bundle_digest, run.software_version),
         identifier=[{"system": f"{SYSTEM}:bundle", "value": run.bundle_digest}],
-        deviceName=[{"name": f"slide-screen, bundle {run.bundle_name}", "type": "model-name"}],
-        version=[{"value": run.software_version}],
-        note=[{"text": sentence} for sentence in warnings] or None,
+        deviceName=[{"name": printable(f"slide-screen, bundle {run.bundle_name}"), "type": "model-name"}],
+        version=[{"value": printable(run.software_version)}],
+        note=[{"text": printable(sentence)} for sentence in warnings] or None,
     )
 
 
@@ -115,7 +116,7 @@ def _without_captures(names: Names, run: RunSummary, absent: AbsentRow, device: 
         patient=_reference(patient.id),
         identifiedDateTime=run.created_at,
         author=_reference(device),
-        detail=f"Nothing of this patient was screened: {absent.sentence}.",
+        detail=printable(f"Nothing of this patient was screened: {absent.sentence}."),
     )
     return [patient, issue]
 
@@ -192,7 +193,7 @@ def _of_case(names: Names, run: RunSummary, case: CaseRow, device: str, doubts: 
         effectiveDateTime=case.aggregated_at,
         issued=review.closed_at if review.closed else case.aggregated_at,
         result=[_reference(observed.id) for observed in observations],
-        conclusion=" ".join(part for part in conclusion if part),
+        conclusion=printable(" ".join(part for part in conclusion if part)),
         conclusionCode=[_code("verdict", verdict, VERDICTS[verdict])],
     )
     return [patient, report, *observations]
@@ -228,6 +229,8 @@ def _number(value: float) -> dict[str, Any]:
 
 
 def _code(kind: str, code: str, text: str) -> dict[str, Any]:
+    """A concept of ours. A code has no two blanks after one another (FHIR R4, "code")."""
+    code, text = " ".join(printable(code).split()), printable(text)
     return {"coding": [{"system": f"{SYSTEM}:{kind}", "code": code, "display": text}], "text": text}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from contract.printable import printable
 from db.run_report import CaseRow, RunReport
 
 SYSTEM = "urn:slide-screen"
@@ -57,7 +58,7 @@ class Names:
 
     def _identifier(self, kind: str, value: str) -> dict[str, Any]:
         assigner = {} if self.site is None else {"assigner": {"display": self.site}}
-        return {"system": f"{self._base}:{kind}", "value": value, **assigner}
+        return {"system": f"{self._base}:{kind}", "value": printable(value), **assigner}
 
 
 def names_of(report: RunReport) -> Names:

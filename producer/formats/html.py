@@ -10,6 +10,7 @@ import numpy as np
 
 from contract.bundle_warnings import training_sentence
 from contract.evidence import Picture, Pictures, pictures_of
+from contract.html import finalized, with_policy
 from contract.settings import get_settings
 from contract.states import Verdict
 from contract.words import FOR_REVIEW, VERDICT_WORDS, WHAT_TO_DO, explained_marks, local_time
@@ -48,7 +49,12 @@ def _rendered(template: str, report: RunReport, limits: EvidenceLimits, **values
     run, key_file = report.run, get_settings().pseudonym_key_file
     show = pictures_of(report.root, report.pseudonym_key, key_file, run.patient_depth)
     environment = jinja2.Environment(
-        loader=_LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=_LOADER,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=finalized,
     )
     environment.filters["local_time"] = local_time
     environment.globals |= {
@@ -59,7 +65,7 @@ def _rendered(template: str, report: RunReport, limits: EvidenceLimits, **values
         case_id: _case_page(evidence, show, report.manifest.labels, limits.counting)
         for case_id, evidence in report.evidence.items()
     }
-    return environment.get_template(template).render(report=report, pages=pages, **values)
+    return with_policy(environment.get_template(template).render(report=report, pages=pages, **values))
 
 
 def _case_page(evidence: CaseEvidence, show: Pictures, labels: Sequence[str], pictured: int) -> dict[str, Any]:

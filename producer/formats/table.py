@@ -5,6 +5,7 @@ from collections.abc import Container, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from contract.case_rule import LOOK_ALIKE
 from contract.settled import IDENTITY_SETTLED
 from contract.signed import DIFFERS_FROM_SIGNED
 from contract.words import FOR_REVIEW, explained_marks
@@ -38,7 +39,8 @@ def _print(report: RunReport, truth: Truth | None) -> None:
     print_warnings(report.warnings, report.training_sentence)
     stdout.print(_results(report, truth))
     _print_reasons(report.cases, {DIFFERS_FROM_SIGNED}, "Another result than reviewers signed before", "bold red")
-    _print_reasons(report.cases, {IDENTITY_SETTLED}, "The same capture under several patients, settled", "yellow")
+    _print_reasons(report.cases, {LOOK_ALIKE.code}, "Folders with names that look the same", "bold red")
+    _print_reasons(report.cases, {IDENTITY_SETTLED}, "Patients that may have been mixed up, settled", "yellow")
     _print_reasons(report.cases, DO_NOT_COUNT, "Why captures do not count", "yellow")
     if report.identity_conflicts:
         stdout.print(_conflicts(report.identity_conflicts))
@@ -51,12 +53,11 @@ def _print(report: RunReport, truth: Truth | None) -> None:
     for line in report.progress.accounts:
         stdout.print(line, highlight=False)
     run = report.run
-    stdout.print(
+    made_with = (
         f"bundle {run.bundle_name} {run.bundle_digest[:12]}, engine {', '.join(report.engines) or 'none yet'}, "
-        f"slide-screen {run.software_version}",
-        highlight=False,
-        markup=False,
+        f"slide-screen {run.software_version}"
     )
+    stdout.print(plain(made_with), highlight=False)
     stdout.print(
         f"next: `screen review next`, or `screen review show CASE`; `screen report {run.run_id} --html FILE` shows the "
         "captures",

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from contract.bundle import Bundle
 from contract.errors import PseudonymKeyMissing, SettingsError
-from contract.pseudonyms import PseudonymKey, RealPaths, read_key, real_paths
+from contract.pseudonyms import PseudonymKey, RealPaths, read_key, real_paths, repeating
 from db.columns import Base
-from db.engine import open_engine, reading
+from db.engine import open_engine, reading, writing
 from db.fsck import fsck
 from db.models import Chunk
 from db.progress import progress
@@ -59,8 +59,8 @@ def test_a_pseudonymous_run_names_nobody_and_is_screened_as_any_other(
     done = environment.screen("run", archive, "--bundle", bundle.path, "--pseudonymize", "--html", "report.html", **key)
     assert done.code == 1, "one capture is cut short"
     assert "Canary" not in done.out
-    said = [line for line in done.err.splitlines() if "Canary" in line]
-    assert said == [f"skipped (junk, 1): {CANARY}-1/Thumbs.db"], "on the submitter's own terminal"
+    assert "Canary" not in done.err, "a nightly journal keeps it"
+    assert "skipped (junk, 1)\n" in done.err
     report = environment.screen("report", "1", "--json", **key)
     (environment.folder / "report.json").write_text(report.out)
     assert naming(environment) == []
@@ -76,12 +76,91 @@ def test_a_pseudonymous_run_names_nobody_and_is_screened_as_any_other(
     assert "nothing new" in again.err
 
 
+def test_names_that_are_repeated_below_the_folder_are_hidden_too(
+    environment: Environment, bundle: Bundle, tmp_path: Path, key: dict[str, str]
+) -> None:
+    archive, folder = tmp_path / "repeated", tmp_path / "repeated" / f"{CANARY}-1"
+    deep = folder / "old of Canary"
+    deep.mkdir(parents=True)
+    named = (
+        f"{CANARY}-1_001.jpg",
+        "CANARY 2.JPG",
+        "m\u00fcller_3.jpg",
+        "mu\u0308ller.4.jpg",
+        "c_a_n_a_r_y.jpg",
+        "5.jpg",
+    )
+    for number, name in enumerate(named):
+        (folder / name).write_bytes(jpeg("Pro", seed=number))
+        (deep / name).write_bytes(jpeg("Pro", seed=100 + number))
+    (deep / "Canary cut.jpg").write_bytes(jpeg("Pro")[:100])
+    (folder / "Canary.docx").write_bytes(b"her letter")
+    (archive / f"{CANARY}-2" / "Canary without").mkdir(parents=True)
+    done = environment.screen(
+        "run", archive, "--bundle", bundle.path, "--pseudonymize", "--html", "report.html",
+        "--worker-log", "worker.log",
+        **key, SCREEN_LOG_LEVEL="debug",
+    )  # fmt: skip
+    assert done.code == 1, "one capture is cut short, and one patient has none"
+    report = environment.screen("report", "1", "--json", **key)
+    (case,) = [one for one in report.json["cases"] if one["submitted"]]
+    assert (case["screened"], case["rejected"], case["verdict"]) == (12, 1, "all"), "all are found again on disk"
+    submit = environment.screen("submit", archive, "--bundle", bundle.path, "--pseudonymize", "--json", **key)
+    assert "nothing new" in submit.err
+    for said in (done.out, done.err, report.out, submit.out, submit.err):
+        assert "canary" not in said.lower()
+        assert "ller" not in said.lower()
+    page = (environment.folder / "report.html").read_text()
+    assert "data:image/jpeg" in page
+    assert "5.jpg" in page, "other names stay"
+    assert naming(environment) == []
+
+
+def test_what_the_database_refuses_names_nobody(
+    environment: Environment, bundle: Bundle, archive: Path, key: dict[str, str]
+) -> None:
+    """A statement that fails holds the names that it should have written, and PostgreSQL's DETAIL repeats them."""
+    environment.screen("db", "upgrade")
+    with writing(open_engine(environment.database_url)) as connection:
+        connection.execute(text("CREATE UNIQUE INDEX only_one ON patient (root)"))
+    for words in (("--debug", "submit"), ("submit",)):
+        done = environment.screen(*words, archive, "--bundle", bundle.path, SCREEN_LOG_LEVEL="debug")
+        assert done.code == 70, done.err
+        assert "IntegrityError" in done.err or "UniqueViolation" in done.err
+        assert "Canary" not in done.out + done.err.replace(f"skipped (junk, 1): {CANARY}-1/Thumbs.db", "")
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "is_repeated"),
+    [
+        ("Meier_Anna", "Meier_Anna_001.jpg", True), ("Meier_Anna", "anna-meier 1.jpg", True),
+        ("Meier_Anna", "MEIER.tif", True), ("Meier_Anna", "0001.jpg", False), ("2026/Meier", "meier1.jpg", True),
+        ("P001", "p-001_3.jpg", True), ("P001", "001.jpg", False), ("4711", "4711_2.jpg", True),
+        ("P1", "P1.jpg", False),
+        ("2026-11-26 Ng", "2026-11-26 a.jpg", False), ("M\u00fcller", "Mu\u0308ller.jpg", True),
+    ],
+)  # fmt: skip
+def test_what_counts_as_the_folders_name(folder: str, name: str, is_repeated: bool) -> None:
+    assert repeating(folder.encode())(name.encode()) is is_repeated
+    key = PseudonymKey(b"k" * 32)
+    hidden = key.path(f"{folder}/{name}".encode(), folder.count("/") + 1).rpartition(b"/")[2]
+    assert (hidden != name.encode()) is is_repeated
+    if is_repeated:
+        assert hidden.startswith(b"px-")
+        assert hidden.rpartition(b".")[2] == name.encode().rpartition(b".")[2].lower()
+
+
 def test_under_their_names_they_are_other_patients_and_no_mix_up(
     environment: Environment, bundle: Bundle, archive: Path, key: dict[str, str]
 ) -> None:
     environment.screen("run", archive, "--bundle", bundle.path, "--pseudonymize", **key)
     plain = environment.screen("run", archive, "--bundle", bundle.path)
     assert plain.code == 1
+    assert "has 1 runs of this archive with pseudonyms, the last is run 1" in plain.err
+    again = environment.screen("submit", archive, "--bundle", bundle.path, "--pseudonymize", "--dry-run", **key)
+    assert "has 1 runs of this archive under names, the last is run 2" in again.err
+    assert "Canary" not in again.err
     report = json.loads(environment.screen("report", "2", "--json").out)
     assert {case["patient"] for case in report["cases"]} == {f"{CANARY}-1", f"{CANARY}-2"}
     assert report["identity_conflicts"] == []

@@ -87,7 +87,7 @@ def test_every_format_shows_the_thresholds_that_each_result_is_by(database: Engi
     ranges = [one["referenceRange"] for one in resources if "referenceRange" in one]
     assert [float(low["low"]["value"]) for _, low in ranges] == [0.95] * 3
     page = load_formats()["html"].render(report, None)
-    assert page.count('<u style="left:95.0%">') == 3
+    assert page.count('<rect x="123.5" y="2" width="1" height="12" fill="#a6123b"/>') == 3
     assert "Recomputed with" in page
     rows = json.loads(load_formats()["json"].render(report, None))["cases"]
     assert {row["all_at_least"] for row in rows} == {0.95}

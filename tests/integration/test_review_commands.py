@@ -177,6 +177,24 @@ def test_reviewed_labels_can_be_trained_on(
     assert [one.label for one in read_data(elsewhere.parent, TABLE).captures] == [one.label for one in data.captures]
 
 
+def test_an_export_is_for_training_or_for_a_spreadsheet(
+    database: Engine, bundle: Bundle, commands: Environment, tmp_path: Path
+) -> None:
+    patients = ["=1+1", "x;=1+1;y", "-17"]
+    for patient, case in screened(database, bundle, patients, root=tmp_path).items():
+        assert patient in patients
+        sign(database, case, "Benign")
+    for name, options in (("train.csv", ()), ("people.csv", ("--csv-excel",))):
+        done = commands.screen("review", "export", 1, "--out", tmp_path / name, *options)
+        assert done.code == 0, done.err
+    with (tmp_path / "train.csv").open(newline="", encoding="utf-8") as stream:
+        assert {row["patient"] for row in csv.DictReader(stream)} == set(patients), "a program gets every value"
+    with (tmp_path / "people.csv").open(newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["patient"] for row in rows} == {"'=1+1", "x;'=1+1;y", "'-17"}
+    assert all(row["path"].startswith(("'=", "x;'=", "'-")) for row in rows)
+
+
 def test_what_has_no_sure_label_is_left_out_and_counted(
     database: Engine, bundle: Bundle, commands: Environment, tmp_path: Path
 ) -> None:

@@ -82,7 +82,7 @@ def test_the_bundle_is_complete(bundle):
     report = (bundle.path / "report.html").read_text()
     assert "knows only discs" in report
     assert "for review" in report
-    assert "http" not in report
+    assert "://" not in report
     assert report.count("data:image/png;base64,") == len(figures)
     left = sorted(entry.name for entry in bundle.path.parent.iterdir())
     assert left == ["cache", "tiny.bundle", "tiny.bundle.split.csv", "whole"]

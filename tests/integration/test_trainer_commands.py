@@ -83,7 +83,7 @@ def test_evaluate_says_how_many_captures_the_bundle_has_seen(bundle, discs, work
     assert f"{seen} of these captures trained or tuned this bundle" in " ".join(result.stdout.split())
     page = (out / "report.html").read_text()
     assert "no\nexternal validation" in page
-    assert "http" not in page
+    assert "://" not in page
     assert (out / "figures" / "roc.png").stat().st_size > 1000
 
 
@@ -286,7 +286,7 @@ def test_the_audit_finds_what_was_planted(discs, work, tmp_path):
     page = (tmp_path / "audit.html").read_text()
     assert "p01/mixed-up.jpg" in page
     assert "data:image/png;base64," in page
-    assert "http" not in page
+    assert "://" not in page
     plain = invoke(work, data, "audit", root)
     assert "1 of 163 files cannot be decoded" in " ".join(plain.stdout.split())
 

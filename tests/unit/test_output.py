@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from datetime import UTC, datetime
 
 import click
@@ -12,9 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contract.names import display_name
+from contract.printable import printable
+from contract.spreadsheet import spreadsheet_text
 from producer.output import csv_out, json_out, output_options, plain, stdout, table
 
-printable = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)
+visible = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)
 
 
 def csv_of(capsys: pytest.CaptureFixture[str], *rows: dict[str, object], output: str = "csv") -> list[list[str]]:
@@ -41,10 +44,30 @@ def test_a_spreadsheets_csv_begins_with_a_byte_order_mark(capfdbinary: pytest.Ca
     assert capfdbinary.readouterr().out == b"\xef\xbb\xbf" + "patient\r\nM\xfcller\r\n".encode()
 
 
-@pytest.mark.parametrize("start", [*"=+-@\t\r\n\uff1d\uff0b\uff0d\uff20", " =", "\u200b=", "\ufeff@", "\xa0+"])
+@pytest.mark.parametrize("start", [*"=+-@\uff1d\uff0b\uff0d\uff20", " =", '"=', '" \uff0d', '""@'])
 def test_a_cell_that_a_spreadsheet_would_run_is_made_text(capsys: pytest.CaptureFixture[str], start: str) -> None:
     name = f'{start}HYPERLINK("http://example.invalid")'
     assert csv_of(capsys, {"patient": name}, output="csv-excel") == [["'" + name]]
+
+
+@pytest.mark.parametrize("start", ["\t", "\r", "\n=", "\u200b=", "\ufeff@", "\xa0+", "\u202e=", "\x1b[31m="])
+def test_a_cell_for_people_holds_nothing_that_cannot_be_seen(capsys: pytest.CaptureFixture[str], start: str) -> None:
+    assert csv_of(capsys, {"patient": start + "x"}, output="csv-excel") == [[printable(start + "x")]]
+    assert spreadsheet_text(start + "x") == start + "x" if start[0] == "\x1b" else f"'{start}x"
+
+
+@pytest.mark.parametrize("between", [";", "\t", "\n", "\r", '; "', ";\xa0"])
+@pytest.mark.parametrize("start", "=+-@\uff1d\uff0b\uff0d\uff20")
+def test_a_cell_that_a_spreadsheet_divides_runs_in_no_part(between: str, start: str) -> None:
+    shown = spreadsheet_text(f"x{between}{start}1+1;y")
+    for part in re.split(r"[;\t\r\n]", shown):
+        assert not part.lstrip('" \xa0').startswith(start)
+    assert shown.replace("'", "") == f"x{between}{start}1+1;y"
+
+
+@pytest.mark.parametrize("text", ["x;y", "a-b", "1;2 and -3", "it's -1", "x, -1", "", "Meier; Anna"])
+def test_other_text_of_a_spreadsheet_stays_as_it_is(text: str) -> None:
+    assert spreadsheet_text(text) == text
 
 
 @pytest.mark.parametrize(
@@ -95,7 +118,7 @@ def shown_in_a_table(text: str) -> str:
     return capture.get().rstrip().splitlines()[-1].strip()
 
 
-@given(printable)
+@given(visible)
 @example("[bold]P1[/bold]")
 @example("[/]")
 @example("[link=http://example.invalid]P1[/link]")

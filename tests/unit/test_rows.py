@@ -46,5 +46,5 @@ def test_the_json_of_a_case_begins_with_its_row_in_the_list() -> None:
     assert of_details[: len(of_list)] == of_list
     assert of_details[len(of_list) :] == [
         "bundle_name", "bundle_digest", "notice", "warnings", "in_training", "labels", "benign_label",
-        "top_captures", "ended_badly", "conflicts", "history", "moved_to",
+        "top_captures", "ended_badly", "conflicts", "history", "moved_to", "look_alikes",
     ]  # fmt: skip

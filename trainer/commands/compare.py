@@ -1,16 +1,16 @@
 """`screen compare`: several recipes, or backbones, on one split."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from contract.errors import UsageError
 from contract.outputs import OutputFolder
+from contract.printable import printable_json
+from contract.terminal import data_out, plain, terminal
 from trainer.options import cache_option, configured, data_options, require_train_extra
 
 
@@ -75,9 +75,9 @@ def compare(
     )
     _print(result)
     if as_json:
-        click.echo(json.dumps(result, indent=1))
+        click.echo(printable_json(json.dumps(result, indent=1)))
     else:
-        click.echo(out / "report.html")
+        data_out(str(out / "report.html"))
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -88,14 +88,15 @@ def _print(result: dict[str, Any]) -> None:
     names = [row["name"] for row in result["summary"]]
     table.add_column("")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(plain(name), justify="right")
     for key, title in (*FIGURES, *COSTS):
         table.add_row(title, *(measured(row[key], key) for row in result["summary"]))
-    console = Console(file=sys.stderr)
+    console = terminal(stderr=True)
     console.print(table)
     for row in result["best_two"]["mcnemar"]:
         first, second = result["best_two"]["names"]
-        console.print(
+        said = (
             f"seed {row['seed']}: only {first} right {row['only_first_right']}, only {second} right "
             f"{row['only_second_right']}, McNemar's exact p {row['p']:.3g}"
         )
+        console.print(plain(said))

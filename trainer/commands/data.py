@@ -1,14 +1,14 @@
 """`screen data`: fetch the public data set, and audit any data set."""
 
 import json
-import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from contract.outputs import NewFolder, OutputFile
+from contract.printable import printable_json
+from contract.terminal import data_out, plain, terminal
 from trainer.options import cache_option, require_train_extra
 
 
@@ -24,7 +24,7 @@ def fetch(out: Path) -> None:
     require_train_extra()
     from trainer.fetch import fetch as download
 
-    click.echo(download(out))
+    data_out(str(download(out)))
 
 
 @data.command("audit")
@@ -54,15 +54,15 @@ def audit(root: Path, as_json: bool, html: Path | None, bits: int, cache: Path) 
     sentences = warnings(findings)
     if html is not None:
         report.render("audit.html", html, figures, a=findings, warnings=sentences)
-        Console(file=sys.stderr).print(f"page: {html}")
+        terminal(stderr=True).print(plain(f"page: {html}"), soft_wrap=True)
     if as_json:
-        click.echo(json.dumps(findings | {"warnings": sentences}, indent=1))
+        click.echo(printable_json(json.dumps(findings | {"warnings": sentences}, indent=1)))
     else:
         _print(findings, sentences)
 
 
 def _print(findings: dict, sentences: list[str]) -> None:  # type: ignore[type-arg]
-    console = Console()
+    console = terminal()
     patients = "" if findings["patients"] is None else f" of {findings['patients']} patients"
     table = Table(title=f"{findings['captures']} captures{patients}")
     for column in ("label", "captures", "unreadable", "mean R G B", "sharpness", "scale bars"):
@@ -76,7 +76,7 @@ def _print(findings: dict, sentences: list[str]) -> None:  # type: ignore[type-a
             )
         else:
             cells = ("-", "-", "-")
-        table.add_row(label, str(row["captures"]), str(row["captures"] - row["readable"]), *cells)
+        table.add_row(plain(label), str(row["captures"]), str(row["captures"] - row["readable"]), *cells)
     console.print(table)
     sizes = ", ".join(f"{size['width']}x{size['height']} ({size['captures']})" for size in findings["sizes"][:6])
     console.print(f"sizes: {sizes}")
@@ -86,4 +86,4 @@ def _print(findings: dict, sentences: list[str]) -> None:  # type: ignore[type-a
     for name, accuracy in findings["shortcuts"]["accuracy"].items():
         console.print(f"predicted by {name}: {accuracy:.1%} (chance {findings['shortcuts']['chance']:.1%})")
     for sentence in sentences:
-        console.print(f"! {sentence}", style="red", highlight=False)
+        console.print(plain(f"! {sentence}"), style="red", highlight=False)

@@ -1,16 +1,16 @@
 """`screen evaluate`: a bundle on other labelled captures, or its recipe by cross-validation."""
 
 import json
-import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from contract.bundle import Bundle
 from contract.errors import UsageError
 from contract.outputs import OutputFolder
+from contract.printable import printable_json
+from contract.terminal import plain, terminal
 from trainer.config import load_config
 from trainer.options import cache_option, require_train_extra
 
@@ -78,17 +78,17 @@ def evaluate(
         )
         if out is not None:
             external.write(out, result, figures)
-            Console(file=sys.stderr).print(f"report: {out / 'report.html'}")
+            terminal(stderr=True).print(plain(f"report: {out / 'report.html'}"), soft_wrap=True)
         if not as_json:
             _print(result)
     if as_json:
-        click.echo(json.dumps(result, indent=1))
+        click.echo(printable_json(json.dumps(result, indent=1)))
 
 
 def _print(result: dict) -> None:  # type: ignore[type-arg]
     metrics, data = result["metrics"], result["data"]
     low, high = metrics["accuracy_interval"]
-    table = Table(title=f"{result['bundle']['name']} on {data['captures']} captures", show_header=False)
+    table = Table(title=plain(f"{result['bundle']['name']} on {data['captures']} captures"), show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_row("accuracy", f"{metrics['accuracy']:.4f} ({low:.4f} to {high:.4f})")
@@ -105,7 +105,7 @@ def _print(result: dict) -> None:  # type: ignore[type-arg]
             table.add_row(f"verdicts right, per {unit}", f"{counts['verdicts_right']} of {counts['patients']}")
     for line in metrics.get("robustness", {}).get("lines", []):
         table.add_row(f"  {line['change']}", f"{line['accuracy']:.4f}")
-    console = Console()
+    console = terminal()
     console.print(table)
     if data["trained_on"]:
         console.print(
@@ -113,4 +113,4 @@ def _print(result: dict) -> None:  # type: ignore[type-arg]
             style="bold red",
         )
     for sentence in metrics.get("robustness", {}).get("findings", []):
-        console.print(sentence)
+        console.print(plain(sentence))

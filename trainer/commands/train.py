@@ -8,6 +8,7 @@ import click
 from contract.errors import UsageError
 from contract.files import check_folder
 from contract.outputs import OutputFolder
+from contract.terminal import data_out
 from trainer.options import cache_option, configured, data_options, require_train_extra
 
 
@@ -95,7 +96,7 @@ def train(
         bundles = run.cross_validate(prepared, out, config, folds, work=work, minutes=minutes)
         if len(bundles) == folds:
             pool(prepared, bundles, out)
-            click.echo(out)
+            data_out(str(out))
         return
     run.refuse_taken(out, work)
     prepared = run.prepare(data, config, cache, given_split=given_split)
@@ -108,4 +109,4 @@ def train(
     run.print_classes(bundle)
     if checkpoint is None:
         run.remove_checkpoint(folder)
-    click.echo(out)
+    data_out(str(out))

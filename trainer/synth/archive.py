@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 
 from contract.errors import UsageError
-from contract.files import write_whole
+from contract.files import private_folder, write_whole
 from contract.shared_locks import check_shared_locks
 from trainer.synth import GENERATOR_VERSION
 from trainer.synth.field import draw_capture
@@ -60,7 +60,7 @@ def write_archive(
     numbers = range(first_patient, first_patient + patients)
     chunks = []
     for patient in numbers:
-        (out / patient_name(patient)).mkdir(exist_ok=True)
+        private_folder(out / patient_name(patient))
         missing = [capture for capture in range(1, captures + 1) if not (out / capture_path(patient, capture)).exists()]
         if progress is not None and len(missing) < captures:
             progress(captures - len(missing))
@@ -124,7 +124,7 @@ def _claim(out: Path, seed: int) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ForeignFolder(f"{out}: holds files that `screen synth` did not write; name a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
+    private_folder(out)
     write_whole(path, json.dumps(record) + "\n")
 
 

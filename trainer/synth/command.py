@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from contract.outputs import OutputFolder
+from contract.terminal import data_out, terminal
 
 
 @click.command("synth")
@@ -40,11 +40,11 @@ def synth(out: Path, patients: int, captures: int, seed: int, processes: int | N
     """
     from trainer.synth.archive import write_archive
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     columns = (TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("Drawing", total=patients * captures)
         labels = write_archive(
             out, patients, captures, seed, processes=processes, progress=lambda done: bar.advance(task, done)
         )
-    click.echo(labels)
+    data_out(str(labels))
