@@ -84,7 +84,7 @@ DUTIES = (
         "submitter", "submit, run, cancel, resume, retry, recompute",
         _together(
             _READ, _RESULTS, _CHUNKS, {name: {"INSERT": EVERYTHING} for name in _NEW},
-            {"run": {"UPDATE": EVERYTHING}, "bundle": {"UPDATE": EVERYTHING},
+            {"run": {"UPDATE": EVERYTHING}, "bundle": {"UPDATE": EVERYTHING}, "patient": {"UPDATE": ("look_alike",)},
              "capture": {"UPDATE": ("inode", "changed_ns", "reused_from")}},
         ),
     ),

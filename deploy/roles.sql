@@ -78,7 +78,7 @@ GRANT SELECT, UPDATE (cam, camera, captured_at, changed_ns, chunk_id, ended_at, 
 GRANT SELECT, UPDATE (aggregated_at, case_policy, case_rule, excluded, identity_conflict, novel, priority, quarantined, reasons, rejected, result_version, review_held_seconds, review_held_until, review_holder, score, score_high, score_low, screened, state, subtype, subtype_margin, superseded_by, verdict), INSERT ON "case" TO screening_submitter;
 GRANT SELECT, INSERT, UPDATE (attempts, captures, deaths, done_at, id, last_error, lease_seconds, lease_token, lease_until, published_at, run_id, seconds, state, worker), DELETE ON "chunk" TO screening_submitter;
 GRANT SELECT, INSERT, UPDATE (chain_hash, chain_position) ON "event" TO screening_submitter;
-GRANT SELECT, INSERT ON "patient" TO screening_submitter;
+GRANT SELECT, INSERT, UPDATE (look_alike) ON "patient" TO screening_submitter;
 GRANT SELECT, INSERT ON "patient_without_captures" TO screening_submitter;
 GRANT SELECT, INSERT, UPDATE (chain_hash, chain_position) ON "report_queue" TO screening_submitter;
 GRANT SELECT ON "review" TO screening_submitter;
