@@ -55,7 +55,8 @@ def run(database: Engine, bundle: Bundle) -> int:
         connection.execute(text("UPDATE patient_without_captures SET reason = :said"), {"said": HOSTILE})
         connection.execute(
             insert(Review).values(
-                case_id=1, action=ReviewAction.COMMENT, reviewer=HOSTILE, result_version=1, comment=HOSTILE,
+                case_id=1, action=ReviewAction.COMMENT, reviewer=HOSTILE, person=HOSTILE, os_user=HOSTILE,
+                result_version=1, comment=HOSTILE,
                 bundle_digest=bundle.digest, software_version="1",
             )
         )  # fmt: skip
