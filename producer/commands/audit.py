@@ -84,7 +84,7 @@ def _print(chains: list[CheckedChain]) -> None:
         name: sum(chain.rows for chain in chains if chain.table == name) for name in ("event", "review", "report_queue")
     }
     stdout.print(
-        f"the audit is as it was written: {rows['event']} events, {rows['review']} reviews and {rows['report_queue']} "
-        f"rows of the reporting queue, in {len(chains)} chains",
+        f"the audit is as it was written: events {rows['event']}, reviews {rows['review']}, rows of the reporting queue "
+        f"{rows['report_queue']}, chains {len(chains)}",
         style="green",
     )
