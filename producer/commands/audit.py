@@ -84,7 +84,7 @@ def _print(chains: list[CheckedChain]) -> None:
         name: sum(chain.rows for chain in chains if chain.table == name) for name in ("event", "review", "report_queue")
     }
     stdout.print(
-        f"the audit is as it was written: events {rows['event']}, reviews {rows['review']}, rows of the reporting queue "
-        f"{rows['report_queue']}, chains {len(chains)}",
+        f"the audit is as it was written: events {rows['event']}, reviews {rows['review']}, "
+        f"rows of the reporting queue {rows['report_queue']}, chains {len(chains)}",
         style="green",
     )
