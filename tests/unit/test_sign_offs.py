@@ -21,7 +21,8 @@ def acts(*done: str) -> list[Act]:
             version += 1
             continue
         reviewer, action, verdict, subtype, *_ = (*words.split(), None, None)
-        rows.append(Act(str(action), str(reviewer), verdict, subtype, START - timedelta(minutes=len(rows)), version))
+        at = START - timedelta(minutes=len(rows))
+        rows.append(Act(str(action), str(reviewer), verdict, subtype, at, version, str(reviewer)))
     return rows
 
 
