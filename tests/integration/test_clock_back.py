@@ -3,17 +3,17 @@
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Engine, select, text, update
+from sqlalchemy import Engine, delete, select, text, update
 
 from contract.bundle import Bundle
 from contract.errors import CaseHeld
 from contract.states import ReviewAction, Verdict
-from db import append_only
+from db import chain
 from db.chunks import claim, heartbeat, mark_published, sweep
 from db.clock import db_now
 from db.engine import reading, writing
 from db.fsck import fsck
-from db.models import Chunk, ReportQueue
+from db.models import AuditChain, Chunk, ReportQueue
 from db.report_queue import take, waiting_rows
 from db.results import finish_chunk
 from db.review import Opinion, Reviewer, act, next_case
@@ -30,14 +30,15 @@ HOUR = {"sqlite": "strftime('%Y-%m-%d %H:%M:%f000', {0}, '+1 hour')", "postgresq
 
 
 def clock_steps_back(database: Engine) -> None:
-    """By an hour: what was written so far lies in the future."""
+    """By an hour: what was written so far lies in the future, and was chained so."""
     later = HOUR[database.dialect.name]
-    with writing(database) as connection:
-        append_only.unprotect(connection)
-        for table in ("review", "report_queue"):
-            connection.execute(text(f"UPDATE {table} SET created_at = {later.format('created_at')}"))
-        connection.execute(text(f"UPDATE event SET at = {later.format('at')}"))
-        append_only.protect(connection)
+    times = {"review": "created_at", "report_queue": "created_at", "event": "at"}
+    with as_owner(database) as connection:
+        for table, time in times.items():
+            unchained = "chain_position = NULL, chain_hash = NULL"
+            connection.execute(text(f"UPDATE {table} SET {time} = {later.format(time)}, {unchained}"))
+        connection.execute(delete(AuditChain))
+        chain.chain_all(connection)
 
 
 def times_were(database: Engine, table: str, *columns: str) -> None:
