@@ -46,8 +46,8 @@ def say_walked(walked: Archive, *, hide_names: bool = False) -> None:
         groups = walked.look_alikes
         named = "" if hide_names else f": {first_of([_named(group) for group in groups], _SHOWN)}"
         say(
-            f"folders with names that look the same ({sum(map(len, groups))} in {len(groups)} groups){named}. Is each "
-            "group one patient? Then put the folders into one and submit again; until then each case says so, and "
+            f"folders with names that look the same (folders {sum(map(len, groups))}, groups {len(groups)}){named}. Is "
+            "each group one patient? Then put the folders into one and submit again; until then each case says so, and "
             "comes first for review",
             "bold red",
         )

@@ -25,7 +25,7 @@ def test_submit_names_them_and_spells_what_cannot_be_told_apart(
     archive = write_archive(tmp_path / "archive", dict.fromkeys(("Anna", CYRILLIC, "Meier", "Meier ", "Z"), "Pro"), 1)
     said = commands.screen("submit", archive, "--bundle", bundle.path, "--dry-run")
     assert said.code == ExitCode.OK, "nothing is refused for it"
-    assert "folders with names that look the same (4 in 2 groups): " in said.err
+    assert "folders with names that look the same (folders 4, groups 2): " in said.err
     assert f"Anna = {CYRILLIC} (Ann\\u0430)" in said.err
     assert "Meier = Meier  (`Meier `)" in said.err
     groups = commands.screen("submit", archive, "--bundle", bundle.path, "--dry-run", "--json").json["look_alikes"]
@@ -39,7 +39,7 @@ def test_where_names_are_hidden_it_only_counts_them(commands: Environment, tmp_p
     key.chmod(0o600)
     words = ("submit", archive, "--bundle", bundle.path, "--dry-run", "--pseudonymize", "--json")
     said = commands.screen(*words, SCREEN_PSEUDONYM_KEY_FILE=str(key))
-    assert "folders with names that look the same (2 in 1 groups). Is each group" in said.err
+    assert "folders with names that look the same (folders 2, groups 1). Is each group" in said.err
     assert "meier" not in (said.out + said.err).lower().replace(str(archive), "")
 
 
