@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 from sqlalchemy.orm import aliased
 
 from contract.bundle import Manifest
@@ -176,39 +176,37 @@ def with_policy(manifest: Manifest, policy: dict[str, Any] | None) -> Manifest:
 
 def judge_again(connection: Connection, case_ids: Sequence[int], *, in_conflict: bool) -> None:
     """Judge the finished ones of these cases whose result says `in_conflict`, and correct those where that changed."""
-    for ids in slices(case_ids, 500):
-        cases = connection.execute(
-            select(Case.id, Case.run_id, Case.submitted, Case.case_policy, Run.bundle_digest)
-            .join(Run, Run.id == Case.run_id)
-            .where(Case.id.in_(ids), Case.state == CaseState.AGGREGATED)
-            .where(says_conflict() if in_conflict else ~says_conflict())
-            .order_by(Case.id)
-            .with_for_update(of=Case)
-        ).all()
-        for case in cases:
-            manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
-            columns = result_of(connection, ToJudge(case.id, case.submitted, manifest))
-            if any(reason["code"] == IDENTITY_CONFLICT.code for reason in columns["reasons"]) != in_conflict:
-                write_identity(connection, case.run_id, case.id, columns, actor=WORKER)
+    for case, columns in _judged(connection, case_ids, says_conflict() if in_conflict else ~says_conflict()):
+        if any(reason["code"] == IDENTITY_CONFLICT.code for reason in columns["reasons"]) != in_conflict:
+            write_identity(connection, case.run_id, case.id, columns, actor=WORKER)
 
 
 def judge_look_alikes(connection: Connection, root: bytes, *, actor: str) -> None:
     """Correct the results of an archive that do not say what is true of the names of its folders now."""
     if not changed_look_alikes(connection, root):
         return
-    one_at_a_time(connection)
-    for ids in slices(changed_look_alikes(connection, root), 500):
+    one_at_a_time(connection)  # and look again: somebody else may have corrected them meanwhile
+    for case, columns in _judged(connection, changed_look_alikes(connection, root)):
+        write_identity(connection, case.run_id, case.id, columns, actor=actor)
+
+
+def _judged(
+    connection: Connection, case_ids: Sequence[int], *conditions: ColumnElement[bool]
+) -> Iterator[tuple[AnyRow, dict[str, Any]]]:
+    """Those of these cases that are finished and fulfil the conditions, locked, each with the columns of its result as
+    its rows are now.
+    """
+    for ids in slices(case_ids, 500):
         cases = connection.execute(
             select(Case.id, Case.run_id, Case.submitted, Case.case_policy, Run.bundle_digest)
             .join(Run, Run.id == Case.run_id)
-            .where(Case.id.in_(ids), Case.state == CaseState.AGGREGATED)
+            .where(Case.id.in_(ids), Case.state == CaseState.AGGREGATED, *conditions)
             .order_by(Case.id)
             .with_for_update(of=Case)
         ).all()
         for case in cases:
             manifest = with_policy(_manifest(connection, case.bundle_digest), case.case_policy)
-            columns = result_of(connection, ToJudge(case.id, case.submitted, manifest))
-            write_identity(connection, case.run_id, case.id, columns, actor=actor)
+            yield case, result_of(connection, ToJudge(case.id, case.submitted, manifest))
 
 
 def write_identity(

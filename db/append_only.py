@@ -110,6 +110,11 @@ def _given(column: str) -> str:
     return f"its {column} is given by the database"
 
 
+def _result(side: str) -> str:
+    """What a case's result is on one side of its change, as the arguments of a function that makes JSON."""
+    return ", ".join(f"'{name}', {side}.{name}" for name in _RESULT)
+
+
 _NEW_PERSON = "a reviewer acts by `screen review`, which says who it is"
 _CHANGED = " OR ".join(f"OLD.{name} IS DISTINCT FROM NEW.{name}" for name in _RESULT)
 
@@ -164,14 +169,13 @@ def _sqlite() -> Iterator[str]:
         "CREATE TRIGGER audit_chain_is_not_shortened BEFORE UPDATE ON audit_chain "
         f"WHEN NEW.length < OLD.length {refuse(_DELETED_WITH['audit_chain'][1])}"
     )
-    result = {side: ", ".join(f"'{name}', {side}.{name}" for name in _RESULT) for side in ("OLD", "NEW")}
     changed = _CHANGED.replace("IS DISTINCT FROM", "IS NOT")
     yield (
         f'CREATE TRIGGER case_is_another_one AFTER UPDATE OF {", ".join(_RESULT)} ON "case" '
         f"WHEN OLD.state = '{CaseState.AGGREGATED}' AND ({changed}) BEGIN "
         f"INSERT INTO event (kind, run_id, case_id, actor, detail) VALUES ('{EventKind.RESULT_CHANGED}', NEW.run_id, "
-        f"NEW.id, 'sqlite', json_object('before', json_object({result['OLD']}), "
-        f"'after', json_object({result['NEW']}))); END"
+        f"NEW.id, 'sqlite', json_object('before', json_object({_result('OLD')}), "
+        f"'after', json_object({_result('NEW')}))); END"
     )
 
 
@@ -217,12 +221,11 @@ def _postgresql() -> Iterator[str]:
     yield trigger(
         "audit_chain", "not_shortened", "BEFORE UPDATE", "refuse_emptying_of_audit_chain", "NEW.length < OLD.length"
     )
-    result = {side: ", ".join(f"'{name}', {side}.{name}" for name in _RESULT) for side in ("OLD", "NEW")}
     yield function(
         "note_result_of_case",
         "INSERT INTO event (kind, run_id, case_id, actor, detail) VALUES "
         f"('{EventKind.RESULT_CHANGED}', NEW.run_id, NEW.id, session_user, json_build_object("
-        f"'before', json_build_object({result['OLD']}), 'after', json_build_object({result['NEW']}))); RETURN NEW;",
+        f"'before', json_build_object({_result('OLD')}), 'after', json_build_object({_result('NEW')}))); RETURN NEW;",
     )
     yield trigger(
         "case", "another_one", f"AFTER UPDATE OF {', '.join(_RESULT)}", "note_result_of_case",

@@ -1,6 +1,6 @@
 """Whether the audit is as it was written: its chains are computed again, and compared with what was exported before."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,8 +60,8 @@ class AuditExport(BaseModel):
 def export(engine: Engine, run_id: int | None = None, *, rows: bool = False) -> AuditExport:
     """The chains of one run, or of all, as they are stored; with `rows`, also what every row says. Raises NoSuchRun."""
     with reading(engine) as connection:
-        keys = _keys(connection, run_id)
         stored = heads(connection, run_id)
+        keys = _keys(connection, run_id, stored)
         chains = [
             ExportedChain(table=table, run_id=of_run, rows=length, head=head)
             for (table, of_run), (length, head) in stored.items()
@@ -96,8 +96,8 @@ def verify(engine: Engine, run_id: int | None = None, *, against: AuditExport | 
 
 def checked_chains(connection: Connection, run_id: int | None = None) -> list[CheckedChain]:
     """The chains of one run, or of all, computed again from their rows."""
-    keys = _keys(connection, run_id)
     stored = heads(connection, run_id)
+    keys = _keys(connection, run_id, stored)
     purges = _purges(connection)
     unlinked = {int(row): before for purge in purges.values() for row, before in purge.get("replaced", {}).items()}
     there = {NO_RUN, *connection.execute(select(Run.id)).scalars()}
@@ -113,17 +113,15 @@ def checked_chains(connection: Connection, run_id: int | None = None) -> list[Ch
     return checked
 
 
-def _keys(connection: Connection, run_id: int | None) -> list[Key]:
+def _keys(connection: Connection, run_id: int | None, stored: Collection[Key]) -> list[Key]:
     """The chains that there are or should be, those of one run or all."""
     if run_id is not None:
-        if (("event", run_id)) not in heads(connection, run_id):  # a run that was purged has its events
+        if ("event", run_id) not in stored:  # a run that was purged has its events
             require_run(connection, run_id)
         return [(table, run_id) for table in CHAINED]
     runs = {NO_RUN, *connection.execute(select(Run.id)).scalars()}
     runs |= {of_run or NO_RUN for of_run in connection.execute(select(Event.run_id).distinct()).scalars()}
-    return sorted(
-        {(table, of_run) for table in CHAINED for of_run in runs if of_run or table == "event"} | {*heads(connection)}
-    )
+    return sorted({(table, of_run) for table in CHAINED for of_run in runs if of_run or table == "event"} | {*stored})
 
 
 def _purges(connection: Connection) -> dict[int, Mapping[str, Any]]:

@@ -59,21 +59,21 @@ def end(connection: Connection) -> None:
     by_itself = select(Event.id).where(Event.chain_hash.is_(None), Event.kind == EventKind.RESULT_CHANGED)
     of_database = connection.execute(by_itself.with_for_update(skip_locked=True)).scalars()
     fresh["event"] = sorted({*fresh.get("event", ()), *of_database})
-    rows: dict[Key, list[Link]] = defaultdict(list)
-    for table, ids in fresh.items():
-        for start in range(0, len(ids), 500):
-            for link in _links(connection, table, CHAINED[table].__table__.c["id"].in_(ids[start : start + 500])):
-                rows[link.key].append(link)
-    _chain(connection, rows)
+    _chain(
+        connection,
+        (
+            link
+            for table, ids in fresh.items()
+            for start in range(0, len(ids), 500)
+            for link in _links(connection, table, CHAINED[table].__table__.c["id"].in_(ids[start : start + 500]))
+        ),
+    )
 
 
 def chain_all(connection: Connection) -> None:
     """Chain every row that is in no chain yet, as an upgrade does with those of earlier releases."""
     for table, model in CHAINED.items():
-        rows: dict[Key, list[Link]] = defaultdict(list)
-        for link in list(_links(connection, table, model.__table__.c["chain_hash"].is_(None))):
-            rows[link.key].append(link)
-        _chain(connection, rows)
+        _chain(connection, _links(connection, table, model.__table__.c["chain_hash"].is_(None)))
 
 
 Key = tuple[str, int]
@@ -146,11 +146,20 @@ def heads(connection: Connection, run_id: int | None = None) -> dict[Key, tuple[
     stored = select(AuditChain).order_by(AuditChain.run_id, AuditChain.table_name)
     if run_id is not None:
         stored = stored.where(AuditChain.run_id == run_id)
+    return _heads(connection, stored)
+
+
+def _heads(connection: Connection, stored: Select[AuditChain]) -> dict[Key, tuple[int, str]]:
     return {(row.table_name, row.run_id): (row.length, row.head) for row in connection.execute(stored)}
 
 
-def _chain(connection: Connection, rows: Mapping[Key, Sequence[Link]]) -> None:
-    """Append these rows to their chains, whose heads are locked until the commit, always in the same order."""
+def _chain(connection: Connection, links: Iterable[Link]) -> None:
+    """Append these rows to their chains, whose heads are locked until the commit, always in the same order: a
+    transaction calls this once.
+    """
+    rows: dict[Key, list[Link]] = defaultdict(list)
+    for link in links:
+        rows[link.key].append(link)
     if not rows:
         return
     keys = sorted(rows)
@@ -165,7 +174,7 @@ def _chain(connection: Connection, rows: Mapping[Key, Sequence[Link]]) -> None:
         .order_by(AuditChain.table_name, AuditChain.run_id)
         .with_for_update()
     )
-    known = {(row.table_name, row.run_id): (row.length, row.head) for row in connection.execute(locked)}
+    known = _heads(connection, locked)
     places: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for key in keys:
         length, head = known[key]

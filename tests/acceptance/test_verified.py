@@ -22,7 +22,7 @@ from contract.redis_url import checked_redis_url
 from tests.acceptance.test_worker import QUICK, is_finished
 from tests.support.archives import write_archive
 from tests.support.commands import Environment
-from tests.support.servers import SYSTEM_PATH, free_port
+from tests.support.servers import SYSTEM_PATH, free_port, until_it_answers
 from tests.support.waiting import wait_until
 
 PASSWORD = "Geheim7"
@@ -82,12 +82,8 @@ def redis_with_tls(folder: Path, certificate: Certificate) -> Iterator[int]:
          str(certificate.certificate), "--tls-key-file", str(certificate.key), "--tls-auth-clients", "no",
          "--save", "", "--dir", str(folder), "--logfile", str(folder / "redis.log"), "--requirepass", PASSWORD],
     )  # fmt: skip
-    try:
-        wait_until(lambda: _accepts(port), 20, what="Redis to answer")
+    with until_it_answers(server, lambda: _accepts(port), "Redis"):
         yield port
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 def _accepts(port: int) -> bool:

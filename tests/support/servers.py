@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -213,12 +213,19 @@ def pgbouncer(server_url: str, *, pool_mode: str = "transaction") -> Iterator[in
             [PGBOUNCER, "--quiet", str(folder / "pgbouncer.ini")],
             user=sockets.stat().st_uid if os.geteuid() == 0 else None,
         )
-        try:
-            wait_until(lambda: _accepts(port), 20, what="PgBouncer to answer")
+        with until_it_answers(process, lambda: _accepts(port), "PgBouncer"):
             yield port
-        finally:
-            process.terminate()
-            process.wait(20)
+
+
+@contextmanager
+def until_it_answers(process: subprocess.Popen[bytes], answers: Callable[[], bool], name: str) -> Iterator[None]:
+    """The block runs when the server answers; at its end the server is stopped."""
+    try:
+        wait_until(answers, 20, what=f"{name} to answer")
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def _accepts(port: int) -> bool:
