@@ -7,7 +7,18 @@ import numpy as np
 
 from trainer.synth.kinds import ANATOMY, NEUTROPHIL_DIAMETER, Anatomy, Kind
 from trainer.synth.seeds import between
-from trainer.synth.shapes import Plane, around, bump, noise, outline, ridge, segment_distance, soft
+from trainer.synth.shapes import (
+    Plane,
+    Sides,
+    around,
+    bump,
+    noise,
+    outline,
+    pressed_flat,
+    ridge,
+    segment_distance,
+    soft,
+)
 
 MARGIN = 12
 """Space in px around a cell on its patch, for blebs and waves."""
@@ -21,6 +32,15 @@ class Patch:
     chromatin: Plane
     blue: Plane
     cover: Plane
+
+    def scaled(self, scale: float) -> "Patch":
+        """The cell at `scale` times its size, its centre again at the middle of the patch, [S', S']."""
+        before = self.cover.shape[0]
+        after = round(before * scale)
+        shift = after // 2 - scale * (before // 2)
+        matrix = np.array([[scale, 0, shift], [0, scale, shift]])
+        planes = cv2.merge([self.eosin, self.chromatin, self.blue, self.cover])
+        return Patch(*cv2.split(cv2.warpAffine(planes, matrix, (after, after), flags=cv2.INTER_LINEAR)))
 
 
 @dataclass(frozen=True)
@@ -38,30 +58,30 @@ def cell_diameter(rng: np.random.Generator, kind: Kind) -> float:
     return between(rng, NEUTROPHIL_DIAMETER if kind is Kind.NEUTROPHIL else ANATOMY[kind].diameter)
 
 
-def draw_cell(rng: np.random.Generator, kind: Kind, diameter: float) -> Patch:
-    """Draw a cell of this kind, `diameter` px wide."""
+def draw_cell(rng: np.random.Generator, kind: Kind, diameter: float, sides: Sides = ()) -> Patch:
+    """Draw a cell of this kind, `diameter` px wide, pressed flat at `sides`."""
     if kind is Kind.NEUTROPHIL:
-        return _neutrophil(rng, diameter)
-    return _mononuclear(rng, ANATOMY[kind], diameter)
+        return _neutrophil(rng, diameter, sides)
+    return _mononuclear(rng, ANATOMY[kind], diameter, sides)
 
 
 def _patch_size(diameter: float) -> int:
     return int(diameter * 1.12) + 2 * MARGIN
 
 
-def _mononuclear(rng: np.random.Generator, anatomy: Anatomy, diameter: float) -> Patch:
+def _mononuclear(rng: np.random.Generator, anatomy: Anatomy, diameter: float, sides: Sides) -> Patch:
     size, radius = _patch_size(diameter), diameter / 2
     share = between(rng, anatomy.nucleus)
     direction = between(rng, (0, 2 * np.pi))
     offset = between(rng, anatomy.eccentricity) * radius * (1 - share) * 0.85
     dx, dy = round(offset * np.cos(direction)), round(offset * np.sin(direction))
 
-    nucleus = _nucleus(rng, anatomy, size, radius * share, (dx, dy))
+    nucleus = _nucleus(rng, anatomy, size, radius * share, (dx, dy), sides)
     distance, angle = around(size)
     edge = outline(rng, anatomy.cell_waviness) * np.float32(radius)
     for _ in range(rng.integers(1, 5)):
         edge += bump(between(rng, (0, 2 * np.pi)), between(rng, (0.15, 0.4))) * radius * between(rng, anatomy.blebs)
-    depth = np.maximum(edge[angle] - distance, nucleus.depth + 1.5)
+    depth = np.maximum(pressed_flat(edge[angle] - distance, sides), nucleus.depth + 1.5)
     cover = soft(depth, 3.0)
     blue = _cytoplasm(rng, anatomy, depth, nucleus)
     blue = blue * cover * _vacuoles(rng, anatomy, size, radius, share, direction)
@@ -90,7 +110,9 @@ def _vacuoles(
     return filled
 
 
-def _nucleus(rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, centre: tuple[int, int]) -> _Nucleus:
+def _nucleus(
+    rng: np.random.Generator, anatomy: Anatomy, size: int, radius: float, centre: tuple[int, int], sides: Sides
+) -> _Nucleus:
     """A nucleus of `radius` px around `centre`, which is relative to the centre of the patch."""
     distance, angle = around(size, *centre)
     edge = outline(rng, anatomy.nuclear_waviness)
@@ -99,7 +121,7 @@ def _nucleus(rng: np.random.Generator, anatomy: Anatomy, size: int, radius: floa
         bearing, cleft = between(rng, (0, 2 * np.pi)), between(rng, anatomy.cleft_depth)
         edge -= bump(bearing, between(rng, (0.16, 0.34))) * np.float32(cleft)
         folds = np.maximum(folds, _fold(rng, size, radius, centre, bearing, cleft) * np.float32(min(1.0, cleft * 2.5)))
-    depth = edge[angle] * np.float32(radius) - distance
+    depth = pressed_flat(edge[angle] * np.float32(radius) - distance, sides, inset=3.0)
     mask = soft(depth, 2.6)
     spots, rims = _nucleoli(rng, anatomy, size, radius, centre)
     texture = _chromatin(rng, anatomy, size) + 0.12 * ridge(depth - 2, 3.0) + 0.22 * rims
@@ -150,12 +172,12 @@ def _nucleoli(
     return spots, rims
 
 
-def _neutrophil(rng: np.random.Generator, diameter: float) -> Patch:
+def _neutrophil(rng: np.random.Generator, diameter: float, sides: Sides) -> Patch:
     """A segmented nucleus in pinkish cytoplasm with fine granules."""
     size, radius = _patch_size(diameter), diameter / 2
     distance, angle = around(size)
-    cover = soft((outline(rng, 0.02) * np.float32(radius))[angle] - distance, 3.0)
-    depth = _lobes(rng, size, radius)
+    cover = soft(pressed_flat((outline(rng, 0.02) * np.float32(radius))[angle] - distance, sides), 3.0)
+    depth = pressed_flat(_lobes(rng, size, radius), sides, inset=3.0)
     mask = soft(depth, 3.0)
     chromatin = 1 + 0.2 * np.tanh(1.5 * noise(rng, (size, size), 13)) + 0.12 * ridge(depth - 2, 3.0)
     granules = np.clip(noise(rng, (size, size), 2.6) - 0.5, 0, 1.5)

@@ -6,16 +6,16 @@ from numpy.typing import NDArray
 
 from trainer.synth import HEIGHT, PIXELS_PER_UM, WIDTH
 from trainer.synth.cells import Patch, draw_cell
-from trainer.synth.plan import CapturePlan, plan_capture
+from trainer.synth.plan import CapturePlan, Placed, plan_capture
 from trainer.synth.seeds import capture_rngs
 from trainer.synth.shapes import Plane, around, soft
-from trainer.synth.small import SPRITE, draw_platelet, turned
+from trainer.synth.small import SPRITE, draw_platelet, draw_smudge, turned
 from trainer.synth.stain import NOISE_MARGIN, BarStyle, Material, Patient, material_of, patient_of
 
 RGB = NDArray[np.uint8]
 """Pixels [HEIGHT, WIDTH, 3]."""
 
-MARGIN = 112
+MARGIN = 128
 """The canvas extends this many px beyond the capture, so no patch needs clipping."""
 _MOTTLE = 0.008
 """Amplitude of the plasma film in optical density."""
@@ -30,25 +30,41 @@ def draw_capture(seed: int, patient: int, capture: int) -> RGB:
     shared, material = patient_of(seed, patient), material_of(seed, patient)
     plan = plan_capture(seed, patient, capture)
     _plan, rng = capture_rngs(seed, patient, capture)
-    stains = _stained(rng, material, shared.magnification, plan)
+    stains = _stained(rng, shared, material, plan)
     pixels = _sensed(rng, _lit(rng, shared, plan, stains), material)
     if plan.scale_bar and shared.bar is not None:
-        _burn_in(pixels, shared.bar)
+        _burn_in(pixels, shared.bar, shared.magnification)
     return pixels
 
 
-def _stained(rng: np.random.Generator, material: Material, magnification: float, plan: CapturePlan) -> list[Plane]:
-    """Amounts of eosin, chromatin stain and methylene blue, each [HEIGHT, WIDTH]."""
-    canvas = [np.zeros((HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN), dtype=np.float32) for _ in range(3)]
+def _stained(rng: np.random.Generator, patient: Patient, material: Material, plan: CapturePlan) -> list[Plane]:
+    """Amounts of eosin, chromatin stain, methylene blue and, where there are any, smears, each [HEIGHT, WIDTH]."""
+    stains = 4 if plan.smudges else 3
+    canvas = [np.zeros((HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN), dtype=np.float32) for _ in range(stains)]
     for x, y in plan.red_cells:
         sprite = material.red_sprites[int(rng.integers(len(material.red_sprites)))]
-        scale = magnification * float(np.clip(rng.normal(1, 0.045), 0.85, 1.15))
-        canvas[0][_window(round(x), round(y), SPRITE)] += turned(rng, sprite, scale)
+        scale = patient.magnification * float(np.clip(rng.normal(1, 0.045), 0.85, 1.15))
+        red_cell, window = turned(rng, sprite, scale), _window(round(x), round(y), SPRITE)
+        if patient.opacity:
+            canvas[0][window] *= 1 - patient.opacity * np.clip(red_cell, 0, 1)
+        canvas[0][window] += red_cell
     for x, y, diameter in plan.platelets:
         _lay(canvas, draw_platelet(rng, diameter), x, y, hides=0.3)
+    for smudge in plan.smudges:
+        smear, cover = draw_smudge(rng, smudge.diameter, smudge.stretch, smudge.direction)
+        window = _window(smudge.x, smudge.y, cover.shape[0])
+        canvas[0][window] *= 1 - 0.45 * cover
+        canvas[3][window] += smear
     for cell in plan.nucleated:
-        _lay(canvas, draw_cell(rng, cell.kind, cell.diameter), cell.x, cell.y, hides=0.88)
+        _lay(canvas, drawn_cell(cell, patient.magnification), cell.x, cell.y, hides=0.88, hides_cells=0.8)
     return [plane[MARGIN : MARGIN + HEIGHT, MARGIN : MARGIN + WIDTH] for plane in canvas]
+
+
+def drawn_cell(cell: Placed, magnification: float) -> Patch:
+    """The nucleated cell as it is drawn, always the same; the patch's middle belongs at the cell's centre."""
+    sides = [(bearing, reach / magnification) for bearing, reach in cell.sides]
+    patch = draw_cell(np.random.default_rng(cell.seed), cell.kind, cell.diameter / magnification, sides)
+    return patch.scaled(magnification)
 
 
 def _window(x: int, y: int, size: int) -> tuple[slice, slice]:
@@ -56,11 +72,14 @@ def _window(x: int, y: int, size: int) -> tuple[slice, slice]:
     return np.s_[top : top + size, left : left + size]
 
 
-def _lay(canvas: list[Plane], patch: Patch, x: int, y: int, hides: float) -> None:
-    """Add a cell; it removes the share `hides` of the erythrocytes under it."""
+def _lay(canvas: list[Plane], patch: Patch, x: int, y: int, hides: float, hides_cells: float = 0.0) -> None:
+    """Add a cell; it removes the share `hides` of the erythrocytes under it, and `hides_cells` of other cells."""
     window = _window(x, y, patch.cover.shape[0])
     canvas[0][window] *= 1 - hides * patch.cover
-    for plane, amount in zip(canvas, (patch.eosin, patch.chromatin, patch.blue), strict=True):
+    if hides_cells:
+        for plane in canvas[1:]:
+            plane[window] *= 1 - hides_cells * patch.cover
+    for plane, amount in zip(canvas, (patch.eosin, patch.chromatin, patch.blue), strict=False):
         plane[window] += amount
 
 
@@ -74,9 +93,12 @@ def _lit(rng: np.random.Generator, patient: Patient, plan: CapturePlan, stains: 
         spot = speck.density * soft(speck.radius - around(size)[0], speck.radius * 1.5)
         target += spot[: target.shape[0], : target.shape[1]]
     channels = []
-    for absorbed, white in zip(patient.absorption.T, patient.white * plan.gain, strict=True):
+    whites = patient.white * plan.gain
+    for absorbed, white, shade in zip(patient.absorption.T, whites, patient.light_colour, strict=True):
         passed = cv2.addWeighted(stains[0], -absorbed[0], stains[1], -absorbed[1], float(np.log(white)))
-        passed = cv2.subtract(cv2.scaleAdd(stains[2], -absorbed[2], passed), light)
+        passed = cv2.scaleAdd(light, -shade, passed)
+        for stain, strength in zip(stains[2:], absorbed[2:], strict=False):
+            passed = cv2.scaleAdd(stain, -strength, passed)
         channels.append(cv2.convertScaleAbs(cv2.exp(passed)))
     pixels = cv2.merge(channels)
     if plan.blur > 0.25:
@@ -100,9 +122,9 @@ def _sensed(rng: np.random.Generator, pixels: RGB, material: Material) -> RGB:
     return np.asarray(cv2.add(pixels, window, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
-def _burn_in(pixels: RGB, style: BarStyle) -> None:
+def _burn_in(pixels: RGB, style: BarStyle, magnification: float) -> None:
     """Draw the scale bar and its text in a corner."""
-    text, length = f"{style.micrometres} um", round(style.micrometres * PIXELS_PER_UM)
+    text, length = f"{style.micrometres} um", round(style.micrometres * PIXELS_PER_UM * magnification)
     stroke = 2 if style.text_scale > 0.75 else 1
     (wide, high), below = cv2.getTextSize(text, style.font, style.text_scale, stroke)
     block = max(length, wide)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-PATIENT, LABELS, MATERIAL = 0, 1, 2
+PATIENT, LABELS, MATERIAL, LOOKS, COUNTS = range(5)
 """First number of the spawn key: the purpose of the generator."""
 
 
@@ -19,6 +19,16 @@ def material_rng(seed: int, patient: int) -> np.random.Generator:
 def block_rng(seed: int, block: int) -> np.random.Generator:
     """Generator of the order of labels in one block of patients."""
     return np.random.default_rng(np.random.SeedSequence([seed, block], spawn_key=(LABELS,)))
+
+
+def looks_rng(seed: int, blocks: int) -> np.random.Generator:
+    """Generator of the order of looks in one row of blocks."""
+    return np.random.default_rng(np.random.SeedSequence([seed, blocks], spawn_key=(LOOKS,)))
+
+
+def count_rng(seed: int, block: int, capture: int) -> np.random.Generator:
+    """Generator of the number of nucleated cells, the same for all patients of a block, thus for all labels."""
+    return np.random.default_rng(np.random.SeedSequence([seed, block, capture], spawn_key=(COUNTS,)))
 
 
 def capture_rngs(seed: int, patient: int, capture: int) -> tuple[np.random.Generator, np.random.Generator]:

@@ -1,5 +1,6 @@
 """Shapes and textures on small patches: polar outlines, soft masks, smooth noise."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -11,6 +12,10 @@ Plane = NDArray[np.float32]
 
 ANGLES = 1024
 """Number of steps in an outline around a full circle."""
+Sides = Sequence[tuple[float, float]]
+"""Straight sides of a pressed cell: the bearing in radians and the distance in px from the patch's centre."""
+_CORNER = 6.0
+"""Roundness in px where a pressed side meets the outline."""
 _REACH = 160
 """Largest distance of a patch's corner from a shape's centre along one axis, px."""
 
@@ -47,6 +52,26 @@ def bump(angle: float, width: float) -> Plane:
     turns = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
     difference = (turns - angle + np.pi) % (2 * np.pi) - np.pi
     return np.asarray(np.exp(-((difference / width) ** 2)), dtype=np.float32)
+
+
+def spikes(count: int, phase: float) -> Plane:
+    """Waves [ANGLES] between -1 and 1 with `count` crests around the circle, the first at `phase` radians."""
+    turns = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
+    return np.asarray(np.cos(count * (turns - phase)), dtype=np.float32)
+
+
+def pressed_flat(depth: Plane, sides: Sides, inset: float = 0.0) -> Plane:
+    """The depth [S, S] of a shape that is pressed flat against straight sides, at rounded corners; see Sides.
+
+    Each side lies `inset` px nearer to the patch's centre.
+    """
+    axis = np.arange(depth.shape[0], dtype=np.float32) - depth.shape[0] // 2
+    for bearing, reach in sides:
+        across = axis[None, :] * np.float32(np.cos(bearing)) + axis[:, None] * np.float32(np.sin(bearing))
+        side = np.float32(reach - inset) - across
+        corner = np.clip(_CORNER - np.abs(depth - side), 0, None)
+        depth = np.minimum(depth, side) - corner * corner * np.float32(0.25 / _CORNER)
+    return depth
 
 
 def soft(depth: Plane, width: float) -> Plane:
