@@ -85,7 +85,7 @@ def test_a_full_disk_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: pyte
     assert outcome("file", tmp_path / "out")[0] == 1, "it reaches the command line's own handling"
 
 
-WRITTEN = ("out", "html", "fhir", "worker_log", "checkpoint", "cache")
+WRITTEN = ("out", "html", "fhir", "worker_log", "checkpoint", "cache", "cells")
 
 
 def outputs_of_commands() -> list[tuple[str, click.Parameter]]:

@@ -3,12 +3,15 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from io import StringIO
+from itertools import groupby
 from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 
@@ -18,12 +21,17 @@ from contract.shared_locks import check_shared_locks
 from trainer.synth import GENERATOR_VERSION
 from trainer.synth.field import draw_capture
 from trainer.synth.stain import label_of
+from trainer.synth.truth import cells_of
 
 LABELS_FILE = "labels.csv"
+CELL_COLUMNS = ("path", "x_min", "y_min", "x_max", "y_max", "kind")
+"""Columns of the list of cells: the capture's path relative to the archive, the box in px, the kind of cell."""
 RECORD_FILE = ".synth.json"
 JPEG_QUALITY = 90
 _CHUNK = 8
 """Captures that a process draws together; they share the patient's parameters."""
+_CellRow = tuple[str, int, int, int, int, str]
+_T = TypeVar("_T")
 
 
 class ForeignFolder(UsageError, ValueError):
@@ -49,12 +57,14 @@ def write_archive(
     processes: int | None = None,
     first_patient: int = 1,
     progress: Callable[[int], None] | None = None,
+    cells: Path | None = None,
 ) -> Path:
     """Write `captures` captures of each of `patients` patients to `out`; returns the path of labels.csv.
 
     Existing captures are kept, so a killed run can continue and an archive can grow. The bytes do not depend on
-    `processes` (default: one for each core). `progress` is called with the number of captures just finished. Raises
-    ForeignFolder where `out` holds anything else.
+    `processes` (default: one for each core). `progress` is called with the number of captures just finished. `cells` is
+    a CSV to write with the nucleated cells of all captures in the archive; see `truth`. Raises ForeignFolder where
+    `out` holds anything else.
     """
     _claim(out, seed)
     numbers = range(first_patient, first_patient + patients)
@@ -65,9 +75,12 @@ def write_archive(
         if progress is not None and len(missing) < captures:
             progress(captures - len(missing))
         chunks += [(out, seed, patient, missing[start : start + _CHUNK]) for start in range(0, len(missing), _CHUNK)]
-    for finished in _drawn(chunks, processes or os.cpu_count() or 1):
+    processes = processes or os.cpu_count() or 1
+    for finished in _in_processes(draw_chunk, chunks, processes):
         if progress is not None:
             progress(finished)
+    if cells is not None:
+        _write_cells(cells, out, seed, processes)
     return _write_labels(out, seed)
 
 
@@ -80,15 +93,24 @@ def draw_chunk(out: Path, seed: int, patient: int, captures: list[int]) -> int:
     return len(captures)
 
 
-def _drawn(chunks: list[tuple[Path, int, int, list[int]]], processes: int) -> Iterator[int]:
-    """Draw all chunks, in this process or in a pool; yields the size of each chunk when it is finished."""
+def list_cells(seed: int, patient: int, captures: list[int]) -> list[_CellRow]:
+    """The nucleated cells of some captures of a patient. Top level: other processes import it."""
+    return [
+        (capture_path(patient, capture), cell.x_min, cell.y_min, cell.x_max, cell.y_max, cell.kind)
+        for capture in captures
+        for cell in cells_of(seed, patient, capture)
+    ]
+
+
+def _in_processes(work: Callable[..., _T], chunks: Sequence[tuple[Any, ...]], processes: int) -> Iterator[_T]:
+    """Do all chunks of the work, in this process or in a pool; yields each result when it is there."""
     processes = min(processes, len(chunks))
     if processes <= 1:
-        yield from (draw_chunk(*chunk) for chunk in chunks)
+        yield from (work(*chunk) for chunk in chunks)
         return
     check_shared_locks()
     with _single_threaded(), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(draw_chunk, *chunk) for chunk in chunks]
+        futures = [pool.submit(work, *chunk) for chunk in chunks]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -137,12 +159,34 @@ def _read_record(path: Path) -> object:
 
 def _write_labels(out: Path, seed: int) -> Path:
     """List every capture in the archive, including those of earlier runs."""
+    rows = (
+        (capture_path(patient, capture), patient_name(patient), label_of(seed, patient))
+        for patient, capture in _captures_in(out)
+    )
+    path = out / LABELS_FILE
+    _write_table(path, ("path", "patient", "label"), rows)
+    return path
+
+
+def _write_cells(path: Path, out: Path, seed: int, processes: int) -> None:
+    """List the nucleated cells of every capture in the archive, including those of earlier runs."""
+    chunks = []
+    for patient, group in groupby(_captures_in(out), key=itemgetter(0)):
+        captures = [capture for _patient, capture in group]
+        chunks += [(seed, patient, captures[start : start + _CHUNK]) for start in range(0, len(captures), _CHUNK)]
+    rows = [row for part in _in_processes(list_cells, chunks, processes) for row in part]
+    _write_table(path, CELL_COLUMNS, sorted(rows, key=itemgetter(0)))
+
+
+def _captures_in(out: Path) -> list[tuple[int, int]]:
+    """Patient and number of each capture in the archive, in the order of their paths."""
+    files = sorted(out.glob("patient-*/*.jpg"))
+    return [(int(file.parent.name.removeprefix("patient-")), int(file.stem)) for file in files]
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("path", "patient", "label"))
-    for file in sorted(out.glob("patient-*/*.jpg")):
-        name = file.parent.name
-        table.writerow((f"{name}/{file.name}", name, label_of(seed, int(name.removeprefix("patient-")))))
-    path = out / LABELS_FILE
+    table.writerow(columns)
+    table.writerows(rows)
     write_whole(path, text.getvalue())
-    return path

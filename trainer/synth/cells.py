@@ -39,8 +39,9 @@ class Patch:
         after = round(before * scale)
         shift = after // 2 - scale * (before // 2)
         matrix = np.array([[scale, 0, shift], [0, scale, shift]])
-        planes = cv2.merge([self.eosin, self.chromatin, self.blue, self.cover])
-        return Patch(*cv2.split(cv2.warpAffine(planes, matrix, (after, after), flags=cv2.INTER_LINEAR)))
+        planes = np.dstack([self.eosin, self.chromatin, self.blue, self.cover])
+        planes = np.asarray(cv2.warpAffine(planes, matrix, (after, after), flags=cv2.INTER_LINEAR), dtype=np.float32)
+        return Patch(*(np.ascontiguousarray(plane) for plane in planes.transpose(2, 0, 1)))
 
 
 @dataclass(frozen=True)

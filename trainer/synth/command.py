@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from contract.outputs import OutputFolder
+from contract.outputs import OutputFile, OutputFolder
 from contract.terminal import data_out, terminal
 
 
@@ -32,7 +32,12 @@ from contract.terminal import data_out, terminal
 @click.option(
     "--processes", type=click.IntRange(min=1), show_default="one for each core", help="Draw with this many processes."
 )
-def synth(out: Path, patients: int, captures: int, seed: int, processes: int | None) -> None:
+@click.option(
+    "--cells",
+    type=OutputFile(),
+    help="Also list the nucleated cells of all captures in this CSV: box and kind of each.",
+)
+def synth(out: Path, patients: int, captures: int, seed: int, processes: int | None, cells: Path | None) -> None:
     """Write synthetic captures to OUT: a folder per patient, and labels.csv.
 
     They are drawings of blood smears, not biology. Captures that OUT already holds are kept. Only the path of
@@ -45,6 +50,12 @@ def synth(out: Path, patients: int, captures: int, seed: int, processes: int | N
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("Drawing", total=patients * captures)
         labels = write_archive(
-            out, patients, captures, seed, processes=processes, progress=lambda done: bar.advance(task, done)
+            out,
+            patients,
+            captures,
+            seed,
+            processes=processes,
+            progress=lambda done: bar.advance(task, done),
+            cells=cells,
         )
     data_out(str(labels))

@@ -213,10 +213,9 @@ def _place_red_cells(
         candidates = rng.uniform(-0.4 * diameter, size + 0.4 * diameter, (_CANDIDATES, 2))
         if index > 0 and rng.random() < patient.stacked:
             # The next of a stack, which bends a little from cell to cell.
-            heading = rng.uniform(0, 2 * np.pi) if heading is None else heading
-            heading += rng.normal(0, 0.3)
-            bearing, reach = heading + rng.normal(0, 0.15, _CANDIDATES), rng.uniform(*_STACK_STEP) * diameter
-            candidates = centres[index - 1] + np.column_stack([np.cos(bearing), np.sin(bearing)]) * reach
+            heading = (between(rng, (0, 2 * np.pi)) if heading is None else heading) + rng.normal(0, 0.3)
+            bearings, step = heading + rng.normal(0, 0.15, _CANDIDATES), between(rng, _STACK_STEP) * diameter
+            candidates = centres[index - 1] + step * np.column_stack([np.cos(bearings), np.sin(bearings)])
             candidates = np.clip(candidates, -0.45 * diameter, size + 0.45 * diameter)
             centres[index] = candidates[int(np.argmax(_room(candidates, centres[:0], blocked, diameter)))]
             continue
