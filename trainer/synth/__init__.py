@@ -1,6 +1,7 @@
 """Synthetic captures: drawings of Wright-Giemsa smears with and without B-cell acute lymphoblastic leukaemia.
 
-The four classes are drawn as haematology textbooks describe them (see `kinds`). These are drawings and not biology: a
+The four classes are drawn as haematology textbooks describe them (see `kinds`), in several looks that have nothing to
+do with them (see `looks`); `truth` says where the nucleated cells are. These are drawings and not biology: a
 network trained on them knows only drawings and must never be used on real smears.
 """
 
