@@ -2,40 +2,19 @@
 computes reference statistics, and the worker, which compares with them, use the same functions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.cells import Cell, find_cells
 from contract.outcomes import Mark
 from contract.states import MarkCode
 
-LMS = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
-"""RGB to cone responses (Reinhard et al. 2001, IEEE Computer Graphics and Applications 21(5), equation 4)."""
-OPPONENT = tuple(
-    tuple(value / divisor**0.5 for value in row)
-    for row, divisor in (((1.0, 1.0, 1.0), 3), ((1.0, 1.0, -2.0), 6), ((1.0, -1.0, 0.0), 2))
-)
-"""log LMS to l, alpha, beta (equation 6 there)."""
-MEAN = (-0.609, -0.006, 0.008)
-DEVIATION = (0.192, 0.083, 0.009)
-"""l, alpha, beta (natural logarithms) after normalisation: medians over the 120 captures of BCCD (Shenggan,
-BCCD_Dataset, 2017) that were used in development."""
-DENSITY_MEAN, DENSITY_DEVIATION = (-0.309, -0.373, -0.342), (0.088, 0.161, 0.100)
-"""The same for the logarithms of R, G, B."""
-DARKEST = 8 / 255
-"""The smallest value of light: without it, the logarithm of a burnt-in black bar would outweigh all cells."""
-LEAST_DEVIATION = 0.25
-"""A deviation below this share of DEVIATION is not stretched further: an empty field holds only noise."""
-HUE = (0.58, 0.86)
-SATURATION = 0.30
-"""A pixel belongs to a nucleated cell if, after normalisation, its hue (0 to 1) lies between blue and purple and its
-saturation is at least this: HSV thresholds as in Ghaderzadeh et al. 2022, who give no values; these were chosen by
-looking at captures of BCCD and at drawings."""
 MEASURES = (
-    "sharpness", "brightness", "contrast", "saturation", "clipped", "red_green", "blue_green", "nucleated", "cells",
+    "sharpness", "brightness", "contrast", "saturation", "clipped", "red_green", "blue_green", "nuclei", "cells",
     "bar",
 )  # fmt: skip
 SMALL = 64
@@ -74,20 +53,20 @@ MARKS: dict[tuple[str, str], tuple[MarkCode, str]] = {
     ("red_green", "high"): (MarkCode.COLOUR_CAST, "too much red"),
     ("blue_green", "low"): (MarkCode.COLOUR_CAST, "too little blue"),
     ("blue_green", "high"): (MarkCode.COLOUR_CAST, "too much blue"),
-    ("nucleated", "high"): (MarkCode.CROWDED, "much area of nucleated cells"),
+    ("nuclei", "high"): (MarkCode.CROWDED, "much area of nucleated cells"),
     ("cells", "low"): (MarkCode.SPARSE, "few cells in the field"),
     ("bar", "high"): (MarkCode.BURNT_IN, "a scale bar is burnt in"),
 }
 """(measure, side of the reference range) -> code and words."""
 
 
-def measure(capture: NDArray[np.uint8]) -> dict[str, float]:
-    """Quality of one capture, uint8 RGB [S, S, 3].
+def measure(capture: NDArray[np.uint8], nucleated: Sequence[Cell] | None = None) -> dict[str, float]:
+    """Quality of one capture, uint8 RGB [S, S, 3]; `nucleated` are its cells where the caller has them already.
 
     sharpness: variance of the Laplacian of grey levels (Pech-Pacheco et al. 2000); brightness, contrast: mean and
     deviation of grey levels, 0 to 255; saturation: mean of HSV's, 0 to 1; clipped: share of pixels with a channel at 0
-    or 255; red_green, blue_green: ratios of mean channels; nucleated: share of the area that is nucleated cells; cells:
-    share that is cells of any kind; bar: length of a burnt-in scale bar as a share of the width, 0 without one. Each to
+    or 255; red_green, blue_green: ratios of mean channels; nuclei: share of the area that is nuclei of cells
+    (contract.cells); cells: share that is cells of any kind; bar: length of a burnt-in scale bar as a share of the width, 0 without one. Each to
     five significant digits.
     """
     grey = np.asarray(cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY), np.uint8)
@@ -107,7 +86,7 @@ def measure(capture: NDArray[np.uint8]) -> dict[str, float]:
         "clipped": 1 - inside / grey.size,
         "red_green": red / max(green, 1.0),
         "blue_green": blue / max(green, 1.0),
-        "nucleated": cv2.countNonZero(_stained(small)) / side**2,
+        "nuclei": sum(cell.area for cell in (find_cells(capture) if nucleated is None else nucleated)),
         "cells": float((small[:, :, 1] < CELL * background).mean()),
         "bar": _bar_length(grey),
     }
@@ -137,35 +116,8 @@ def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> lis
     return list(marks.values())
 
 
-def nucleated(capture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where nucleated cells are: blue to purple after Reinhard's normalisation. uint8 RGB [S, S, 3] -> bool [S, S].
-
-    The exported graph of a network with two inputs computes the same mask (trainer.stain).
-    """
-    return np.asarray(cv2.blur((_stained(capture) > 0).astype(np.float32), (5, 5)) > 0.5)
-
-
 def _kept(value: float) -> float:
     return float(f"{value:.{KEPT}g}")
-
-
-def _stained(capture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """255 at each pixel that is blue to purple after Reinhard's normalisation, else 0. uint8 [S, S, 3] -> [S, S]."""
-    light = np.maximum(capture.astype(np.float32) / 255, np.float32(DARKEST))
-    lab = cv2.transform(cv2.log(cv2.transform(light, _LMS)), _OPPONENT)
-    mean, deviation = cv2.meanStdDev(lab)
-    target = np.asarray(DEVIATION)
-    gain = target / np.maximum(deviation[:, 0], LEAST_DEVIATION * target)
-    shift = np.asarray(MEAN) - gain * mean[:, 0]
-    to_log_lms = np.column_stack([_FROM_OPPONENT * gain, _FROM_OPPONENT @ shift]).astype(np.float32)
-    rgb = np.clip(cv2.transform(cv2.exp(cv2.transform(lab, to_log_lms)), _FROM_LMS), 0, 1)
-    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)  # hue in degrees
-    low, high = (360 * HUE[0], SATURATION, 0.0), (360 * HUE[1], 1.0, 1.0)
-    return np.asarray(cv2.inRange(hsv, low, high), np.uint8)
-
-
-_LMS, _OPPONENT = np.asarray(LMS, np.float32), np.asarray(OPPONENT, np.float32)
-_FROM_LMS, _FROM_OPPONENT = np.linalg.inv(np.asarray(LMS)).astype(np.float32), np.linalg.inv(np.asarray(OPPONENT))
 
 
 def _bar_length(grey: NDArray[np.uint8]) -> float:

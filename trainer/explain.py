@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.quality import nucleated
+from contract.cells import nucleated
 
 
 def activation_share(

@@ -1,19 +1,23 @@
-"""Stain colours of a whole batch: normalisation after Reinhard, and nucleated cells found by their hue.
+"""Stain colours of a whole batch: normalisation, and the mask of nucleated cells.
 
 Everything here uses only operations that ONNX has, because it is part of the exported graph.
 """
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor
 
-from contract import quality
+from contract import cells as finder
 from trainer.augment import grey
 
-RGB, LOG_LMS = (tuple(map(tuple, np.linalg.inv(matrix).tolist())) for matrix in (quality.LMS, quality.OPPONENT))
+DENSITY_MEAN, DENSITY_DEVIATION = (-0.309, -0.373, -0.342), (0.088, 0.161, 0.100)
+"""Natural logarithms of R, G, B after `standardised`: medians over the 120 captures of BCCD (Shenggan, BCCD_Dataset,
+2017) that were used in development."""
+DARKEST = finder.DARKEST / 255
+LEAST_DEVIATION = 0.25
+"""A deviation below this share of DENSITY_DEVIATION is not stretched further: an empty field holds only noise."""
 DIMMEST = 0.05
 """`white_point` divides by at least this share of full scale, so it brightens darker backgrounds no further."""
 RIM = 0.045
@@ -30,8 +34,12 @@ def standardised(x: Tensor) -> Tensor:
     differences that bfloat16 cannot hold: there, one network's probabilities were wrong by up to 0.12 on 128 drawings,
     here by up to 0.05.
     """
-    density = x.clamp(min=quality.DARKEST).log()
-    return _transferred(density, quality.DENSITY_MEAN, quality.DENSITY_DEVIATION).exp().clamp(0, 1)
+    density = x.clamp(min=DARKEST).log()
+    centred = density - density.mean(dim=(2, 3), keepdim=True)
+    spread = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    target = torch.tensor(DENSITY_DEVIATION, device=x.device).view(1, 3, 1, 1)
+    gain = target / torch.maximum(spread, LEAST_DEVIATION * target)
+    return (centred * gain + torch.tensor(DENSITY_MEAN, device=x.device).view(1, 3, 1, 1)).exp().clamp(0, 1)
 
 
 def white_point(x: Tensor) -> Tensor:
@@ -41,9 +49,13 @@ def white_point(x: Tensor) -> Tensor:
     else the field shows, so cells keep their colour even where blasts fill the field. The percentile is the k-th
     largest value in every fourth row and column, because ONNX graphs have TopK but no quantiles.
     """
-    seen = x[:, :, ::4, ::4].flatten(2)
-    brightest = seen.topk(max(1, seen.shape[2] // 20), dim=2).values[:, :, -1:, None]
-    return (x / brightest.clamp(min=DIMMEST)).clamp(0, 1)
+    return (x / _background(x, every=4).clamp(min=DIMMEST)).clamp(0, 1)
+
+
+def _background(x: Tensor, every: int) -> Tensor:
+    """The 95th percentile of each channel in every n-th row and column, [N, 3, 1, 1]."""
+    seen = x[:, :, ::every, ::every].flatten(2)
+    return seen.topk(max(1, seen.shape[2] // 20), dim=2).values[:, :, -1:, None]
 
 
 def colourless(x: Tensor) -> Tensor:
@@ -60,51 +72,33 @@ NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """`model.stain_normalisation` -> function from captures to the backbone's input, both float [N, 3, H, W] in 0..1."""
 
 
-def reinhard(x: Tensor) -> Tensor:
-    """The transfer of `standardised` in l-alpha-beta, which keeps hues separate, as the segmentation needs."""
-    lab = _mix(_mix(x.clamp(min=quality.DARKEST), quality.LMS).log(), quality.OPPONENT)
-    lab = _transferred(lab, quality.MEAN, quality.DEVIATION)
-    return _mix(_mix(lab, LOG_LMS).exp(), RGB).clamp(0, 1)
-
-
-def _transferred(values: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
-    centred = values - values.mean(dim=(2, 3), keepdim=True)
-    spread = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
-    target_spread = torch.tensor(deviation, device=values.device).view(1, 3, 1, 1)
-    target_mean = torch.tensor(mean, device=values.device).view(1, 3, 1, 1)
-    return centred * (target_spread / torch.maximum(spread, quality.LEAST_DEVIATION * target_spread)) + target_mean
-
-
-def _mix(x: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Multiply the three channels of every pixel by a 3 x 3 matrix.
-
-    It works term by term, because mixed-precision training would compute a convolution in half precision, and alpha and
-    beta differ by less than half precision can hold.
-    """
-    first, second, third = x.unbind(dim=1)
-    return torch.stack([a * first + b * second + c * third for a, b, c in matrix], dim=1)
-
-
 def nucleated(x: Tensor) -> Tensor:
-    """Mask of nucleated cells: captures as they are, float [N, 3, H, W] in 0..1 -> 0 or 1, [N, 1, H, W].
+    """Mask of nuclei: captures as they are, float [N, 3, H, W] in 0..1 -> 0 or 1, [N, 1, H, W].
 
-    A pixel counts if it is blue to purple by the thresholds of contract.quality, after `reinhard`; a majority over
-    5 x 5 pixels smooths the mask.
+    The same rule as `contract.cells.nucleated`, which says why; tests compare the two.
     """
-    normal = reinhard(x)
-    value, least = normal.amax(dim=1, keepdim=True), normal.amin(dim=1, keepdim=True)
-    spread = value - least
-    red, green, blue = normal[:, :1], normal[:, 1:2], normal[:, 2:]
-    safe = spread.clamp(min=1e-6)
-    hue = torch.where(
-        value == red,
-        ((green - blue) / safe) % 6,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    hue = hue / 6
-    inside = (hue >= quality.HUE[0]) & (hue <= quality.HUE[1]) & (spread >= quality.SATURATION * value)
-    share = F.avg_pool2d(inside.float(), 5, stride=1, padding=2, count_include_pad=False)
-    return (share > 0.5).float()
+    small = F.avg_pool2d(x, finder.reduction(x.shape[-1]))
+    density = _background(small, every=2).clamp(min=DARKEST).log() - small.clamp(min=DARKEST).log()
+    density = F.avg_pool2d(density, 3, stride=1, padding=1, count_include_pad=False)
+    red, green, blue = density[:, :1], density[:, 1:2], density[:, 2:]
+    to_red, to_green, to_blue = finder.VIOLET
+    violet = to_red * red + to_green * green + to_blue * blue
+    dark = torch.minimum(red, green) - blue
+    stained = violet > finder.VIOLET_SHARE * green
+    red_cells = (green > finder.FAINTEST) & ~stained
+    red_cells = red_cells & (dark < finder.DARK * _mean_where(dark, red_cells).clamp(min=finder.DARKER))
+    strength, usual = _mean_where(green, red_cells), _mean_where(dark, red_cells)
+    is_violet = stained & (violet > (finder.STRENGTH * strength).clamp(min=finder.FAINTEST))
+    nuclei = is_violet | (dark > finder.DARK * usual.clamp(min=finder.DARKER))
+    background = F.max_pool2d(1 - nuclei.float(), finder.OPENING, stride=1, padding=finder.OPENING // 2)
+    opened = F.max_pool2d(1 - background, finder.OPENING, stride=1, padding=finder.OPENING // 2)
+    return F.interpolate(opened, size=x.shape[2:], mode="nearest")
+
+
+def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the chosen pixels of every capture, [N, 1, 1, 1]; 0 where none is chosen."""
+    weights = chosen.float()
+    return (values * weights).sum(dim=(2, 3), keepdim=True) / weights.sum(dim=(2, 3), keepdim=True).clamp(min=1)
 
 
 def cells(x: Tensor) -> Tensor:
