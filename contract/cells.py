@@ -305,7 +305,7 @@ def unpack(stored: bytes) -> list[StoredCell]:
             f"cells are stored in a layout that this release does not read (it begins with {stored[:2]!r})"
         )
     values = np.frombuffer(stored, np.uint8, offset=2).reshape(-1, 4 + stored[1]) / STEPS
-    return [StoredCell(*row[:4], shares=tuple(row[4:])) for row in values.tolist()]
+    return [StoredCell(*row[:4], tuple(row[4:])) for row in values.tolist()]
 
 
 _LOGARITHMS = np.log(np.maximum(np.arange(256), DARKEST)).astype(np.float32)
