@@ -47,17 +47,17 @@ SMALLEST, SMALLEST_SHARE = 0.22, 0.0018
 """A nucleated cell has at least this share of an erythrocyte's area, and of the capture's: platelets have a tenth."""
 LARGEST = 16.0
 """And at most so many times an erythrocyte's area; only smears of nuclei are larger."""
-SOLID = 0.7
+SOLID = 0.62
 """Least area over that of the convex hull: clumps of platelets, precipitate and smudges have ragged outlines."""
 HOLLOW = 0.004
 """Largest hole, as a share of the capture, that is the pale centre of an erythrocyte and no gap between several."""
 RADIUS = (0.025, 0.07)
 """Limits of an erythrocyte's radius as a share of the side: the field has 7 to 20 of them side by side."""
-LOBES_APART = 0.15
+LOBES_APART = 0.25
 """The lobes of one nucleus lie less than twice this many radii of an erythrocyte apart."""
 LEAST_MIDDLE = 0.6
 """A cell that touches another is at its middle at least this many radii of an erythrocyte from its edge."""
-PEAK = 0.8
+PEAK = 0.88
 """Touching cells are parted where the distance to the edge falls below this share of that in the middle of a cell."""
 MOST = 64
 """At most so many cells of a capture, the largest ones, are kept."""
@@ -149,7 +149,8 @@ def _stain(capture: NDArray[np.uint8]) -> _Stain:
     strength, usual = cv2.mean(cv2.merge([green, dark]), red_cells)[:2]
     is_violet = stained & (violet > max(FAINTEST, STRENGTH * strength))
     nuclei = is_violet | (dark > DARK * max(DARKER, usual))
-    return _Stain(cv2.morphologyEx(nuclei.view(np.uint8), cv2.MORPH_OPEN, _OPENING), red_cells, green)
+    opened = np.asarray(cv2.morphologyEx(nuclei.view(np.uint8), cv2.MORPH_OPEN, _OPENING), np.uint8)
+    return _Stain(opened, red_cells, np.asarray(green, np.float32))
 
 
 def _cells(stain: _Stain) -> tuple[list[Cell], NDArray[np.int32]]:
@@ -305,7 +306,7 @@ def unpack(stored: bytes) -> list[StoredCell]:
             f"cells are stored in a layout that this release does not read (it begins with {stored[:2]!r})"
         )
     values = np.frombuffer(stored, np.uint8, offset=2).reshape(-1, 4 + stored[1]) / STEPS
-    return [StoredCell(*row[:4], tuple(row[4:])) for row in values.tolist()]
+    return [StoredCell(row[0], row[1], row[2], row[3], tuple(row[4:])) for row in values.tolist()]
 
 
 _LOGARITHMS = np.log(np.maximum(np.arange(256), DARKEST)).astype(np.float32)
