@@ -79,8 +79,9 @@ def pictures_of(root: bytes, pseudonym_key: str | None, key_file: Path | None, p
 
 def picture(root: bytes, capture: ScreenedFile, cells: Sequence[StoredCell] = (), window: int = 0) -> Picture:
     """The capture below `root`, read once: the field with a frame around each of `cells`, and each of them cut out as
-    it is in the file, in a square of `window` pixels. What lies there now is shown only if it is what was screened, byte
-    for byte.
+    it is in the file, in a square of `window` pixels.
+
+    What lies there now is shown only if it is what was screened, byte for byte.
     """
     if capture.sha256 is None:
         return Picture(None, problem="the run does not say which bytes were screened")
