@@ -9,6 +9,7 @@ what counts as a nucleus.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import cv2
@@ -118,14 +119,18 @@ def nucleated(capture: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def find_cells(capture: NDArray[np.uint8]) -> list[Cell]:
     """Every nucleated cell, the largest first, at most MOST. uint8 RGB [S, S, 3]."""
-    return _cells(_stain(capture))[0]
+    return [cell for cell, _ in _found(_stain(capture))]
 
 
 def cell_labels(capture: NDArray[np.uint8]) -> tuple[list[Cell], NDArray[np.int32]]:
     """The cells, and which pixel belongs to which: int32 [S, S], 0 for none, else 1 + the cell's place in the list."""
-    cells, labels = _cells(_stain(capture))
-    size = capture.shape[1::-1]
-    return cells, np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.int32)
+    stain = _stain(capture)
+    found = _found(stain)
+    labels = np.zeros(stain.nuclei.shape, np.int32)
+    for number, (_, piece) in enumerate(found, start=1):
+        labels[piece.window][piece.mask > 0] = number
+    whole = cv2.resize(labels, capture.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return [cell for cell, _ in found], np.asarray(whole, np.int32)
 
 
 def _stain(capture: NDArray[np.uint8]) -> _Stain:
@@ -153,20 +158,15 @@ def _stain(capture: NDArray[np.uint8]) -> _Stain:
     return _Stain(opened, red_cells, np.asarray(green, np.float32))
 
 
-def _cells(stain: _Stain) -> tuple[list[Cell], NDArray[np.int32]]:
+def _found(stain: _Stain) -> list[tuple[Cell, _Piece]]:
+    """The cells and their pixels, the largest first."""
     radius = _erythrocyte_radius(stain.erythrocytes)
     red_cell, capture = math.pi * radius**2, stain.nuclei.size
     least, most = max(SMALLEST * red_cell, SMALLEST_SHARE * capture), LARGEST * red_cell
     pieces = [piece for piece in _parted(_joined(stain.nuclei, radius), radius, least) if least <= piece.area <= most]
     pieces.sort(key=lambda piece: -piece.area)
-    labels = np.zeros(stain.nuclei.shape, np.int32)
-    cells: list[Cell] = []
-    for piece in pieces:
-        cell = _measured(piece, stain.green)
-        if cell is not None and len(cells) < MOST:
-            cells.append(cell)
-            labels[piece.window][piece.mask > 0] = len(cells)
-    return cells, labels
+    measured = ((_measured(piece, stain.green), piece) for piece in pieces)
+    return list(islice(((cell, piece) for cell, piece in measured if cell is not None), MOST))
 
 
 def _erythrocyte_radius(erythrocytes: NDArray[np.uint8]) -> float:
