@@ -94,8 +94,8 @@ def measure(capture: NDArray[np.uint8], nucleated: Sequence[Cell] | None = None)
 
 
 def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> list[Mark]:
-    """Marks for what is outside the reference's range, in the order of MARKS, and for an empty field. Without a
-    reference there are none.
+    """Marks for what is outside the reference's range, in the order of MARKS, for an empty field, and for one without
+    a nucleated cell; this last one alone needs no reference.
 
     `reference` is `Manifest.reference["quality"]`: measure -> quantiles of the training captures, by their names.
     """
@@ -113,6 +113,9 @@ def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> lis
     if measures["cells"] < EMPTY * usual_area:
         sentence = f"hardly a cell in the field: cells {measures['cells']:.3f}, usual {usual_area:.3f}"
         marks[MarkCode.EMPTY_FIELD] = Mark(MarkCode.EMPTY_FIELD, sentence)
+    if measures.get("nuclei") == 0:
+        sentence = "no nucleated cell was found: the field proves nothing, neither benign nor ALL"
+        marks[MarkCode.NO_NUCLEATED_CELL] = Mark(MarkCode.NO_NUCLEATED_CELL, sentence)
     return list(marks.values())
 
 
