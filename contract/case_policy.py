@@ -14,6 +14,8 @@ from contract.states import MarkCode
 Scores = NDArray[np.float64]
 RuleName = Literal["mean", "positive_share", "top_k_mean", "noisy_or"]
 RULE_PARAMETERS = ("positive_from", "top_k", "link")
+DEFAULT_EXCLUDE = (MarkCode.OUT_OF_FOCUS, MarkCode.EMPTY_FIELD, MarkCode.NO_NUCLEATED_CELL, MarkCode.NOVEL)
+"""Of these captures the network's answers mean little, and a field without a leukocyte proves nothing."""
 
 
 def _mean(p_all: Scores, _: "CasePolicy") -> Scores:
@@ -67,7 +69,7 @@ class CasePolicy(BaseModel):
     link: float = Field(0.1, gt=0, le=1, description="noisy_or: how far one capture alone can raise the score")
 
     exclude: tuple[MarkCode, ...] = Field(
-        (MarkCode.OUT_OF_FOCUS, MarkCode.EMPTY_FIELD, MarkCode.NOVEL),
+        DEFAULT_EXCLUDE,
         description="marks that keep a capture out of the score",
     )
 

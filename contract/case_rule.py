@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from contract.case_policy import CasePolicy, Scores
+from contract.outcomes import MOST_CELLS
 from contract.states import MarkCode, Verdict
 from contract.words import result_words
 
@@ -32,11 +33,13 @@ MIXED_UP = 8.0
 class JudgedCapture:
     """The data of a screened capture that the rule uses: its probabilities by label [L], the digest of its file, and
     the codes of its marks. Captures with the same digest are copies of one file; one without a digest is no copy.
+    `nucleated_cells` is how many it has, at most MOST_CELLS, which changes no verdict; None if that is not known.
     """
 
     probabilities: ArrayLike
     digest: str | None = None
     marks: Sequence[str] = ()
+    nucleated_cells: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,11 @@ class Emptied:
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
     """The proposal that a haematologist reviews. `score` and its interval are None if no capture counts,
-    `subtype` and its margin if the verdict has no subtype; `excluded` and `novel` count screened captures.
+    `subtype` and its margin if the verdict has no subtype; `excluded` and `novel` count screened captures, `counting`
+    those that count, each file once.
+
+    `nucleated_cells` is their number in the captures that count, as far as it is known, and None if it is known of
+    none; `cells_at_least` says that there may be more.
     """
 
     verdict: Verdict
@@ -107,6 +114,9 @@ class CaseResult:
     reasons: list[Reason] = field(default_factory=list)
     excluded: int = 0
     novel: int = 0
+    counting: int = 0
+    nucleated_cells: int | None = None
+    cells_at_least: bool = False
 
 
 def judge(
@@ -160,6 +170,9 @@ def judge(
         reasons=reasons,
         excluded=len(selection.excluded),
         novel=selection.novel,
+        counting=len(selected),
+        nucleated_cells=selection.nucleated_cells,
+        cells_at_least=selection.cells_at_least,
     )
 
 
@@ -183,12 +196,14 @@ def judge_emptied(emptied: Emptied) -> CaseResult:
 @dataclass(frozen=True)
 class Selection:
     """Which of the screened captures of a case count. `counting` holds the probabilities [captures, labels] of those
-    that count, each file once; `excluded` holds the excluding marks of each capture that has some; `copies` is how many
-    do not count because they are copies.
+    that count, each file once, and `cells` how many nucleated cells each of these files has, if that is known;
+    `excluded` holds the excluding marks of each capture that has some; `copies` is how many do not count because they
+    are copies.
     """
 
     captures: Sequence[JudgedCapture]
     counting: NDArray[np.float64]
+    cells: Sequence[int | None]
     excluded: Sequence[Sequence[MarkCode]]
     copies: int
     novel: int
@@ -200,6 +215,16 @@ class Selection:
     @property
     def mostly_excluded(self) -> bool:
         return len(self.excluded) > self.screened / 2
+
+    @property
+    def nucleated_cells(self) -> int | None:
+        known = [cells for cells in self.cells if cells is not None]
+        return sum(known) if known else None
+
+    @property
+    def cells_at_least(self) -> bool:
+        """Whether there may be more: somewhere nobody counted, or counting ended."""
+        return any(cells is None or cells >= MOST_CELLS for cells in self.cells)
 
     def none_left(self) -> list[Reason]:
         """Why there is no score, unless the exclusions already say it."""
@@ -234,6 +259,7 @@ def select_captures(policy: CasePolicy, captures: Sequence[JudgedCapture]) -> Se
     return Selection(
         captures=captures,
         counting=distinct,
+        cells=_cells_of_each(counting),
         excluded=[marks for marks in excluding if marks],
         copies=len(counting) - len(distinct),
         novel=sum(MarkCode.NOVEL in marks for marks in excluding),
@@ -252,6 +278,16 @@ def _once_each(captures: Sequence[JudgedCapture]) -> NDArray[np.float64]:
         digest = captures[row].digest
         row_of_digest.setdefault(row if digest is None else digest, row)
     return probabilities[list(row_of_digest.values())]
+
+
+def _cells_of_each(captures: Sequence[JudgedCapture]) -> list[int | None]:
+    """How many nucleated cells each file has, in any order. A copy may be of a release that did not count them."""
+    known: dict[str | int, int | None] = {}
+    for place, capture in enumerate(captures):
+        file = place if capture.digest is None else capture.digest
+        earlier = known.get(file)
+        known[file] = capture.nucleated_cells if earlier is None else max(earlier, capture.nucleated_cells or 0)
+    return list(known.values())
 
 
 # Score and interval

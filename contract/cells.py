@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.outcomes import MOST_CELLS
+
 WORKING_SIDE = 100
 """Cells are sought on a copy that is reduced by a whole number, with a side of at least this many pixels: a blast of
 the public ALL set (Aria et al. 2021) is still 9 to 16 pixels across."""
@@ -59,7 +61,7 @@ LEAST_MIDDLE = 0.6
 """A cell that touches another is at its middle at least this many radii of an erythrocyte from its edge."""
 PEAK = 0.8
 """Touching cells are parted where the distance to the edge falls below this share of that in the middle of a cell."""
-MOST = 64
+MOST = MOST_CELLS
 """At most so many cells of a capture, the largest ones, are kept."""
 
 LAYOUT, STEPS = 1, 255

@@ -43,8 +43,13 @@ def decide(
     quality_reference = manifest.reference.get("quality", {})
     decisions = []
     for label, novelty, quality in zip(probabilities.argmax(axis=1).tolist(), novelties, qualities, strict=True):
-        novelty_mark = None if novelty is None else mark_of(novelty)
-        marks = [*([novelty_mark] if novelty_mark else []), *marks_of(quality, quality_reference)]
+        marks = all_marks(novelty, quality, quality_reference)
         excluded = bool(manifest.case_policy.excludes(mark.code for mark in marks))
         decisions.append(Decision(label, novelty, marks, excluded))
     return decisions
+
+
+def all_marks(novelty: float | None, quality: Mapping[str, float], reference: Mapping[str, Any]) -> list[Mark]:
+    """The marks of one capture; `novelty` is None without a reference for it, `reference` is that of `marks_of`."""
+    novelty_mark = None if novelty is None else mark_of(novelty)
+    return [*([novelty_mark] if novelty_mark else []), *marks_of(quality, reference)]

@@ -6,6 +6,9 @@ from datetime import datetime
 
 from contract.states import MarkCode, RejectCode
 
+MOST_CELLS = 64
+"""Of no capture more nucleated cells are counted or kept than this: then it has at least as many."""
+
 
 @dataclass(frozen=True, slots=True)
 class CaptureRef:
@@ -49,7 +52,8 @@ class Screened:
     value, `p_all` is 1 - P(benign label). `cam` is the activation map of `label`, float16 [h, w] row by row, h = w.
     `width` and `height` are those of the file in pixels. `quality` holds its measures, `marks` what is remarkable about
     it, and `excluded` says whether the marks keep it out of its case's result. `novelty` is None if the bundle has no
-    reference.
+    reference. `nucleated_cells` is how many nucleated cells it has, at most MOST_CELLS, and `cells` are these
+    with what the activation map says at each (contract.cells.pack); both are None where nobody looked for cells.
     """
 
     capture_id: int
@@ -65,6 +69,8 @@ class Screened:
     marks: list[Mark] = field(default_factory=list)
     novelty: float | None = None
     excluded: bool = False
+    nucleated_cells: int | None = None
+    cells: bytes | None = None
     camera: str | None = None
     captured_at: datetime | None = None
 

@@ -66,8 +66,8 @@ def measure(capture: NDArray[np.uint8], nucleated: Sequence[Cell] | None = None)
     sharpness: variance of the Laplacian of grey levels (Pech-Pacheco et al. 2000); brightness, contrast: mean and
     deviation of grey levels, 0 to 255; saturation: mean of HSV's, 0 to 1; clipped: share of pixels with a channel at 0
     or 255; red_green, blue_green: ratios of mean channels; nuclei: share of the area that is nuclei of cells
-    (contract.cells); cells: share that is cells of any kind; bar: length of a burnt-in scale bar as a share of the width, 0 without one. Each to
-    five significant digits.
+    (contract.cells); cells: share that is cells of any kind; bar: length of a burnt-in scale bar as a share of the
+    width, 0 without one. Each to five significant digits.
     """
     grey = np.asarray(cv2.cvtColor(capture, cv2.COLOR_RGB2GRAY), np.uint8)
     brightness, contrast = cv2.meanStdDev(grey)
@@ -94,8 +94,8 @@ def measure(capture: NDArray[np.uint8], nucleated: Sequence[Cell] | None = None)
 
 
 def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> list[Mark]:
-    """Marks for what is outside the reference's range, in the order of MARKS, and for an empty field. Without a
-    reference there are none.
+    """Marks for what is outside the reference's range, in the order of MARKS, for an empty field, and for one without
+    a nucleated cell; this last one alone needs no reference.
 
     `reference` is `Manifest.reference["quality"]`: measure -> quantiles of the training captures, by their names.
     """
@@ -113,6 +113,9 @@ def marks_of(measures: Mapping[str, float], reference: Mapping[str, Any]) -> lis
     if measures["cells"] < EMPTY * usual_area:
         sentence = f"hardly a cell in the field: cells {measures['cells']:.3f}, usual {usual_area:.3f}"
         marks[MarkCode.EMPTY_FIELD] = Mark(MarkCode.EMPTY_FIELD, sentence)
+    if measures.get("nuclei") == 0:
+        sentence = "no nucleated cell was found: the field proves nothing, neither benign nor ALL"
+        marks[MarkCode.NO_NUCLEATED_CELL] = Mark(MarkCode.NO_NUCLEATED_CELL, sentence)
     return list(marks.values())
 
 

@@ -189,6 +189,10 @@ class MarkCode(Code):
         "empty_field",
         "cells cover less than a tenth of the area that they usually cover (the median of the training captures)",
     )
+    NO_NUCLEATED_CELL = (
+        "no_nucleated_cell",
+        "no nucleated cell was found: the field proves nothing, neither benign nor ALL; set without a reference too",
+    )
     BURNT_IN = "burnt_in", "it has a scale bar longer than in the training captures, or one where they have none"
     NOVEL = "novel", "its embedding is unlike those of the training captures"
 

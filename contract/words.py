@@ -41,6 +41,10 @@ MARKS_EXPLAINED = {
         "the capture is less sharp than nearly all that the network was trained on; focus, and take it again"
     ),
     MarkCode.EMPTY_FIELD: "the field has almost no cells; take captures where the smear has some",
+    MarkCode.NO_NUCLEATED_CELL: (
+        "the field shows no leukocyte, or none that is told from the other cells in this stain; it proves nothing, "
+        "neither benign nor ALL. Take captures of fields with leukocytes"
+    ),
 }
 """Marks for which captures usually do not count: what they mean, and what helps."""
 
@@ -51,6 +55,18 @@ def result_words(verdict: Verdict | None, subtype: str | None, *, signed: bool) 
         return "still open"
     words = VERDICT_WORDS[verdict] + (f", {subtype}" if subtype else "")
     return f"{words}, signed off by the reviewers" if signed else words
+
+
+def cells_words(cells: int | None, captures: int | None, *, at_least: bool | None) -> str:
+    """How many nucleated cells a result rests on; `captures` count for it, and `at_least` says that there may be more.
+
+    None for `cells` means that they were counted in none of these captures, None for `captures` that the result is of
+    a release that counted no cells.
+    """
+    if captures is None or (cells is None and captures):
+        return "nucleated cells not known"
+    number = f"{cells or 0} nucleated cell{'' if cells == 1 else 's'}"
+    return f"{'at least ' if at_least else ''}{number} in {captures} capture{'' if captures == 1 else 's'}"
 
 
 def explained_marks(sentences: Iterable[str]) -> list[tuple[str, str]]:

@@ -50,8 +50,8 @@ from db.superseding import signed_before, supersede
 
 AT_ONCE = 5000
 """About this many captures are judged at once; a case is not divided."""
-JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks)
-"""The columns of a screened capture that the case rule uses."""
+JUDGED = (Capture.probabilities, Capture.sha256, Capture.marks, Capture.nucleated_cells)
+"""The columns of a screened capture that a result is made of."""
 _Captures = Mapping[int, Sequence[AnyRow]]
 """Case -> its screened captures: rows with the columns JUDGED."""
 
@@ -251,6 +251,9 @@ def _result_columns(
             "priority": result.priority,
             "excluded": result.excluded,
             "novel": result.novel,
+            "counting": result.counting,
+            "nucleated_cells": result.nucleated_cells,
+            "cells_at_least": result.cells_at_least,
             "reasons": [asdict(reason) for reason in result.reasons],
         }
     return columns
@@ -340,7 +343,12 @@ def judge_rows(
 ) -> CaseResult:  # fmt: skip
     """Apply the manifest's case policy to the screened captures of one case: rows with the columns JUDGED."""
     return judge(
-        [JudgedCapture(row.probabilities, row.sha256, [mark["code"] for mark in row.marks or ()]) for row in rows],
+        [
+            JudgedCapture(
+                row.probabilities, row.sha256, [mark["code"] for mark in row.marks or ()], row.nucleated_cells
+            )
+            for row in rows
+        ],
         policy=manifest.case_policy,
         labels=manifest.labels,
         benign_label=manifest.benign_label,

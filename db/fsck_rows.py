@@ -19,7 +19,7 @@ AWAY = (RejectCode.MISSING, RejectCode.NOT_READABLE)
 """Codes of captures that a worker did not get to see."""
 MANY_AWAY = 3
 """So many captures of one patient, and more than half, are more than somebody who tidies up."""
-_WRITTEN = ("quality", "marks", "excluded", "width", "height", "engine")
+_WRITTEN = ("quality", "marks", "excluded", "nucleated_cells", "cells", "width", "height", "engine")
 """Columns that this release's workers fill for every capture that they screen."""
 
 
@@ -37,6 +37,7 @@ def of_rows(connection: Connection, run: RunRow) -> Iterator[Broken]:
     of_run = Capture.run_id == run.id
     yield _copies(run, of_run)
     yield _left_empty(connection, run, of_run)
+    yield _cells(run, of_run)
     yield _disks(run)
     yield _incarnation(connection)
 
@@ -80,6 +81,15 @@ def _left_empty(connection: Connection, run: RunRow, of_run: ColumnElement[bool]
     ]
     empty = select(Capture.id).where(by_worker, or_(false(), *late))
     return Broken("no worker of an earlier release left columns empty", run.submitted, empty, "capture")
+
+
+def _cells(run: RunRow, of_run: ColumnElement[bool]) -> Broken:
+    """A screened capture has the number of its nucleated cells and the cells, or neither; a copy only the number."""
+    by_worker = and_(of_run, Capture.state == CaptureState.SCREENED, Capture.reused_from.is_(None))
+    half = select(Capture.id).where(by_worker, Capture.nucleated_cells.is_(None) != Capture.cells.is_(None))
+    return Broken(
+        "nucleated cells are counted where they are kept, and kept where counted", run.submitted, half, "capture"
+    )
 
 
 def _disks(run: RunRow) -> Broken:

@@ -178,6 +178,16 @@ class Case(Base):
         doc="number of screened captures that do not count for the result because of their marks"
     )
     novel: Mapped[int | None] = outcome(doc="number of screened captures marked `novel`")
+    counting: Mapped[int | None] = outcome(
+        doc="number of captures that count for the result: screened, not excluded, each file once; empty for results "
+        "from before schema 0016"
+    )
+    nucleated_cells: Mapped[int | None] = outcome(
+        doc="number of nucleated cells in the captures that count, as far as it is known; empty if it is known of none"
+    )
+    cells_at_least: Mapped[bool | None] = outcome(
+        doc="whether there may be more: of some captures that count it is not known, or a capture has 64 or more"
+    )
     verdict: Mapped[str | None] = outcome(String(16), compared=True, doc="see [Verdicts](#verdicts)")
     subtype: Mapped[str | None] = outcome(Text, compared=True, doc="the most probable subtype")
     subtype_margin: Mapped[float | None] = outcome(doc="how far it is ahead of the next, as a share of P(ALL)")
@@ -365,6 +375,15 @@ class Capture(Base):
         "bundle has no reference"
     )
     excluded: Mapped[bool | None] = outcome(doc="whether its marks keep it out of the case's result")
+    nucleated_cells: Mapped[int | None] = outcome(
+        doc="how many nucleated cells it has; 64 stands for 64 or more; empty, which is not 0, where nobody looked for "
+        "cells: before schema 0016"
+    )
+    cells: Mapped[bytes | None] = outcome(
+        LargeBinary,
+        doc="where these cells are and what the activation map says there, see [Cells](#cells); empty where "
+        "`nucleated_cells` is, and in a copied row",
+    )
     camera: Mapped[str | None] = outcome(Text, doc="camera model in the file's EXIF; empty if there is none")
     captured_at: Mapped[datetime | None] = outcome(
         DateTime, doc="time of capture from the file's EXIF, by the microscope's clock, without a time zone"

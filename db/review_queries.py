@@ -43,6 +43,9 @@ class ListedCase(CaseReview):
     quarantined: int
     excluded: int | None
     novel: int | None
+    counting: int | None
+    nucleated_cells: int | None
+    cells_at_least: bool | None
     identity_conflict: bool | None
     aggregated_at: datetime
     archive: str

@@ -89,6 +89,9 @@ class CaseRow:
     quarantined: int | None
     excluded: int | None
     novel: int | None
+    counting: int | None
+    nucleated_cells: int | None
+    cells_at_least: bool | None
     reasons: tuple[Reason, ...]
     case_rule: str | None
     identity_conflict: bool | None

@@ -62,6 +62,9 @@ VIEW_COLUMNS = {
         "superseded_by": "the newer case of the same archive and patient that took its place; empty if there is none",
         "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
         "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
+        "counting": "captures that count: screened, not excluded, each file once; empty before schema 0016",
+        "nucleated_cells": "nucleated cells in these, as far as it is known; empty if it is known of none",
+        "cells_at_least": "whether there may be more",
     },
     "review_queue": {
         "priority": (
@@ -89,6 +92,9 @@ VIEW_COLUMNS = {
         "review_state": "see [Review states](#review-states); never `closed` or `superseded` here",
         "archive": "the archive's real path at submit: the same patient's name in another archive is another patient",
         "site": "the laboratory's SCREEN_SITE at submit; empty if it was not set",
+        "counting": "captures that count: screened, not excluded, each file once; empty before schema 0016",
+        "nucleated_cells": "nucleated cells in these, as far as it is known; empty if it is known of none",
+        "cells_at_least": "whether there may be more",
     },
     "case_review": {
         "run_id": "the run",

@@ -108,7 +108,8 @@ VIEWS = {
         SELECT k.run_id, k.id AS case_id, patient.external_id AS patient, k.state, k.verdict, k.subtype,
                k.subtype_margin, k.score, k.score_low, k.score_high, k.priority, k.submitted, k.screened, k.rejected,
                k.quarantined, k.reasons, k.case_rule, k.aggregated_at, bundle.name AS bundle_name, run.bundle_digest,
-               k.identity_conflict, k.excluded, k.novel, k.superseded_by, run.root_text AS archive, run.site
+               k.identity_conflict, k.excluded, k.novel, k.superseded_by, run.root_text AS archive, run.site,
+               k.counting, k.nucleated_cells, k.cells_at_least
         FROM "case" k
         JOIN patient ON patient.id = k.patient_id
         JOIN run ON run.id = k.run_id
@@ -191,7 +192,8 @@ VIEWS = {
         SELECT k.priority, k.run_id, k.id AS case_id, patient.external_id AS patient, k.verdict, k.subtype, k.score,
                k.score_low, k.score_high, k.submitted, k.screened, k.reasons, k.aggregated_at, k.identity_conflict,
                k.excluded, k.novel,
-               case_review.state AS review_state, run.root_text AS archive, run.site
+               case_review.state AS review_state, run.root_text AS archive, run.site, k.counting, k.nucleated_cells,
+               k.cells_at_least
         FROM "case" k
         JOIN patient ON patient.id = k.patient_id
         JOIN run ON run.id = k.run_id

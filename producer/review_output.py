@@ -8,7 +8,7 @@ from rich.text import Text
 from contract.bundle_warnings import training_sentence
 from contract.names import ascii_name
 from contract.states import ReviewAction, ReviewState
-from contract.words import FOR_REVIEW, WHAT_TO_DO, explained_marks, local_clock, local_time
+from contract.words import FOR_REVIEW, WHAT_TO_DO, cells_words, explained_marks, local_clock, local_time
 from db.opinions import CaseReview
 from db.review_queries import CaseDetails, ListedCase, ReviewRow, TopCapture, UnscreenedCapture
 from producer.alarm import print_warnings
@@ -141,7 +141,8 @@ def _counts(case: CaseDetails) -> str:
         "rejected": case.rejected, "quarantined": case.quarantined, "excluded": case.excluded, "novel": case.novel,
     }  # fmt: skip
     others = [f"{count} {name}" for name, count in counts.items() if count]
-    return ", ".join([f"{case.screened} of {case.submitted} screened", *others])
+    cells = cells_words(case.nucleated_cells, case.counting, at_least=case.cells_at_least)
+    return ", ".join([f"{case.screened} of {case.submitted} screened", *others, cells])
 
 
 def _captures(case: CaseDetails) -> Table:

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from contract.case_policy import RuleName
+from contract.case_policy import DEFAULT_EXCLUDE, RuleName
 from contract.errors import SettingsError
 from contract.imaging import ImageSpec
 from contract.printable import is_printable, printable
+from contract.states import MarkCode
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 SplitRule = Literal["grouped", "blocked", "appearance", "random"]
@@ -225,6 +226,9 @@ class CaseTable(_Table):
     positive_from: float = Field(0.5, gt=0, le=1, description="positive_share: a capture from this P(ALL) on counts")
     top_k: int = Field(5, ge=1, description="top_k_mean: how many of the highest P(ALL) count")
     link: float = Field(0.1, gt=0, le=1, description="noisy_or: how far one capture alone can raise the score")
+    exclude: tuple[MarkCode, ...] = Field(
+        DEFAULT_EXCLUDE, description="[marks](data.md#marks) that keep a capture out of a case's score"
+    )
 
 
 class ExportTable(_Table):

@@ -36,7 +36,8 @@ from contract.bundle_warnings import bundle_warnings
 from contract.errors import ExportError
 from contract.files import whole_folder
 from contract.imaging import decode
-from trainer import assess, figures, metrics, pictures, reference, report, shortcuts, splits
+from contract.novelty import FILE, open_reference
+from trainer import assess, figures, marking, metrics, pictures, reference, report, shortcuts, splits
 from trainer.cache import DecodedCaptures
 from trainer.config import Config, to_toml
 from trainer.data import LabelledData
@@ -204,18 +205,29 @@ def _measured(
         rows, groups = trained.rows(split), trained.split.groups
         return assess.score(runner, trained.data, config.data.benign_label, pixels, rows, groups, f"scoring {split}")
 
-    validation = scored("validation")
+    validation, test = scored("validation"), scored("test")
+    train = reference.some_of(trained.rows("train"))
+    with bar("reference statistics", len(train)) as progress:
+        embedded = assess.predict(runner, pixels, train, progress.advance).embedding
+    taken = reference.take_reference(
+        folder,
+        exportable.widths(),
+        pixels,
+        train,
+        embedded,
+        targets[train],
+        validation.found.embedding,
+        1 - validation.found.probabilities[:, validation.of.benign],
+    )
+    known = open_reference((folder / FILE).read_bytes(), taken["novelty"]["blocks"])
+    validation, test = (marking.marked(split, known, taken["quality"]) for split in (validation, test))
     policy, basis = fit_case_policy(validation.cases, config.case, validation.unit)
-    test = scored("test")
     measured = {
         name: assess.metrics(split, temperature, policy, [captures[i].site for i in split.rows])
         for name, split in (("validation", validation), ("test", test))
     }
     measured["test"]["shortcuts"] = shortcuts.on_split(trained.traits, targets, trained.rows("train"), test.rows)
     measured["test"]["robustness"] = assess.robustness(runner, test, config.export.audit_captures)
-    train = reference.some_of(trained.rows("train"))
-    with bar("reference statistics", len(train)) as progress:
-        embedded = assess.predict(runner, pixels, train, progress.advance).embedding
     manifest = Manifest(
         name=config.name,
         notice=config.notice,
@@ -225,16 +237,7 @@ def _measured(
         outputs=runner.names,
         calibration=Calibration(temperature=temperature),
         case_policy=policy,
-        reference=reference.take_reference(
-            folder,
-            exportable.widths(),
-            pixels,
-            train,
-            embedded,
-            targets[train],
-            validation.found.embedding,
-            1 - validation.found.probabilities[:, validation.of.benign],
-        ),
+        reference=taken,
         metrics=measured,
         provenance=_provenance(trained, basis),
         files={MODEL: file_digest(folder / MODEL)},  # write_manifest lists them all

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from contract.bundle import MODEL, Bundle
 from contract.errors import DataError
 from contract.files import private_folder, write_whole
+from contract.novelty import read_novelty
 from contract.tables import read_table
-from trainer import assess, report, shortcuts
+from trainer import assess, marking, report, shortcuts
 from trainer.config import DataTable
 from trainer.data import LabelledData
 from trainer.export import SPLIT_FILE
@@ -46,6 +47,7 @@ def evaluate(
     groups[rows] = clusters(len(rows), near_duplicates(traits.hashes[rows], table.near_duplicate_bits))
     runner = GraphRunner(bundle.read(MODEL), manifest.outputs)
     scored = assess.score(runner, data, manifest.benign_label, decoded.pixels, rows, groups, "scoring")
+    scored = marking.marked(scored, read_novelty(bundle), manifest.reference.get("quality", {}))
     temperature = manifest.calibration.temperature
     sites = [data.captures[i].site for i in rows]
     measured = assess.metrics(scored, temperature, manifest.case_policy, sites)

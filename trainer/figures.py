@@ -204,9 +204,10 @@ def robustness(table: dict[str, Any], baselines: dict[str, float]) -> bytes:
 
 
 def case_scores(labelled: Labelled, policy: CasePolicy, unit: str) -> bytes:
-    """Score of every case by its true label, with the thresholds of the case rule."""
+    """Score of every case of which captures count by its true label, with the thresholds of the case rule."""
     figure, ax = axes(8, 0.9 + 0.45 * len(labelled.labels))
     rng = np.random.default_rng(0)
+    labelled = labelled.counting(policy)
     for rows in rows_of(labelled.groups):
         truth = int(labelled.targets[rows[0]])
         score = float(policy.scores(1 - labelled.probabilities[rows, labelled.benign]))

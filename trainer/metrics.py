@@ -1,7 +1,7 @@
 """Figures of a bundle on labelled captures, per capture and per patient, by scikit-learn, torchmetrics and SciPy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ class Labelled:
     """Captures whose label and outcome are known: `targets` [N], `probabilities` [N, L], `groups` [N].
 
     Captures of one group are alike because they come from one patient (or cluster). `benign` is the column of the
-    benign label.
+    benign label. `marks` [N] holds the codes of each capture's marks, as the worker would set them; empty where they
+    are not known, and then every capture counts.
     """
 
     labels: Sequence[str]
@@ -46,6 +47,18 @@ class Labelled:
     targets: NDArray[np.int64]
     probabilities: Probabilities
     groups: Groups
+    marks: Sequence[Sequence[str]] = ()
+
+    def counting(self, policy: CasePolicy) -> "Labelled":
+        """The captures that count for a case by this policy."""
+        if not self.marks:
+            return self
+        rows = np.flatnonzero([not policy.excludes(marks) for marks in self.marks])
+        groups = np.asarray(self.groups)[rows]
+        return replace(
+            self, targets=self.targets[rows], probabilities=self.probabilities[rows], groups=groups,
+            marks=[self.marks[row] for row in rows],
+        )  # fmt: skip
 
 
 def fit_temperature(logits: Probabilities, targets: NDArray[np.int64]) -> float:
@@ -224,7 +237,7 @@ def patient_metrics(policy: CasePolicy, of: Labelled) -> dict[str, Any]:
     groups = rows_of(of.groups)
     for rows in groups:
         truth = labels[int(of.targets[rows[0]])]
-        captures = [JudgedCapture(of.probabilities[row]) for row in rows]
+        captures = [JudgedCapture(of.probabilities[row], marks=of.marks[row] if of.marks else ()) for row in rows]
         case_counts = CaseCounts(len(rows), len(rows), 0, 0)
         result = judge(captures, policy=policy, labels=labels, benign_label=benign_label, counts=case_counts)
         verdicts[truth][result.verdict.value] += 1

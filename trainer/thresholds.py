@@ -35,15 +35,19 @@ def fit_case_policy(of: Labelled, table: CaseTable, unit: str) -> tuple[CasePoli
     is the highest score of a benign case, without the share that the target specificity allows. If B < A, benign ends
     at a third of the way from B to A, ALL begins at two thirds, and the scores between them, where no case was seen,
     are indeterminate. If the two overlap, every score from A to B is indeterminate. `of.groups` are the cases; `unit`
-    is the word for one of them.
+    is the word for one of them. Only captures that the policy does not exclude make a score, as in the worker; a case
+    of which none counts has no score, and is left out.
     """
+    rule = CasePolicy(
+        benign_at_most=0.5,
+        all_at_least=0.5,
+        **table.model_dump(include={"rule", "min_captures", "exclude", *RULE_PARAMETERS}),
+    )
+    of = of.counting(rule)
     groups = rows_of(of.groups)
     p_all = 1 - of.probabilities[:, of.benign]
-    rule = CasePolicy(
-        benign_at_most=0.5, all_at_least=0.5, **table.model_dump(include={"rule", "min_captures", *RULE_PARAMETERS})
-    )
     scores = np.asarray([rule.scores(p_all[rows]) for rows in groups])
-    is_all = np.asarray([of.targets[rows[0]] != of.benign for rows in groups])
+    is_all = np.asarray([of.targets[rows[0]] != of.benign for rows in groups], bool)
     low = high = 0.5
     if is_all.any() and not is_all.all():
         lowest_all = _extreme(np.sort(scores[is_all]), table.target_sensitivity)

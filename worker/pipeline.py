@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from contract.bundle import Manifest
+from contract.cells import Cell, evidence_of, find_cells, pack
 from contract.decisions import decide
 from contract.errors import CaptureRejected, EngineError, OutOfMemory
 from contract.imaging import Decoded, RGBImage, decode
@@ -58,6 +60,7 @@ class _Ready:
     capture: CaptureRef
     sha256: str
     decoded: Decoded
+    cells: list[Cell]
     quality: dict[str, float]
 
 
@@ -225,7 +228,8 @@ class Pipeline:
             sha256, read_at = read.sha256, time.perf_counter()
             decoded = decode(read.data, self.manifest.image)
             decoded_at = time.perf_counter()
-            result = _Ready(capture, sha256, decoded, measure(decoded.pixels))
+            cells = find_cells(decoded.pixels)
+            result = _Ready(capture, sha256, decoded, cells, measure(decoded.pixels, cells))
         except CaptureRejected as error:
             result = Rejected(capture.id, error.code, str(error), sha256)
             decoded_at = time.perf_counter()
@@ -305,7 +309,7 @@ class Pipeline:
         for i, (ready, decision) in enumerate(zip(batch, decisions, strict=True)):
             values = [float(probability) for probability in probabilities[i]]
             top = decision.label
-            cam = None if predictions.cam is None else predictions.cam[i, top].astype(np.float16).tobytes()
+            activation = None if predictions.cam is None else predictions.cam[i]
             outcomes.append(
                 Screened(
                     capture_id=ready.capture.id,
@@ -314,15 +318,23 @@ class Pipeline:
                     probability=values[top],
                     p_all=1.0 - values[self.manifest.benign_index],
                     probabilities=values,
-                    cam=cam,
+                    cam=None if activation is None else activation[top].astype(np.float16).tobytes(),
                     width=ready.decoded.width,
                     height=ready.decoded.height,
                     quality=ready.quality,
                     marks=decision.marks,
                     novelty=decision.novelty,
                     excluded=decision.excluded,
+                    nucleated_cells=len(ready.cells),
+                    cells=_stored(ready.cells, activation),
                     camera=ready.decoded.origin.camera,
                     captured_at=ready.decoded.origin.captured_at,
                 )
             )
         return outcomes
+
+
+def _stored(cells: Sequence[Cell], activation: NDArray[np.float32] | None) -> bytes:
+    """The cells as the capture's row has them. A map with places that are no number says nothing about any cell."""
+    told = activation is not None and bool(np.isfinite(activation).all())
+    return pack(cells, evidence_of(cells, activation) if told else None)

@@ -14,7 +14,8 @@ from producer.formats.json import case_record
 
 COLUMNS = (
     "case_id", "patient", "verdict", "subtype", "subtype_margin", "score", "score_low", "score_high", "priority",
-    "submitted", "screened", "rejected", "quarantined", "excluded", "novel", "reasons", "case_rule",
+    "submitted", "screened", "rejected", "quarantined", "excluded", "novel", "counting",
+    "nucleated_cells", "cells_at_least", "reasons", "case_rule",
     "aggregated_at", "identity_conflict", "superseded_by", "archive", "site",
 )  # fmt: skip
 

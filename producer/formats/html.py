@@ -13,7 +13,7 @@ from contract.evidence import Picture, Pictures, pictures_of
 from contract.html import finalized, with_policy
 from contract.settings import get_settings
 from contract.states import Verdict
-from contract.words import FOR_REVIEW, VERDICT_WORDS, WHAT_TO_DO, explained_marks, local_time
+from contract.words import FOR_REVIEW, VERDICT_WORDS, WHAT_TO_DO, cells_words, explained_marks, local_time
 from db.drift import drift_warning
 from db.review_queries import CaseDetails
 from db.run_report import CaptureEvidence, CaseEvidence, EvidenceLimits, RunReport
@@ -59,7 +59,7 @@ def _rendered(template: str, report: RunReport, limits: EvidenceLimits, **values
     environment.filters["local_time"] = local_time
     environment.globals |= {
         "verdict_words": VERDICT_WORDS, "what_to_do": WHAT_TO_DO, "for_review": FOR_REVIEW,
-        "explained_marks": explained_marks, "now": datetime.now(UTC),
+        "explained_marks": explained_marks, "cells_words": cells_words, "now": datetime.now(UTC),
     }  # fmt: skip
     pages = {
         case_id: _case_page(evidence, show, report.manifest.labels, limits.counting)

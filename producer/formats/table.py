@@ -8,7 +8,7 @@ from rich.text import Text
 from contract.case_rule import LOOK_ALIKE
 from contract.settled import IDENTITY_SETTLED
 from contract.signed import DIFFERS_FROM_SIGNED
-from contract.words import FOR_REVIEW, explained_marks
+from contract.words import FOR_REVIEW, cells_words, explained_marks
 from db.absent import AbsentRow
 from db.drift import drift_warning
 from db.mix_ups import IdentityConflict
@@ -112,6 +112,7 @@ def _captures(case: CaseRow) -> str:
     for count, state in ((case.rejected, "rejected"), (case.quarantined, "quarantined")):
         parts += [f"[red]{count} {state}[/]"] if count else []
     parts += [f"[yellow]{case.excluded} do not count[/]"] if case.excluded else []
+    parts.append(cells_words(case.nucleated_cells, case.counting, at_least=case.cells_at_least))
     return ", ".join(parts)
 
 

@@ -13,10 +13,13 @@ from contract.bundle import EXPECTED, GOLDEN, MODEL, Bundle, Calibration, Golden
 from contract.bundle import write_manifest as write
 from contract.case_policy import CasePolicy
 from contract.imaging import ImageSpec, decode
+from contract.states import MarkCode
 from tests.support.archives import COLOURS, jpeg
 
 LABELS = ["Benign", "Early", "Pre", "Pro"]
 SIZE = 64
+EXCLUDE = (MarkCode.OUT_OF_FOCUS, MarkCode.EMPTY_FIELD, MarkCode.NOVEL)
+"""As by default, but a plain colour counts, although it has no nucleated cell."""
 _SHARPNESS = 40.0
 
 
@@ -88,7 +91,7 @@ def colour_bundle(folder: Path, *, name: str = "colours", min_captures: int = 1)
         benign_label="Benign",
         image=image,
         calibration=Calibration(temperature=1.0),
-        case_policy=CasePolicy(benign_at_most=0.4, all_at_least=0.6, min_captures=min_captures),
+        case_policy=CasePolicy(benign_at_most=0.4, all_at_least=0.6, min_captures=min_captures, exclude=EXCLUDE),
         files={MODEL: ""},
     )
     return write(folder, manifest)

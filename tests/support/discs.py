@@ -34,6 +34,8 @@ corner_mask = 0.2
 precision = "half"
 half_graph = false
 golden = 6
+[case]
+exclude = ["out_of_focus", "empty_field", "novel"]
 """
 
 

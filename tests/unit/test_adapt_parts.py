@@ -25,8 +25,8 @@ from trainer.adapt_majority import majority  # noqa: E402
 from trainer.reference import write_embeddings  # noqa: E402
 
 WIDTHS = [12, 6]
-SMEAR = {"nucleated": 0.03, "cells": 0.4, "sharpness": 300.0}
-PHOTOGRAPH = {"nucleated": 0.0, "cells": 0.9, "sharpness": 900.0}
+SMEAR = {"nuclei": 0.03, "cells": 0.4, "sharpness": 300.0}
+PHOTOGRAPH = {"nuclei": 0.0, "cells": 0.9, "sharpness": 900.0}
 
 
 def capture(patient: int, number: int) -> FoundCapture:

@@ -458,6 +458,47 @@ def test_no_exclusion_makes_a_case_benign(rows: NDArray[np.float64], data: st.Da
     assert result.excluded == sum(map(bool, marks))
 
 
+NO_CELL = "no_nucleated_cell"
+
+
+@settings(deadline=None)
+@given(
+    probabilities(max_size=8), probabilities(max_size=8), st.sampled_from(list(RULES)), st.floats(0, 1),
+    st.floats(0, 1), st.integers(1, 4), st.data(),
+)  # fmt: skip
+def test_fields_without_a_nucleated_cell_never_make_a_case_benign(
+    rows: NDArray[np.float64], empty: NDArray[np.float64], rule: RuleName, one: float, other: float, least: int,
+    data: st.DataObject,
+) -> None:  # fmt: skip
+    """Whatever the network says of them, however many they are: beside captures that count, and alone."""
+    policy = CasePolicy(rule=rule, benign_at_most=min(one, other), all_at_least=max(one, other), min_captures=least)
+    marks: list[list[str]] = data.draw(
+        st.lists(st.sampled_from([[], [], ["novel"], [NO_CELL]]), min_size=len(rows), max_size=len(rows))
+    )
+    before = judged(policy, rows, counts(len(rows)), marks=marks)
+    more = [*marks, *[[NO_CELL]] * len(empty)]
+    after = judged(policy, np.concatenate([rows, empty]), counts(len(more)), marks=more)
+    assert after.verdict is before.verdict or before.verdict is Verdict.BENIGN
+    assert (after.score, after.counting) == (before.score, before.counting)
+    alone = judged(policy, empty, counts(len(empty)), marks=[[NO_CELL]] * len(empty))
+    assert (alone.verdict, alone.score) == (Verdict.INSUFFICIENT, None)
+
+
+def test_cells_are_counted_in_the_captures_that_count_each_file_once_and_never_better_than_known() -> None:
+    def of(*captures: tuple[str, int | None, list[str]]) -> tuple[int, int | None, bool]:
+        screened = [JudgedCapture(PRE_ROW, digest, marks, cells) for digest, cells, marks in captures]
+        result = judge(screened, policy=POLICY, labels=LABELS, benign_label="Benign", counts=counts(len(screened)))
+        return result.counting, result.nucleated_cells, result.cells_at_least
+
+    assert of(("a", 5, []), ("b", 7, []), ("c", 9, ["novel"])) == (2, 12, False)
+    assert of(("a", 5, []), ("a", 5, []), ("b", 0, [])) == (2, 5, False), "a copy has no cells of its own"
+    assert of(("a", None, []), ("a", 5, [])) == of(("a", 5, []), ("a", None, [])) == (1, 5, False)
+    assert of(("a", 5, []), ("b", None, [])) == (2, 5, True), "not known is not none"
+    assert of(("a", None, []), ("b", None, [])) == (2, None, True)
+    assert of(("a", 64, []), ("b", 3, [])) == (2, 67, True), "of no capture more are counted"
+    assert of(("a", 3, [NO_CELL])) == (0, None, False)
+
+
 # A case without captures
 
 

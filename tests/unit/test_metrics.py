@@ -1,5 +1,7 @@
 """Every figure against an example worked by hand, or against another way to the same number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -7,6 +9,7 @@ from scipy.stats import binomtest
 pytest.importorskip("torchmetrics")
 
 from contract.case_policy import CasePolicy, RuleName
+from contract.states import MarkCode
 from trainer import metrics, shortcuts
 from trainer.comparison import mcnemar
 from trainer.config import CaseTable
@@ -130,6 +133,28 @@ def cases(scores: list[tuple[int, float]]) -> Labelled:
         ["Benign", "Pro"], 0, np.repeat([label for label, _ in scores], 3), np.stack([1 - p, p], axis=1),
         np.repeat(np.arange(len(scores)), 3),
     )  # fmt: skip
+
+
+def test_only_captures_that_count_make_thresholds_and_verdicts():
+    """Each benign patient has a field without a leukocyte that the network takes for ALL, each ALL patient one that it
+    takes for benign.
+    """
+    of = cases([(0, 0.1), (0, 0.2), (1, 0.8), (1, 0.9)])
+    marked = replace(of, marks=[["no_nucleated_cell"] if row % 3 == 2 else ["pale"] for row in range(12)])
+    marked.probabilities[2::3] = marked.probabilities[2::3, ::-1]
+    table = CaseTable(min_captures=2)
+    policy, basis = fit_case_policy(marked, table, "patient")
+    clean, _ = fit_case_policy(cases([(0, 0.1), (0, 0.2), (1, 0.8), (1, 0.9)]), table, "patient")
+    assert (policy.benign_at_most, policy.all_at_least) == pytest.approx((clean.benign_at_most, clean.all_at_least))
+    assert (basis["sensitivity"]["hits"], basis["sensitivity"]["of"]) == (2, 2)
+    assert metrics.patient_metrics(policy, marked)["verdicts"]["Pro"]["all"] == 2
+    kept, _ = fit_case_policy(marked, CaseTable(min_captures=2, exclude=(MarkCode.NOVEL,)), "patient")
+    assert kept.exclude == (MarkCode.NOVEL,)
+    assert abs(kept.all_at_least - policy.all_at_least) > 0.01
+    nothing = replace(of, marks=[["novel"]] * 12)
+    policy, basis = fit_case_policy(nothing, table, "patient")
+    assert basis["sensitivity"] == basis["specificity"] == metrics.share(0, 0)
+    assert sum(one["insufficient"] for one in metrics.patient_metrics(policy, nothing)["verdicts"].values()) == 4
 
 
 def test_thresholds_of_cases_that_do_not_overlap_leave_the_gap_indeterminate():

@@ -8,7 +8,15 @@ import pytest
 
 from contract.case_policy import CasePolicy
 from contract.states import Verdict
-from contract.words import MARKS_EXPLAINED, VERDICT_WORDS, WHAT_TO_DO, explained_marks, local_clock, local_time
+from contract.words import (
+    MARKS_EXPLAINED,
+    VERDICT_WORDS,
+    WHAT_TO_DO,
+    cells_words,
+    explained_marks,
+    local_clock,
+    local_time,
+)
 
 NOVEMBER, JULY = datetime(2026, 11, 26, 8, 5, tzinfo=UTC), datetime(2026, 7, 1, 22, 30, tzinfo=UTC)
 
@@ -45,3 +53,19 @@ def test_the_marks_that_sentences_name_are_explained_once_each() -> None:
     said = ["4 of 12 captures do not count: 3 novel, 1 out of focus", "2 novel", "a novelty of 0.2"]
     assert [mark for mark, _ in explained_marks(said)] == ["novel", "out of focus"]
     assert explained_marks(["score 0.98, ALL from 0.53", "a novelty of 0.2"]) == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "captures", "at_least", "words"),
+    [
+        (412, 60, False, "412 nucleated cells in 60 captures"), (1, 1, False, "1 nucleated cell in 1 capture"),
+        (412, 60, True, "at least 412 nucleated cells in 60 captures"),
+        (0, 3, False, "0 nucleated cells in 3 captures"),
+        (0, 3, True, "at least 0 nucleated cells in 3 captures"), (None, 0, False, "0 nucleated cells in 0 captures"),
+        (None, 60, True, "nucleated cells not known"), (None, None, None, "nucleated cells not known"),
+    ],
+)  # fmt: skip
+def test_the_number_of_cells_is_never_better_than_what_is_known(
+    cells: int | None, captures: int | None, at_least: bool | None, words: str
+) -> None:
+    assert cells_words(cells, captures, at_least=at_least) == words
