@@ -1,6 +1,7 @@
 """Nucleated cells in the rows: of captures, of their copies, of cases, and where nobody counted them."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, text, update
@@ -27,7 +28,7 @@ FORMATS = load_formats()
 
 
 def screen(
-    database: Engine, bundle: Bundle, files: list[FoundCapture], *, cells: dict[str, int | None], **more: object
+    database: Engine, bundle: Bundle, files: list[FoundCapture], *, cells: dict[str, int | None], **more: Any
 ) -> int:
     """A run of these captures, finished; those in `cells` have that many cells, others one, None is not known."""
     run = submit(database, request(bundle, files, **more))
@@ -92,8 +93,8 @@ def test_every_report_says_how_many_cells_there_are_and_no_more_than_is_known(
     with reading(database) as connection:
         view = "SELECT counting, nucleated_cells, cells_at_least FROM "
         for name in ("case_results", "review_queue"):
-            (row,) = connection.execute(text(view + name)).all()
-            assert (row[0], row[1], bool(row[2])) == known
+            (stored,) = connection.execute(text(view + name)).all()
+            assert (stored[0], stored[1], bool(stored[2])) == known
     report = read_run(database, run, EvidenceLimits(cases=1, counting=1, excluded=1))
     assert words in FORMATS["html"].render(report, None)
     assert words.split()[-1] in FORMATS["table"].render(report, None)
