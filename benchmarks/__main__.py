@@ -17,6 +17,7 @@ BENCHMARKS = {
     "age": "Hundreds of nights of one archive, thousands of patients: what a night and what a case costs.",
     "workers": "One to eight workers with an engine that sleeps.",
     "decode": "Ways to decode a capture: their speed, and how they change its pixels.",
+    "cells": "Nucleated cells that are found on drawings, boxes and segmentations, and what that costs.",
     "novelty": "Share of captures that a bundle calls novel: held-out captures, real smears, photographs.",
     "looks": "Accuracy of frozen features on looks that they have not seen.",
     "adaptation": "What a bundle knows after `screen adapt` to another microscope, and what must stay novel.",

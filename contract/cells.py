@@ -9,6 +9,7 @@ what counts as a nucleus.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import cv2
@@ -49,17 +50,17 @@ SMALLEST, SMALLEST_SHARE = 0.22, 0.0018
 """A nucleated cell has at least this share of an erythrocyte's area, and of the capture's: platelets have a tenth."""
 LARGEST = 16.0
 """And at most so many times an erythrocyte's area; only smears of nuclei are larger."""
-SOLID = 0.7
+SOLID = 0.62
 """Least area over that of the convex hull: clumps of platelets, precipitate and smudges have ragged outlines."""
 HOLLOW = 0.004
 """Largest hole, as a share of the capture, that is the pale centre of an erythrocyte and no gap between several."""
 RADIUS = (0.025, 0.07)
 """Limits of an erythrocyte's radius as a share of the side: the field has 7 to 20 of them side by side."""
-LOBES_APART = 0.15
+LOBES_APART = 0.25
 """The lobes of one nucleus lie less than twice this many radii of an erythrocyte apart."""
 LEAST_MIDDLE = 0.6
 """A cell that touches another is at its middle at least this many radii of an erythrocyte from its edge."""
-PEAK = 0.8
+PEAK = 0.88
 """Touching cells are parted where the distance to the edge falls below this share of that in the middle of a cell."""
 MOST = MOST_CELLS
 """At most so many cells of a capture, the largest ones, are kept."""
@@ -120,14 +121,18 @@ def nucleated(capture: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def find_cells(capture: NDArray[np.uint8]) -> list[Cell]:
     """Every nucleated cell, the largest first, at most MOST. uint8 RGB [S, S, 3]."""
-    return _cells(_stain(capture))[0]
+    return [cell for cell, _ in _found(_stain(capture))]
 
 
 def cell_labels(capture: NDArray[np.uint8]) -> tuple[list[Cell], NDArray[np.int32]]:
     """The cells, and which pixel belongs to which: int32 [S, S], 0 for none, else 1 + the cell's place in the list."""
-    cells, labels = _cells(_stain(capture))
-    size = capture.shape[1::-1]
-    return cells, np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.int32)
+    stain = _stain(capture)
+    found = _found(stain)
+    labels = np.zeros(stain.nuclei.shape, np.int32)
+    for number, (_, piece) in enumerate(found, start=1):
+        labels[piece.window][piece.mask > 0] = number
+    whole = cv2.resize(labels, capture.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return [cell for cell, _ in found], np.asarray(whole, np.int32)
 
 
 def _stain(capture: NDArray[np.uint8]) -> _Stain:
@@ -151,23 +156,19 @@ def _stain(capture: NDArray[np.uint8]) -> _Stain:
     strength, usual = cv2.mean(cv2.merge([green, dark]), red_cells)[:2]
     is_violet = stained & (violet > max(FAINTEST, STRENGTH * strength))
     nuclei = is_violet | (dark > DARK * max(DARKER, usual))
-    return _Stain(cv2.morphologyEx(nuclei.view(np.uint8), cv2.MORPH_OPEN, _OPENING), red_cells, green)
+    opened = np.asarray(cv2.morphologyEx(nuclei.view(np.uint8), cv2.MORPH_OPEN, _OPENING), np.uint8)
+    return _Stain(opened, red_cells, np.asarray(green, np.float32))
 
 
-def _cells(stain: _Stain) -> tuple[list[Cell], NDArray[np.int32]]:
+def _found(stain: _Stain) -> list[tuple[Cell, _Piece]]:
+    """The cells and their pixels, the largest first."""
     radius = _erythrocyte_radius(stain.erythrocytes)
     red_cell, capture = math.pi * radius**2, stain.nuclei.size
     least, most = max(SMALLEST * red_cell, SMALLEST_SHARE * capture), LARGEST * red_cell
     pieces = [piece for piece in _parted(_joined(stain.nuclei, radius), radius, least) if least <= piece.area <= most]
     pieces.sort(key=lambda piece: -piece.area)
-    labels = np.zeros(stain.nuclei.shape, np.int32)
-    cells: list[Cell] = []
-    for piece in pieces:
-        cell = _measured(piece, stain.green)
-        if cell is not None and len(cells) < MOST:
-            cells.append(cell)
-            labels[piece.window][piece.mask > 0] = len(cells)
-    return cells, labels
+    measured = ((_measured(piece, stain.green), piece) for piece in pieces)
+    return list(islice(((cell, piece) for cell, piece in measured if cell is not None), MOST))
 
 
 def _erythrocyte_radius(erythrocytes: NDArray[np.uint8]) -> float:
@@ -307,7 +308,7 @@ def unpack(stored: bytes) -> list[StoredCell]:
             f"cells are stored in a layout that this release does not read (it begins with {stored[:2]!r})"
         )
     values = np.frombuffer(stored, np.uint8, offset=2).reshape(-1, 4 + stored[1]) / STEPS
-    return [StoredCell(*row[:4], shares=tuple(row[4:])) for row in values.tolist()]
+    return [StoredCell(row[0], row[1], row[2], row[3], tuple(row[4:])) for row in values.tolist()]
 
 
 _LOGARITHMS = np.log(np.maximum(np.arange(256), DARKEST)).astype(np.float32)

@@ -65,7 +65,7 @@ def measure(capture: NDArray[np.uint8], nucleated: Sequence[Cell] | None = None)
 
     sharpness: variance of the Laplacian of grey levels (Pech-Pacheco et al. 2000); brightness, contrast: mean and
     deviation of grey levels, 0 to 255; saturation: mean of HSV's, 0 to 1; clipped: share of pixels with a channel at 0
-    or 255; red_green, blue_green: ratios of mean channels; nuclei: share of the area that is nuclei of cells
+    or 255; red_green, blue_green: ratios of mean channels; nuclei: share of the area that is nuclei
     (contract.cells); cells: share that is cells of any kind; bar: length of a burnt-in scale bar as a share of the
     width, 0 without one. Each to five significant digits.
     """

@@ -110,7 +110,7 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class CaptureEvidence:
-    """What the engine said about a screened capture of a case. `cam` is float16 [h, w], h = w, of its label."""
+    """What the engine said about a screened capture of a case."""
 
     capture_id: int
     path: bytes
@@ -119,7 +119,6 @@ class CaptureEvidence:
     probability: float
     p_all: float
     probabilities: tuple[float, ...]
-    cam: bytes | None
     marks: tuple[Mark, ...]
     size_bytes: int
     sha256: str | None
@@ -131,15 +130,37 @@ class CaptureEvidence:
 
 
 @dataclass(frozen=True)
+class CaptureCells:
+    """The nucleated cells of a capture (see contract.cells.unpack), and the size of its file in pixels."""
+
+    capture_id: int
+    path: bytes
+    path_text: str
+    p_all: float
+    size_bytes: int
+    sha256: str | None
+    width: int
+    height: int
+    cells: bytes
+
+    @property
+    def file(self) -> ScreenedFile:
+        """The file that this is about."""
+        return ScreenedFile(self.path, self.size_bytes, self.sha256)
+
+
+@dataclass(frozen=True)
 class CaseEvidence:
     """Captures behind a result, by falling P(ALL): some that count for it, some that do not, and every score.
 
-    `scores` holds P(ALL) of each screened capture, and whether the capture is excluded.
+    `scores` holds P(ALL) of each screened capture, and whether the capture is excluded. `cells` has every capture that
+    counts and has nucleated cells; one that an earlier release screened is not among them.
     """
 
     counting: tuple[CaptureEvidence, ...]
     excluded: tuple[CaptureEvidence, ...]
     scores: tuple[tuple[float, bool], ...]
+    cells: tuple[CaptureCells, ...]
 
 
 @dataclass(frozen=True)
@@ -343,6 +364,7 @@ def _evidence(connection: Connection, cases: Sequence[CaseRow], limits: Evidence
             _captures(connection, case_id, excluded=False, limit=limits.counting),
             _captures(connection, case_id, excluded=True, limit=limits.excluded),
             _scores(connection, case_id),
+            _cells(connection, case_id),
         )
         for case_id in finished[: limits.cases]
     }
@@ -352,9 +374,8 @@ def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: in
     rows = connection.execute(
         select(
             Capture.id, Capture.path, Capture.path_text, Capture.label, Capture.probability, Capture.p_all,
-            Capture.probabilities, of_original("cam"), Capture.marks, Capture.size_bytes, Capture.sha256,
+            Capture.probabilities, Capture.marks, Capture.size_bytes, Capture.sha256,
         )
-        .outerjoin(ORIGINAL, ORIGINAL.id == Capture.reused_from)
         .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
         .where(func.coalesce(Capture.excluded, False) == excluded)
         .order_by(Capture.p_all.desc(), Capture.id)
@@ -362,11 +383,25 @@ def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: in
     )  # fmt: skip
     return tuple(
         CaptureEvidence(
-            row.id, row.path, row.path_text, row.label, row.probability, row.p_all, tuple(row.probabilities), row.cam,
+            row.id, row.path, row.path_text, row.label, row.probability, row.p_all, tuple(row.probabilities),
             tuple(map(Mark.stored, row.marks or ())), row.size_bytes, row.sha256,
         )
         for row in rows
     )  # fmt: skip
+
+
+def _cells(connection: Connection, case_id: int) -> tuple[CaptureCells, ...]:
+    rows = connection.execute(
+        select(
+            Capture.id.label("capture_id"), Capture.path, Capture.path_text, Capture.p_all, Capture.size_bytes,
+            Capture.sha256, Capture.width, Capture.height, of_original("cells"),
+        )
+        .outerjoin(ORIGINAL, ORIGINAL.id == Capture.reused_from)
+        .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED, Capture.nucleated_cells > 0)
+        .where(func.coalesce(Capture.excluded, False).is_(False))
+        .order_by(Capture.p_all.desc(), Capture.id)
+    )  # fmt: skip
+    return tuple(CaptureCells(**row) for row in rows.mappings())
 
 
 def _scores(connection: Connection, case_id: int) -> tuple[tuple[float, bool], ...]:

@@ -1,7 +1,7 @@
-"""A run as one self-contained HTML file: results by urgency, with the captures that they rest on."""
+"""A run as one self-contained HTML file: results by urgency, with the cells and captures that they rest on."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,15 +9,18 @@ import jinja2
 import numpy as np
 
 from contract.bundle_warnings import training_sentence
+from contract.cells import StoredCell
 from contract.evidence import Picture, Pictures, pictures_of
 from contract.html import finalized, with_policy
+from contract.outcomes import ScreenedFile
 from contract.settings import get_settings
 from contract.states import Verdict
 from contract.words import FOR_REVIEW, VERDICT_WORDS, WHAT_TO_DO, cells_words, explained_marks, local_time
 from db.drift import drift_warning
 from db.review_queries import CaseDetails
-from db.run_report import CaptureEvidence, CaseEvidence, EvidenceLimits, RunReport
+from db.run_report import CaptureEvidence, CaseEvidence, CaseRow, EvidenceLimits, RunReport
 from producer.formats import ExportFormat, Truth
+from producer.gallery import GalleryCell, gallery_of
 
 EVIDENCE = EvidenceLimits(cases=40, counting=3, excluded=12)
 """More cases would make the file too large to open. The first few excluded captures have a picture, too."""
@@ -61,39 +64,77 @@ def _rendered(template: str, report: RunReport, limits: EvidenceLimits, **values
         "verdict_words": VERDICT_WORDS, "what_to_do": WHAT_TO_DO, "for_review": FOR_REVIEW,
         "explained_marks": explained_marks, "cells_words": cells_words, "now": datetime.now(UTC),
     }  # fmt: skip
+    cases = {case.case_id: case for case in report.cases}
     pages = {
-        case_id: _case_page(evidence, show, report.manifest.labels, limits.counting)
+        case_id: _case_page(evidence, cases[case_id], show, report, limits.counting)
         for case_id, evidence in report.evidence.items()
     }
     return with_policy(environment.get_template(template).render(report=report, pages=pages, **values))
 
 
-def _case_page(evidence: CaseEvidence, show: Pictures, labels: Sequence[str], pictured: int) -> dict[str, Any]:
-    """What a reviewer must see of a case: the captures with the highest P(ALL), those that do not count and why, the
-    first `pictured` of them as pictures, and the distribution of P(ALL) over all captures.
+def _case_page(
+    evidence: CaseEvidence, case: CaseRow, show: Pictures, report: RunReport, pictured: int
+) -> dict[str, Any]:
+    """What a reviewer must see of a case: the nucleated cells that speak most for its result and against it, the fields
+    they are in and those with the highest P(ALL), the captures that do not count and why, the first `pictured` of them
+    as pictures, and the distribution of P(ALL) over all captures.
     """
+    gallery = gallery_of(evidence.cells, report.manifest, case.verdict, case.subtype)
+    of_file, window = gallery.by_capture(), gallery.window
+    fields = {capture.file: capture for capture in evidence.counting}
+    pictures = {file: show(file, of_file.get(file, ()), window) for file in dict.fromkeys((*fields, *of_file))}
+    cells = {
+        (file, cell): _embedded(jpeg)
+        for file, cells in of_file.items()
+        for cell, jpeg in zip(cells, pictures[file].cells, strict=False)
+    }
+    labels = report.manifest.labels
+    others = {one.capture.file: one.capture for one in (*gallery.speaking, *gallery.against)}
     return {
-        "captures": [_figure(capture, labels, show(capture.file, capture.cam)) for capture in evidence.counting],
+        "result": gallery.result,
+        "speaking": [_cell(one, cells) for one in gallery.speaking],
+        "against": [_cell(one, cells) for one in gallery.against],
+        "captures": [_figure(capture, labels, pictures[file]) for file, capture in fields.items()],
+        "fields": [
+            {"id": capture.capture_id, "path": capture.path_text, "picture": _embedded(pictures[file].field),
+             "problem": pictures[file].problem, "marks": ()}
+            for file, capture in others.items()
+            if file not in fields
+        ],
         "excluded": [
-            _figure(capture, labels, show(capture.file, None) if place < pictured else None)
+            _figure(capture, labels, show(capture.file, (), 0) if place < pictured else None)
             for place, capture in enumerate(evidence.excluded)
         ],
         "histogram": _histogram(evidence.scores),
         "scores": len(evidence.scores),
+    }  # fmt: skip
+
+
+def _cell(one: GalleryCell, pictures: Mapping[tuple[ScreenedFile, StoredCell], str | None]) -> dict[str, Any]:
+    return {
+        "capture": one.capture.capture_id,
+        "path": one.capture.path_text,
+        "label": one.label,
+        "share": one.share,
+        "picture": pictures.get((one.capture.file, one.cell)),
     }
 
 
 def _figure(capture: CaptureEvidence, labels: Sequence[str], picture: Picture | None) -> dict[str, Any]:
-    jpeg = None if picture is None or picture.jpeg is None else base64.b64encode(picture.jpeg).decode()
     return {
+        "id": capture.capture_id,
         "path": capture.path_text,
         "label": capture.label,
         "probability": capture.probability,
         "probabilities": list(zip(labels, capture.probabilities, strict=True)),
         "marks": [mark.sentence for mark in capture.marks],
-        "picture": jpeg and f"data:image/jpeg;base64,{jpeg}",
+        "picture": picture and _embedded(picture.field),
         "problem": picture and picture.problem,
     }
+
+
+def _embedded(jpeg: bytes | None) -> str | None:
+    return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _histogram(scores: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
@@ -110,7 +151,7 @@ def _histogram(scores: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
 
 FORMAT = ExportFormat(
     "html",
-    "Write one self-contained HTML file: the captures that carry each result, and those that do not count and why.",
+    "Write one self-contained HTML file: the cells and captures that carry each result, and what does not count.",
     to_file=True,
     render=render,
     evidence=EVIDENCE,

@@ -6,18 +6,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from contract.evidence import Picture, picture
+from contract.cells import StoredCell
+from contract.evidence import BEYOND, Picture, picture
 from contract.imaging import MAX_BYTES
 from contract.outcomes import ScreenedFile
 from tests.support.archives import encode
 from tests.support.archives import picture as drawn
 
 NAME = "P1/slide/001.png"
-CAM = np.arange(16, dtype=np.float16).tobytes()
+CELLS = (StoredCell(0.4, 0.4, 0.6, 0.6, ()), StoredCell(0, 0, 0.1, 0.1, ()))
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def show(root: Path) -> Callable[[], Picture]:
     """Shows NAME as it was screened when the test began."""
     data = (root / NAME).read_bytes()
     screened = ScreenedFile(NAME.encode(), len(data), hashlib.sha256(data).hexdigest())
-    return lambda: picture(os.fsencode(root), screened, CAM)
+    return lambda: picture(os.fsencode(root), screened, CELLS, 24)
 
 
 Show = Callable[[], Picture]
 
 
 def said(shown: Picture) -> str:
-    assert shown.jpeg is None
+    assert shown.field is None
     assert shown.problem is not None
     assert "P1" not in shown.problem
     return shown.problem
@@ -50,8 +50,14 @@ def test_what_was_screened_is_shown_with_frames_also_with_another_time(root: Pat
     os.utime(root / NAME, (0, 0))
     shown = show()
     assert shown.problem is None
-    assert shown.jpeg is not None
-    assert Image.open(io.BytesIO(shown.jpeg)).size == (96, 80)
+    assert shown.field is not None
+    assert Image.open(io.BytesIO(shown.field)).size == (96, 80)
+    whole, corner = (Image.open(io.BytesIO(one)) for one in shown.cells)
+    assert whole.size == corner.size == (24, 24), "all cells at one scale"
+    file = Image.open(root / NAME).convert("RGB")
+    (left, top), middle = (round(0.5 * 96) - 12, round(0.5 * 80) - 12), (12, 12)
+    assert whole.getpixel(middle) == pytest.approx(file.getpixel((left + 12, top + 12)), abs=25)
+    assert corner.getpixel((0, 0)) == pytest.approx(BEYOND, abs=10), "what lies beyond the capture is plain"
 
 
 def test_another_capture_in_its_place_is_said_and_not_shown(root: Path, show: Show) -> None:
@@ -97,4 +103,4 @@ def test_what_is_gone_is_said_to_be_gone_and_an_archive_that_is_away_to_be_away(
 
 def test_without_a_digest_nothing_is_shown(root: Path) -> None:
     unknown = ScreenedFile(NAME.encode(), (root / NAME).stat().st_size, None)
-    assert "does not say which bytes" in said(picture(os.fsencode(root), unknown, None))
+    assert "does not say which bytes" in said(picture(os.fsencode(root), unknown))

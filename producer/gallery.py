@@ -1,0 +1,82 @@
+"""The gallery of a case: its nucleated cells, those first that speak most for the result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from contract.bundle import Manifest
+from contract.cells import StoredCell, unpack
+from contract.outcomes import ScreenedFile
+from contract.states import Verdict
+from db.run_report import CaptureCells
+
+FOR, AGAINST = 24, 8
+"""How many cells speak for the result, and how many against it, that a case shows."""
+MARGIN = 1.5
+"""Side of a cell's picture over the largest of the cells shown: they are all at one scale."""
+LEAST_WINDOW = 32
+"""Least side of a cell's picture in pixels of the file."""
+
+
+class GalleryCell(NamedTuple):
+    """A cell of a capture, the label that its place on the map speaks for most, and that label's share; None where the
+    bundle makes no map.
+
+    `for_all` orders the cells: the share of ALL, or of the result's subtype; without a map, P(ALL) of the capture.
+    """
+
+    capture: CaptureCells
+    cell: StoredCell
+    label: str | None
+    share: float | None
+    for_all: float
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The cells that speak most for a result, strongest first, and those that speak most against it."""
+
+    speaking: tuple[GalleryCell, ...]
+    against: tuple[GalleryCell, ...]
+    result: str
+    """What they speak for: `Early`, `ALL`, `Benign`."""
+
+    @property
+    def window(self) -> int:
+        """Side of the square, in pixels of the files, in which every cell is shown."""
+        sides = [
+            max(
+                (one.cell.right - one.cell.left) * one.capture.width,
+                (one.cell.bottom - one.cell.top) * one.capture.height,
+            )
+            for one in (*self.speaking, *self.against)
+        ]
+        return max(LEAST_WINDOW, round(MARGIN * max(sides, default=0)))
+
+    def by_capture(self) -> dict[ScreenedFile, list[StoredCell]]:
+        """The cells shown of every file, so that each file is read once."""
+        found: dict[ScreenedFile, list[StoredCell]] = {}
+        for one in (*self.speaking, *self.against):
+            found.setdefault(one.capture.file, []).append(one.cell)
+        return found
+
+
+def gallery_of(
+    captures: Sequence[CaptureCells], manifest: Manifest, verdict: Verdict | None, subtype: str | None
+) -> Gallery:
+    """Choose the cells of a case. They are ordered by the result's subtype, or by ALL or benign where it has none."""
+    benign = manifest.benign_index
+    wanted = manifest.labels.index(subtype) if verdict is Verdict.ALL and subtype in manifest.labels else None
+    name = subtype if wanted is not None else manifest.labels[benign] if verdict is Verdict.BENIGN else "ALL"
+    cells = [_shown(capture, cell, manifest, wanted) for capture in captures for cell in unpack(capture.cells)]
+    cells.sort(key=lambda one: one.for_all, reverse=verdict is not Verdict.BENIGN)
+    speaking, rest = cells[:FOR], cells[FOR:]
+    return Gallery(tuple(speaking), tuple(reversed(rest[-AGAINST:])), name or "ALL")
+
+
+def _shown(capture: CaptureCells, cell: StoredCell, manifest: Manifest, wanted: int | None) -> GalleryCell:
+    if not cell.shares:
+        return GalleryCell(capture, cell, None, None, capture.p_all)
+    top = max(range(len(cell.shares)), key=cell.shares.__getitem__)
+    for_all = 1 - cell.shares[manifest.benign_index] if wanted is None else cell.shares[wanted]
+    return GalleryCell(capture, cell, manifest.labels[top], cell.shares[top], for_all)
