@@ -50,6 +50,6 @@ def decide(
 
 
 def all_marks(novelty: float | None, quality: Mapping[str, float], reference: Mapping[str, Any]) -> list[Mark]:
-    """The marks of one capture; `novelty` is None if the bundle has no reference for it, `reference` as for marks_of."""
+    """The marks of one capture; `novelty` is None without a reference for it, `reference` is that of `marks_of`."""
     novelty_mark = None if novelty is None else mark_of(novelty)
     return [*([novelty_mark] if novelty_mark else []), *marks_of(quality, reference)]

@@ -16,7 +16,8 @@ LOOKED_AT = 20_000
 """About this many captures are read: with so many, chance moves the index by less than 0.001."""
 NAMES = {
     "p_all": "probability of ALL", "red_green": "red to green", "blue_green": "blue to green", "bar": "scale bar",
-    "nuclei": "area of nuclei", "nucleated": "area of nucleated cells", "cells": "area of cells", "clipped": "cut-off light",
+    "nuclei": "area of nuclei", "nucleated": "area of nucleated cells", "cells": "area of cells",
+    "clipped": "cut-off light",
 }  # fmt: skip
 """Measures in words, if the name of the measure is not a word."""
 

@@ -31,6 +31,11 @@ class GalleryCell(NamedTuple):
     share: float | None
     for_all: float
 
+    @property
+    def whole(self) -> bool:
+        """Whether the capture's edge leaves it whole."""
+        return min(self.cell.left, self.cell.top) > 0 and max(self.cell.right, self.cell.bottom) < 1
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -64,12 +69,16 @@ class Gallery:
 def gallery_of(
     captures: Sequence[CaptureCells], manifest: Manifest, verdict: Verdict | None, subtype: str | None
 ) -> Gallery:
-    """Choose the cells of a case. They are ordered by the result's subtype, or by ALL or benign where it has none."""
+    """Choose the cells of a case. They are ordered by the result's subtype, or by ALL or benign where it has none.
+    Cells that the capture's edge cuts off are shown only where there are no others.
+    """
     benign = manifest.benign_index
     wanted = manifest.labels.index(subtype) if verdict is Verdict.ALL and subtype in manifest.labels else None
     name = subtype if wanted is not None else manifest.labels[benign] if verdict is Verdict.BENIGN else "ALL"
-    cells = [_shown(capture, cell, manifest, wanted) for capture in captures for cell in unpack(capture.cells)]
+    different = {capture.sha256 or capture.path: capture for capture in reversed(captures)}  # copies count once
+    cells = [_shown(one, cell, manifest, wanted) for one in different.values() for cell in unpack(one.cells)]
     cells.sort(key=lambda one: one.for_all, reverse=verdict is not Verdict.BENIGN)
+    cells = [one for one in cells if one.whole] or cells
     speaking, rest = cells[:FOR], cells[FOR:]
     return Gallery(tuple(speaking), tuple(reversed(rest[-AGAINST:])), name or "ALL")
 

@@ -336,5 +336,6 @@ class Pipeline:
 
 def _stored(cells: Sequence[Cell], activation: NDArray[np.float32] | None) -> bytes:
     """The cells as the capture's row has them. A map with places that are no number says nothing about any cell."""
-    told = activation is not None and bool(np.isfinite(activation).all())
-    return pack(cells, evidence_of(cells, activation) if told else None)
+    if activation is None or not np.isfinite(activation).all():
+        return pack(cells, None)
+    return pack(cells, evidence_of(cells, activation))

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
+from PIL import Image
 from sqlalchemy import Engine, func, select
 
 from contract.archive import walk_archive
 from contract.bundle import Bundle
+from contract.cells import unpack
 from contract.errors import EngineError, StorageFault
 from contract.settings import Settings
 from db.chunks import claim, claim_ahead, release, sweep
@@ -28,6 +30,7 @@ from db.run_report import read_run
 from db.submission import submit
 from tests.support.archives import write_archive
 from tests.support.bundles import colour_bundle
+from tests.support.fields import SIDE, field
 from tests.support.runs import request
 from tests.support.waiting import wait_until
 from worker import pipeline, tasks
@@ -83,6 +86,29 @@ def test_each_capture_is_called_by_its_colour_with_its_evidence(
             assert sum(row.probabilities) == pytest.approx(1, abs=0.02)
             assert row.p_all == pytest.approx(1 - row.probabilities[0])
             assert row.engine.startswith("openvino/")
+
+
+def test_the_nucleated_cells_of_a_drawing_are_in_its_row(
+    database: Engine, bundle: Bundle, tmp_path: Path, process: WorkerProcess
+) -> None:
+    patient = tmp_path / "drawn" / "P1"
+    patient.mkdir(parents=True)
+    for cells in range(3):
+        Image.fromarray(field(cells=cells)).save(patient / f"{cells}.png")
+    run = submitted(database, bundle, tmp_path / "drawn")
+    screen_all(database, process, rounds=1)
+    with reading(database) as connection:
+        rows = connection.execute(select(Capture).order_by(Capture.path_text)).all()
+    assert [row.nucleated_cells for row in rows] == [0, 1, 2]
+    assert [[mark["code"] for mark in row.marks] for row in rows] == [["no_nucleated_cell"], [], []]
+    assert rows[0].cells == b"\x01\x04", "the layout, four labels, no cell"
+    stored = sorted(unpack(rows[2].cells), key=lambda cell: cell.left)
+    middles = [((cell.left + cell.right) / 2, (cell.top + cell.bottom) / 2) for cell in stored]
+    assert middles == [pytest.approx((x / SIDE, 0.5), abs=0.02) for x in (60, 130)]
+    assert all(sum(cell.shares) == pytest.approx(1, abs=0.02) for cell in stored)
+    (case,) = read_run(database, run).cases
+    assert (case.counting, case.nucleated_cells, case.cells_at_least) == (3, 3, False)
+    assert all(finding.holds for finding in fsck(database, run, grace_s=0))
 
 
 def test_one_file_on_a_bad_sector_is_quarantined_and_the_rest_screened_simulated(

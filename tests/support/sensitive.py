@@ -26,7 +26,7 @@ from contract.bundle import (
 from contract.case_policy import CasePolicy
 from contract.imaging import ImageSpec
 from tests.support.archives import COLOURS
-from tests.support.bundles import LABELS, SIZE, graph
+from tests.support.bundles import EXCLUDE, LABELS, SIZE, graph
 from trainer.graph import GraphRunner
 from trainer.proof import as_jpeg, write_expectations
 from trainer.reference import take_reference
@@ -72,7 +72,7 @@ def sensitive_bundle(folder: Path, *, named: bool, stored: bool) -> Bundle:
         image=ImageSpec(size=SIZE),
         outputs=runner.names,
         calibration=Calibration(temperature=1.0),
-        case_policy=CasePolicy(benign_at_most=0.4, all_at_least=0.6),
+        case_policy=CasePolicy(benign_at_most=0.4, all_at_least=0.6, exclude=EXCLUDE),
         reference={"novelty": found["novelty"]},
         files={MODEL: ""},
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contract.bundle import EXPECTED, GOLDEN, MODEL, Bundle, GoldenSet, Outputs, file_digest, write_manifest
+from contract.cells import Cell, unpack
 from contract.errors import ArchiveUnavailable, BundleError, EngineError, LeaseLost
 from contract.outcomes import CaptureRef, ChunkOutcome, Rejected, Screened
 from contract.predictions import Predictions
@@ -296,7 +297,28 @@ def test_an_engine_without_an_activation_map_leaves_it_out(screen: Screen) -> No
         def infer(self, batch: NDArray[np.uint8]) -> Predictions:
             return dataclasses.replace(super().infer(batch), cam=None)
 
-    assert [one.cam for one in screen(["good"] * 3, engine=Flat()).screened] == [None] * 3
+    screened = screen(["good"] * 3, engine=Flat()).screened
+    assert [one.cam for one in screened] == [None] * 3
+    assert [(one.nucleated_cells, one.cells) for one in screened] == [(0, b"\x01\x00")] * 3
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["a map", "a map with a place that is no number"])
+def test_cells_come_with_what_the_map_says_of_them(screen: Screen, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    class Sure(FakeEngine):
+        def infer(self, batch: NDArray[np.uint8]) -> Predictions:
+            cam = np.zeros((len(batch), 4, 2, 2), np.float32)
+            cam[:, 2, 0, 0] = 30.0 if told else np.nan  # the left upper quarter is surely the third label
+            return dataclasses.replace(super().infer(batch), cam=cam)
+
+    cells = [Cell(0, 0, 0.4, 0.4, 0.1, 1, 0.5, 0), Cell(0.6, 0.6, 1, 1, 0.1, 1, 0.5, 0.4)]
+    monkeypatch.setattr(pipeline_module, "find_cells", lambda _pixels: cells)
+    for one in screen(["good"] * 3, engine=Sure()).screened:
+        assert (one.nucleated_cells, one.quality["nuclei"]) == (2, 0.2)
+        assert one.cells is not None
+        first, second = unpack(one.cells)
+        assert (first.left, first.bottom, second.top) == pytest.approx((0, 0.4, 0.6), abs=1 / 255)
+        assert first.shares == (pytest.approx((0, 0, 1, 0)) if told else ())
+        assert second.shares == (pytest.approx((0.25, 0.25, 0.25, 0.25), abs=1 / 255) if told else ())
 
 
 # Chunk after chunk

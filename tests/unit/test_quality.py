@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from contract import quality
-from contract.cells import nucleated
 from tests.support.fields import SIDE, field, with_bar
 
 
@@ -48,11 +47,6 @@ def test_what_is_out_of_the_training_captures_range_is_marked_with_the_figures()
     few = {**usual, "cells": 0.3 * usual["cells"]}
     assert [mark.code for mark in quality.marks_of(few, of_training)] == ["sparse"]
     assert quality.marks_of(quality.measure(field()), {}) == [], "without a reference nothing is out of range"
-
-
-def test_cells_are_found_on_the_small_copy_as_on_the_whole_one():
-    whole = nucleated(field()).mean()
-    assert quality.measure(field())["nuclei"] == pytest.approx(whole, rel=0.1)
 
 
 def test_a_field_without_a_nucleated_cell_is_marked_also_without_a_reference():

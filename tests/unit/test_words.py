@@ -59,7 +59,8 @@ def test_the_marks_that_sentences_name_are_explained_once_each() -> None:
     ("cells", "captures", "at_least", "words"),
     [
         (412, 60, False, "412 nucleated cells in 60 captures"), (1, 1, False, "1 nucleated cell in 1 capture"),
-        (412, 60, True, "at least 412 nucleated cells in 60 captures"), (0, 3, False, "0 nucleated cells in 3 captures"),
+        (412, 60, True, "at least 412 nucleated cells in 60 captures"),
+        (0, 3, False, "0 nucleated cells in 3 captures"),
         (0, 3, True, "at least 0 nucleated cells in 3 captures"), (None, 0, False, "0 nucleated cells in 0 captures"),
         (None, 60, True, "nucleated cells not known"), (None, None, None, "nucleated cells not known"),
     ],
