@@ -14,6 +14,7 @@ are kept.
 import argparse
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -85,7 +86,9 @@ def run(trap: Path, clean: Path, out: Path, name: str, seed: int) -> dict[str, f
         evaluation = _screen("evaluate", bundle, clean, "--audit-captures", 0, "--json", "--cache", out / "cache")
         clean_file.write_text(evaluation)
     test = json.loads((bundle / "bundle.json").read_text())["metrics"]["test"]
-    changed = {line["change"]: line["accuracy"] for line in test["robustness"]["lines"]}
+    robustness = test["robustness"]
+    lines = [*robustness["lines"], *robustness.get("masking", {"lines": []})["lines"]]
+    changed = {line["change"]: line["accuracy"] for line in lines}
     figures = (
         test["accuracy"],
         min(value for change, value in changed.items() if change.startswith("stain")),
@@ -93,7 +96,7 @@ def run(trap: Path, clean: Path, out: Path, name: str, seed: int) -> dict[str, f
         changed["scale bar pasted"],
         changed["all corners covered"],
         changed["greyscale"],
-        changed["nucleated cells masked out"],
+        changed.get("nucleated cells masked out", math.nan),
         json.loads(clean_file.read_text())["metrics"]["accuracy"],
         test["calibration"]["ece"],
     )

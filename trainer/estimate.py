@@ -113,7 +113,7 @@ def export_seconds(config: Config, pace: Pace, amount: Amount) -> float:
 
     All of it uses the exported graph.
     """
-    audited = min(amount.test, config.export.audit_captures) * (len(CHANGES) + 1)
+    audited = min(amount.test, config.export.audit_captures) * (len(CHANGES) + 3)
     captures = 2 * amount.validation + amount.test + audited + min(amount.train, REFERENCE_CAPTURES)
     return captures * pace.validation * GRAPH_SHARE * config.export.test_time_flips
 

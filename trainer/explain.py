@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.cells import nucleated
+from contract.cells import cell_labels
+from trainer.masking import too_few_cells
 
 
 def activation_share(
@@ -21,7 +22,8 @@ def activation_share(
     shares, areas = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     size = (cam.shape[3], cam.shape[2])
     for place, row in enumerate(rows):
-        cells = cv2.resize(nucleated(np.asarray(pixels[row])).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        found = cell_labels(np.asarray(pixels[row]))[1] > 0
+        cells = cv2.resize(found.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         active = np.maximum(cam[place, called[place]], 0)
         areas[place] = (cells > 0).mean()
         if active.sum() > 0 and cells.any():
@@ -32,10 +34,11 @@ def activation_share(
 def by_label(
     labels: Sequence[str], targets: NDArray[np.int64], shares: NDArray[np.float64], areas: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Means per true label; None if no capture of it has a share."""
+    """Means per true label; None if no capture of it has a share, or if hardly any has a cell."""
+    untold = too_few_cells(labels, targets, (areas > 0).astype(np.int64))
     means = {}
     for index, label in enumerate(labels):
-        chosen = (targets == index) & ~np.isnan(shares)
+        chosen = (targets == index) & ~np.isnan(shares) & (label not in untold)
         means[label] = {
             "captures": int(chosen.sum()),
             "on_cells": float(shares[chosen].mean()) if chosen.any() else None,

@@ -183,7 +183,7 @@ def reliability(labelled: Labelled, temperature: float) -> bytes:
 
 def robustness(table: dict[str, Any], baselines: dict[str, float]) -> bytes:
     """Accuracy under each change with its interval; lines show what only shortcuts and what chance reaches."""
-    lines = table["lines"]
+    lines = [*table["lines"], *table["masking"]["lines"]]
     figure, ax = axes(8.5, 1.2 + 0.27 * len(lines))
     for place, line in enumerate(reversed(lines)):
         low, high = line["interval"]

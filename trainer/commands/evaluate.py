@@ -103,7 +103,8 @@ def _print(result: dict) -> None:  # type: ignore[type-arg]
     for unit in ("patient", "block"):
         if counts := metrics.get(f"per_{unit}"):
             table.add_row(f"verdicts right, per {unit}", f"{counts['verdicts_right']} of {counts['patients']}")
-    for line in metrics.get("robustness", {}).get("lines", []):
+    robustness = metrics.get("robustness", {"lines": [], "masking": {"lines": []}, "findings": []})
+    for line in (*robustness["lines"], *robustness["masking"]["lines"]):
         table.add_row(f"  {line['change']}", f"{line['accuracy']:.4f}")
     console = terminal()
     console.print(table)
@@ -112,5 +113,5 @@ def _print(result: dict) -> None:  # type: ignore[type-arg]
             f"{data['trained_on']} of these captures trained or tuned this bundle: this is not an external validation.",
             style="bold red",
         )
-    for sentence in metrics.get("robustness", {}).get("findings", []):
+    for sentence in robustness["findings"]:
         console.print(plain(sentence))
