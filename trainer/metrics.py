@@ -57,7 +57,7 @@ class Labelled:
         groups = np.asarray(self.groups)[rows]
         return replace(
             self, targets=self.targets[rows], probabilities=self.probabilities[rows], groups=groups,
-            marks=[self.marks[row] for row in rows],
+            marks=[self.marks[row] for row in rows.tolist()],
         )  # fmt: skip
 
 
