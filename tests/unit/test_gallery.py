@@ -49,8 +49,8 @@ CAPTURES = [
 
 
 @pytest.mark.parametrize(("verdict", "subtype", "order", "result"), [
-    (Verdict.ALL, "Early", [1, 4, 3, 2], "Early"), (Verdict.ALL, None, [3, 1, 4, 2], "ALL"), (Verdict.INDETERMINATE, "Pre", [3, 1, 4, 2], "ALL"),
-    (Verdict.BENIGN, None, [2, 4, 1, 3], "Benign"),
+    (Verdict.ALL, "Early", [1, 4, 3, 2], "Early"), (Verdict.ALL, None, [3, 1, 4, 2], "ALL"),
+    (Verdict.INDETERMINATE, "Pre", [3, 1, 4, 2], "ALL"), (Verdict.BENIGN, None, [2, 4, 1, 3], "Benign"),
 ])  # fmt: skip
 def test_the_strongest_for_the_result_come_first(
     verdict: Verdict, subtype: str | None, order: list[int], result: str

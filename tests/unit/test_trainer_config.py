@@ -44,7 +44,7 @@ def test_the_demo_recipe_says_that_it_knows_only_drawings():
     config = load_config("demo")
     assert config.notice is not None
     assert config.notice.startswith("This bundle knows only drawings")
-    assert (config.model.initial_weights, config.export.precision, config.export.weights) == ("none", "half", False)
+    assert (config.model.initial_weights, config.export.precision, config.export.weights) == ("package", "half", False)
 
 
 def test_toml_keeps_awkward_strings(tmp_path):
@@ -76,12 +76,20 @@ def test_what_is_wrong_is_named(tmp_path, text, named):
 
 @pytest.mark.parametrize("bundle", sorted((REPOSITORY / "bundles").glob("*.bundle")), ids=lambda folder: folder.name)
 def test_the_configuration_in_a_bundle_can_be_trained_again(bundle):
-    """The demo bundle's is of version 1, as earlier releases wrote it."""
     config = load_config(bundle / "config.toml")
     recipe = load_config("demo")
     assert config.training.phases == recipe.training.phases
     assert config.training.batch_size == recipe.training.batch_size
     assert (config.case.min_captures, config.image) == (recipe.case.min_captures, recipe.image)
+    assert tomllib.loads(to_toml(config))["version"] == 2
+
+
+def test_a_configuration_of_version_1_can_be_trained_again():
+    """It is what an earlier release wrote into its demo bundle."""
+    config = load_config(REPOSITORY / "tests" / "support" / "config-version-1.toml")
+    (phase,) = config.training.phases
+    assert [(stage.size, stage.epochs) for stage in phase.stages] == [(96, 3), (128, 1)]
+    assert (config.model.architecture, config.image.size, config.training.batch_size) == ("efficientnet_b3", 128, 32)
     assert tomllib.loads(to_toml(config))["version"] == 2
 
 
