@@ -99,7 +99,7 @@ def test_a_configuration_of_a_newer_release_is_refused(tmp_path):
 
 
 def test_no_such_recipe_lists_those_there_are():
-    with pytest.raises(SettingsError, match=r"b3-hsv, demo, fast, ours, probe, reference, thesis"):
+    with pytest.raises(SettingsError, match=r"b3-hsv, cell, demo, fast, ours, probe, reference, thesis"):
         load_config("no-such-recipe")
 
 

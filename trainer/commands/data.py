@@ -1,4 +1,4 @@
-"""`screen data`: fetch the public data set, and audit any data set."""
+"""`screen data`: fetch the public data set, audit any data set, cut its cells out."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from contract.files import whole_folder
 from contract.outputs import NewFolder, OutputFile
 from contract.printable import printable_json
 from contract.terminal import data_out, plain, terminal
@@ -14,7 +15,7 @@ from trainer.options import cache_option, require_train_extra
 
 @click.group("data")
 def data() -> None:
-    """Fetch or audit labelled captures."""
+    """Fetch or audit labelled captures, or cut out their cells."""
 
 
 @data.command("fetch")
@@ -59,6 +60,39 @@ def audit(root: Path, as_json: bool, html: Path | None, bits: int, cache: Path) 
         click.echo(printable_json(json.dumps(findings | {"warnings": sentences}, indent=1)))
     else:
         _print(findings, sentences)
+
+
+@data.command("cells")
+@click.argument("root", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=NewFolder(), help="Write the cells to this new folder.")
+@click.option(
+    "--blot/--no-blot",
+    default=True,
+    show_default=True,
+    help="Paint over what is beside a cell, in the colour of the background.",
+)
+def cells(root: Path, out: Path, blot: bool) -> None:
+    """Cut every nucleated cell out of the labelled captures in DATA: a folder for each label, with labels.csv.
+
+    `screen train OUT --recipe cell` trains a network on them. Only the path of labels.csv is printed on stdout.
+    """
+    require_train_extra()
+    from trainer.cell_cuts import cut_set
+    from trainer.data import find_captures
+    from trainer.labelled import LABELS_FILE
+    from trainer.progress import bar, say
+
+    captures = find_captures(root)
+    with whole_folder(out) as folder, bar("cutting", len(captures.captures)) as progress:
+        cut = cut_set(root, captures, folder, blot=blot, progress=progress.advance)
+    found = ", ".join(f"{label} {count}" for label, count in sorted(cut.cells.items()))
+    say(f"{cut.cells.total()} cells: {found}")
+    if cut.without:
+        say(f"{len(cut.without)} captures have no whole nucleated cell, {cut.without[0]} first")
+    if cut.unreadable:
+        path, why = next(iter(cut.unreadable.items()))
+        say(f"warning: {len(cut.unreadable)} files cannot be decoded, {path} first: {why}")
+    data_out(str(out / LABELS_FILE))
 
 
 def _print(findings: dict, sentences: list[str]) -> None:  # type: ignore[type-arg]
