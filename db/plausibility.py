@@ -15,11 +15,13 @@ WORDS = {
     MarkCode.NOVEL: "unlike those that the network was trained on",
     MarkCode.OUT_OF_FOCUS: "out of focus",
     MarkCode.EMPTY_FIELD: "almost without cells",
+    MarkCode.NO_NUCLEATED_CELL: "without a nucleated cell",
 }
 """What captures with a mark are, in plain words; for other marks the code is used."""
 LOOK_FIRST = {
     MarkCode.OUT_OF_FOCUS: "check the microscope's focus",
     MarkCode.EMPTY_FIELD: "check where on the slide the captures were taken",
+    MarkCode.NO_NUCLEATED_CELL: "check where on the slide the captures were taken",
 }
 """What to do first: a bundle must not be adapted to bad captures."""
 KNOW_THEM = (
