@@ -106,14 +106,14 @@ def _checked(parent: Bundle, out: Path, to_label: Path, options: Wanted) -> _Ser
 
 
 def _refuse_known(parent: Bundle, before: _Served, sample: Looked, selection: Majority) -> None:
-    """Raise UsageError if most of the microscope's captures already count by the parent. A reference of few and very
-    different looks is wide: the bundle would then know much that is novel to the parent.
+    """Raise UsageError if most of the microscope's captures with nucleated cells already count by the parent. A
+    reference of few and very different looks is wide: the bundle would then know much that is novel to the parent.
     """
-    share = float(before.counts(sample.answers, sample.measures)[selection.own].mean())
+    share = float(before.counts(sample.answers, sample.measures)[selection.own & sample.with_cells].mean())
     if share >= KNOWN_ALREADY:
         raise UsageError(
-            f"{share:.0%} of these captures count by {parent.manifest.name} already: it knows this microscope, and "
-            f"adapting would only make it less careful; screen with {parent.path} as it is"
+            f"{share:.0%} of these captures with a nucleated cell count by {parent.manifest.name} already: it knows "
+            f"this microscope, and adapting would only make it less careful; screen with {parent.path} as it is"
         )
 
 
@@ -187,9 +187,12 @@ def _provenance(options: Wanted, sample: Looked, selection: Majority) -> dict[st
 
 
 def _counting(before: _Served, after: _Served, sample: Looked) -> dict[str, float]:
-    """Share of the readable captures that count, by the parent and by the new bundle."""
+    """Share of the readable captures with a nucleated cell that count, by the parent and by the new bundle."""
     served = {"parent": before, "adapted": after}
-    return {name: float(bundle.counts(sample.answers, sample.measures).mean()) for name, bundle in served.items()}
+    return {
+        name: float(bundle.counts(sample.answers, sample.measures)[sample.with_cells].mean())
+        for name, bundle in served.items()
+    }
 
 
 def _finish(parent: Bundle, manifest: Manifest, folder: Path, name: str, adaptation: dict[str, Any]) -> None:
@@ -230,7 +233,8 @@ def _sentences(parent: Bundle, adaptation: dict[str, Any]) -> list[str]:
         f"Its reference comes from {used['captures']} captures of {used['patients']} patients; not used: "
         + ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in left_out.items())
         + ".",
-        f"{counting['adapted']:.1%} of all readable captures count now ({counting['parent']:.1%} by the parent). "
+        f"{counting['adapted']:.1%} of all readable captures with a nucleated cell count now "
+        f"({counting['parent']:.1%} by the parent). "
         f"A reference taken from other patients knows {adaptation['share_known']:.1%} of the reference's captures.",
     ]
     if figures is not None:

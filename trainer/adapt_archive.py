@@ -48,6 +48,11 @@ class Looked:
     patients: int
     unreadable: int
 
+    @property
+    def with_cells(self) -> NDArray[np.bool_]:
+        """Which captures have a nucleated cell, [N]; the others prove nothing, whichever microscope they are of."""
+        return np.asarray(self.measures["nuclei"] > 0, np.bool_)
+
     def patient_numbers(self) -> NDArray[np.int64]:
         """A number for each capture's patient, [N]; patients are numbered in the order of their names."""
         numbers = np.unique([capture.patient for capture in self.captures], return_inverse=True)[1]

@@ -63,7 +63,7 @@ def majority(sample: Looked, widths: list[int]) -> Majority:
     _refuse_few(len(patients), len(np.unique(patients)), FEWEST_CAPTURES, "readable captures")
     measures = sample.measures
     smear = measures["cells"] <= COVERED
-    typical = smear & (measures["nuclei"] > 0)  # a field of erythrocytes alone may still belong to the majority
+    typical = smear & sample.with_cells  # a field of erythrocytes alone may still belong to the majority
     if typical.mean() < SMEAR_LIKE:
         raise DataError(
             f"only {typical.mean():.0%} of the captures look like a blood smear (stained nuclei, bright background; "

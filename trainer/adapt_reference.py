@@ -12,8 +12,9 @@ from sklearn.cluster import KMeans
 
 from contract.bundle import Manifest
 from contract.case_policy import CasePolicy
-from contract.novelty import FILE, Novelty, mark_of, open_reference
-from contract.quality import MEASURES, marks_of
+from contract.decisions import all_marks
+from contract.novelty import FILE, Novelty, open_reference
+from contract.quality import MEASURES
 from trainer.reference import statistics, write_embeddings
 
 FOLDS = 5
@@ -116,13 +117,18 @@ def _calibrated(
 
 
 def envelope(first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Quantiles of each measure that span both ranges: the lower value up to the median, the higher value above it."""
+    """Quantiles of each measure that span both ranges: the lower value up to the median, the higher value above it.
+
+    A measure that only one has is left out: earlier releases measured others, and half a range would mark captures of
+    the microscope for which there is none.
+    """
     return {
         name: {
             quantile: (min if float(quantile) <= 0.5 else max)(value, second[name][quantile])
             for quantile, value in quantiles.items()
         }
         for name, quantiles in first.items()
+        if name in second
     }
 
 
@@ -135,7 +141,6 @@ def counting(
     """Which captures would count for a case, [N], as the worker decides it from their `novelty` [N] and `measures`."""
     result = []
     for row, value in enumerate(novelty):
-        marks = marks_of({name: float(measures[name][row]) for name in MEASURES}, quality)
-        novelty_mark = mark_of(float(value))
-        result.append(not policy.excludes(mark.code for mark in ([*marks, novelty_mark] if novelty_mark else marks)))
+        marks = all_marks(float(value), {name: float(measures[name][row]) for name in MEASURES}, quality)
+        result.append(not policy.excludes(mark.code for mark in marks))
     return np.asarray(result, bool)

@@ -227,3 +227,9 @@ def test_accuracy_is_told_of_the_random_and_of_the_border_captures_apart(tmp_pat
     low, high = found[RANDOM]["accuracy"]["interval"]
     assert low < 22 / 24 < high
     assert (found[BORDER]["accuracy"]["hits"], found[BORDER]["accuracy"]["of"]) == (1, 4)
+
+
+def test_ranges_are_joined_and_a_measure_that_one_release_alone_knows_is_left_out():
+    first = {"cells": {"0.001": 0.2, "0.5": 0.4, "0.999": 0.6}, "nucleated": {"0.001": 0.0, "0.5": 0.1, "0.999": 0.3}}
+    second = {"cells": {"0.001": 0.3, "0.5": 0.3, "0.999": 0.8}, "nuclei": {"0.001": 0.0, "0.5": 0.1, "0.999": 0.3}}
+    assert adapt_reference.envelope(first, second) == {"cells": {"0.001": 0.2, "0.5": 0.3, "0.999": 0.8}}
