@@ -1,7 +1,4 @@
-"""Pictures of captures as evidence: the field with frames around nucleated cells, and those cells cut out of the file.
-
-Model cards frame the strongest places of an activation map instead.
-"""
+"""Pictures of captures as evidence: the field with frames around nucleated cells, and those cells cut out of it."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -9,9 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from contract.cells import StoredCell
@@ -29,10 +23,6 @@ JPEG_QUALITY, CELL_QUALITY = 82, 92
 CELL_FRAME = (220, 0, 60)
 BEYOND = (236, 239, 243)
 """Colour of what lies beyond the capture's edge in the picture of a cell."""
-FRAMES = ((0.25, (255, 196, 0), 1), (0.10, (220, 0, 60), 2))
-"""Share of an activation map's places that get a frame, the frame's colour, and its width in pixels."""
-
-
 NOT_SHOWN = {
     RejectCode.MISSING: "the file is gone",
     RejectCode.CHANGED: "the file is no longer the one that was screened, so it is not shown",
@@ -106,32 +96,17 @@ def _box(cell: StoredCell, width: int, height: int) -> tuple[float, float, float
 def _cut_out(image: Image.Image, cell: StoredCell, window: int) -> Image.Image:
     """The cell in the middle of a square of the file's own pixels; beyond the file's edge it is plain."""
     left, top, right, bottom = _box(cell, image.width, image.height)
-    left, top = round((left + right - window) / 2), round((top + bottom - window) / 2)
-    square = Image.new("RGB", (window, window), BEYOND)
-    square.paste(image, (-left, -top))
-    return square
+    return square(image, round((left + right - window) / 2), round((top + bottom - window) / 2), window, BEYOND)
+
+
+def square(image: Image.Image, left: int, top: int, side: int, beyond: tuple[int, int, int] | int) -> Image.Image:
+    """The square of `side` pixels at (left, top) of an image; what lies beyond the image has the colour `beyond`."""
+    cut = Image.new(image.mode, (side, side), beyond)
+    cut.paste(image, (-left, -top))
+    return cut
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
-
-
-def framed(pixels: NDArray[np.uint8], activation: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Draw frames on a capture, uint8 [H, W, 3], around the places of an activation map [h, w] that speak most for its
-    label.
-
-    Each place is a rectangle of the capture. The strongest tenth gets a red frame, the strongest quarter a yellow one.
-    Frames follow the rectangles: a smooth curve would promise a sharper eye than the network has, and a heat map would
-    hide the cell.
-    """
-    rank = np.argsort(np.argsort(-activation.ravel(), kind="stable"), kind="stable").reshape(activation.shape)
-    height, width = pixels.shape[:2]
-    drawn = pixels.copy()
-    for share, colour, thickness in FRAMES:
-        strongest = (rank < max(1, round(share * rank.size))).astype(np.uint8)
-        mask = cv2.resize(strongest, (width, height), interpolation=cv2.INTER_NEAREST)
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(drawn, contours, -1, colour, thickness)
-    return drawn

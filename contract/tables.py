@@ -140,6 +140,13 @@ def read_table(
     return Table(file, frozenset(names) & {*known, *beside}, tuple(rows), tuple(warnings))
 
 
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table for programs: CSV with a header, lines that end with a line feed, every value unchanged."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
+
+
 def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()

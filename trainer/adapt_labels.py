@@ -5,8 +5,6 @@ all. The other half are those where the bundle is least sure, so that somebody s
 patients and stays with the archive; nothing of it goes into the bundle.
 """
 
-import csv
-import io
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ from contract.errors import DataError
 from contract.names import display_name, the_one_meant
 from contract.printable import printable
 from contract.spreadsheet import spreadsheet_text
-from contract.tables import Row, Table, read_table
+from contract.tables import Row, Table, read_table, table_text
 from trainer.listed_files import plain
 from trainer.metrics import interval
 from trainer.progress import say
@@ -94,13 +92,11 @@ def to_csv(captures: Sequence[FoundCapture], drawn: Drawn) -> str:
     spreadsheet, which must not run a name as a formula.
     """
     reasons = dict.fromkeys(drawn.random, RANDOM) | dict.fromkeys(drawn.border, BORDER)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in sorted(reasons):
-        named = (captures[row].path, captures[row].patient)
-        writer.writerow([*(spreadsheet_text(display_name(name)) for name in named), reasons[row], ""])
-    return text.getvalue()
+    names = {row: (captures[row].path, captures[row].patient) for row in sorted(reasons)}
+    return table_text(
+        COLUMNS,
+        [(*(spreadsheet_text(display_name(name)) for name in named), reasons[row], "") for row, named in names.items()],
+    )
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,24 @@
 """`screen data cells`: the nucleated cells of a labelled set as a labelled set of their own."""
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from contract.cells import Cell, cell_labels
 from contract.errors import CaptureRejected, DataError
+from contract.evidence import square
 from contract.files import private_folder, write_whole
 from contract.imaging import ImageSpec, RGBImage, decode, decode_full
+from contract.tables import table_text
 from trainer.labelled import LABELS_FILE, Found, LabelledCapture
-from trainer.masking import RIM
+from trainer.masking import rim
 
 FOUND_AT = ImageSpec(size=300, resampling="linear", min_side=1)
 """Cells are found on captures of this size and cut out of the file at its own."""
@@ -71,8 +72,8 @@ def cut_set(
         rows += [(_written(out, capture, number, place, cut), capture.path, capture.label, group, *cut.box)
                  for place, cut in enumerate(cuts)]  # fmt: skip
         progress(1)
-    write_whole(out / CELLS_FILE, _table(CELLS_COLUMNS, rows))
-    write_whole(out / LABELS_FILE, _table(("path", "patient", "label"), [(row[0], row[3], row[2]) for row in rows]))
+    write_whole(out / CELLS_FILE, table_text(CELLS_COLUMNS, rows))
+    write_whole(out / LABELS_FILE, table_text(("path", "patient", "label"), [(row[0], row[3], row[2]) for row in rows]))
     return summary
 
 
@@ -83,28 +84,25 @@ def cuts_of(data: bytes, *, blot: bool) -> Iterator[Cut]:
     cell can tell its label. Raises CaptureRejected.
     """
     cells, labels = cell_labels(decode(data, FOUND_AT).pixels)
-    whole = np.asarray(decode_full(data).convert("RGB"))
-    background = np.percentile(whole.reshape(-1, 3), 95, axis=0).astype(np.uint8)
+    whole = decode_full(data)
+    background = np.percentile(np.asarray(whole).reshape(-1, 3), 95, axis=0).astype(np.uint8)
     for number, cell in enumerate(cells, start=1):
         if not cell.edge:
             yield _cut(whole, cell, labels == number, background, blot=blot)
 
 
-def _cut(whole: RGBImage, cell: Cell, mask: NDArray[np.bool_], background: NDArray[np.uint8], *, blot: bool) -> Cut:
-    height, width = whole.shape[:2]
+def _cut(whole: Image.Image, cell: Cell, mask: NDArray[np.bool_], background: NDArray[np.uint8], *, blot: bool) -> Cut:
+    width, height = whole.size
     left, right = round(cell.left * width), round(cell.right * width)
     top, bottom = round(cell.top * height), round(cell.bottom * height)
     side = max(1, round(MARGIN * max(right - left, bottom - top)))
     x, y = (left + right - side) // 2, (top + bottom - side) // 2
-    padded = cv2.copyMakeBorder(whole, side, side, side, side, cv2.BORDER_CONSTANT, value=background.tolist())
-    square = padded[y + side : y + 2 * side, x + side : x + 2 * side].copy()
+    pixels = np.array(square(whole, x, y, side, tuple(background.tolist())))
     if blot:
-        reach = 2 * max(1, round(RIM * mask.shape[0])) + 1
-        near = cv2.dilate(mask.view(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
-        near = cv2.resize(near, (width, height), interpolation=cv2.INTER_NEAREST)
-        shown = cv2.copyMakeBorder(near, side, side, side, side, cv2.BORDER_CONSTANT, value=0)
-        square[shown[y + side : y + 2 * side, x + side : x + 2 * side] == 0] = background
-    return Cut(np.asarray(square, np.uint8), (left, top, right, bottom))
+        near = cv2.dilate(mask.view(np.uint8), rim(mask.shape[0]))
+        shown = Image.fromarray(cv2.resize(near, (width, height), interpolation=cv2.INTER_NEAREST))
+        pixels[np.asarray(square(shown, x, y, side, 0)) == 0] = background
+    return Cut(pixels, (left, top, right, bottom))
 
 
 def _written(out: Path, capture: LabelledCapture, number: int, place: int, cut: Cut) -> str:
@@ -112,9 +110,3 @@ def _written(out: Path, capture: LabelledCapture, number: int, place: int, cut: 
     private_folder(out / capture.label)
     write_whole(out / path, cv2.imencode(".png", cv2.cvtColor(cut.pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
     return path
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    text = StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue()

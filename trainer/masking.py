@@ -65,6 +65,12 @@ def inpainted(capture: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
     return np.asarray(cv2.inpaint(np.ascontiguousarray(capture), mask, INPAINT_RADIUS, cv2.INPAINT_TELEA), np.uint8)
 
 
+def rim(side: int) -> Mask:
+    """The brush that widens a nucleus by RIM, in a capture of this side."""
+    reach = max(1, round(RIM * side))
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)), np.uint8)
+
+
 def too_few_cells(labels: Sequence[str], targets: NDArray[np.int64], cells: NDArray[np.int64]) -> list[str]:
     """The labels of whose captures fewer than LEAST_WITH_CELLS have a cell; `cells` [N] counts those of each capture.
 
@@ -85,8 +91,8 @@ def _shapes(capture: NDArray[np.uint8]) -> tuple[int, list[tuple[Window, Mask]]]
     """
     cells, labels = cell_labels(capture)
     others = cv2.connectedComponents((nucleated(capture) & (labels == 0)).view(np.uint8))[1]
-    reach = max(1, round(RIM * capture.shape[0]))
-    brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    brush = rim(capture.shape[0])
+    reach = brush.shape[0] // 2
     shapes = []
     for numbered in (labels, others):
         for number, body in enumerate(find_objects(numbered), start=1):

@@ -9,7 +9,6 @@ import torch
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from contract.evidence import framed
 from contract.predictions import Predictions
 from trainer.augment import Augment
 from trainer.config import AugmentTable
@@ -20,6 +19,8 @@ Pixels = NDArray[np.uint8]
 COLUMNS = 6
 CELL = (1.75, 2.05)
 """Width and height in inches of a picture with its title."""
+FRAMES = ((0.25, (255, 196, 0), 1), (0.10, (220, 0, 60), 2))
+"""Share of an activation map's places that get a frame, the frame's colour, and its width in pixels."""
 THUMBNAIL = 160
 """Longest side in pixels of a shown capture."""
 
@@ -112,3 +113,22 @@ def _thumbnail(picture: Pixels) -> Pixels:
         return picture
     size = (round(picture.shape[1] * THUMBNAIL / side), round(picture.shape[0] * THUMBNAIL / side))
     return np.asarray(cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def framed(pixels: NDArray[np.uint8], activation: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Draw frames on a capture, uint8 [H, W, 3], around the places of an activation map [h, w] that speak most for its
+    label.
+
+    Each place is a rectangle of the capture. The strongest tenth gets a red frame, the strongest quarter a yellow one.
+    Frames follow the rectangles: a smooth curve would promise a sharper eye than the network has, and a heat map would
+    hide the cell.
+    """
+    rank = np.argsort(np.argsort(-activation.ravel(), kind="stable"), kind="stable").reshape(activation.shape)
+    height, width = pixels.shape[:2]
+    drawn = pixels.copy()
+    for share, frame, thickness in FRAMES:
+        strongest = (rank < max(1, round(share * rank.size))).astype(np.uint8)
+        mask = cv2.resize(strongest, (width, height), interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(drawn, contours, -1, frame, thickness)
+    return drawn

@@ -5,8 +5,6 @@ a run of file numbers, a look. Where two near-duplicates of different groups fal
 less strict split is left out; the test is the strictest split, then validation.
 """
 
-import csv
-import io
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.model_selection import StratifiedGroupKFold
 
 from contract.errors import DataError
-from contract.tables import read_table
+from contract.tables import read_table, table_text
 from trainer.config import DataTable
 from trainer.data import LabelledData
 from trainer.labelled import SPLITS
@@ -263,10 +261,11 @@ def to_csv(data: LabelledData, split: Split, *, named: bool) -> str:
 
     The copy inside a bundle leaves out paths and patients, because bundles are passed on. --split reads both forms.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sha256", "label", "split", "group", *(["path", "patient"] if named else [])])
-    for row, capture in enumerate(data.captures):
-        line = [data.sha256[row], capture.label, split.names[row], split.groups[row]]
-        writer.writerow([*line, *([capture.path, capture.patient] if named else [])])
-    return text.getvalue()
+    lines = zip(data.sha256, data.captures, split.names, split.groups, strict=True)
+    return table_text(
+        ("sha256", "label", "split", "group", *(("path", "patient") if named else ())),
+        [
+            (sha256, capture.label, name, group, *((capture.path, capture.patient) if named else ()))
+            for sha256, capture, name, group in lines
+        ],
+    )

@@ -1,12 +1,10 @@
 """Writes an archive of synthetic captures: a folder per patient and labels.csv."""
 
-import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from io import StringIO
 from itertools import groupby
 from multiprocessing import get_context
 from operator import itemgetter
@@ -18,6 +16,7 @@ import cv2
 from contract.errors import UsageError
 from contract.files import private_folder, write_whole
 from contract.shared_locks import check_shared_locks
+from contract.tables import table_text
 from trainer.synth import GENERATOR_VERSION
 from trainer.synth.field import draw_capture
 from trainer.synth.stain import label_of
@@ -164,7 +163,7 @@ def _write_labels(out: Path, seed: int) -> Path:
         for patient, capture in _captures_in(out)
     )
     path = out / LABELS_FILE
-    _write_table(path, ("path", "patient", "label"), rows)
+    write_whole(path, table_text(("path", "patient", "label"), rows))
     return path
 
 
@@ -175,18 +174,10 @@ def _write_cells(path: Path, out: Path, seed: int, processes: int) -> None:
         captures = [capture for _patient, capture in group]
         chunks += [(seed, patient, captures[start : start + _CHUNK]) for start in range(0, len(captures), _CHUNK)]
     rows = [row for part in _in_processes(list_cells, chunks, processes) for row in part]
-    _write_table(path, CELL_COLUMNS, sorted(rows, key=itemgetter(0)))
+    write_whole(path, table_text(CELL_COLUMNS, sorted(rows, key=itemgetter(0))))
 
 
 def _captures_in(out: Path) -> list[tuple[int, int]]:
     """Patient and number of each capture in the archive, in the order of their paths."""
     files = sorted(out.glob("patient-*/*.jpg"))
     return [(int(file.parent.name.removeprefix("patient-")), int(file.stem)) for file in files]
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    text = StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows(rows)
-    write_whole(path, text.getvalue())
