@@ -62,9 +62,6 @@ LEAST_MIDDLE = 0.6
 """A cell that touches another is at its middle at least this many radii of an erythrocyte from its edge."""
 PEAK = 0.88
 """Touching cells are parted where the distance to the edge falls below this share of that in the middle of a cell."""
-MOST = MOST_CELLS
-"""At most so many cells of a capture, the largest ones, are kept."""
-
 LAYOUT, STEPS = 1, 255
 """The stored layout's number, and the steps of a stored share: a 1,024 px wide capture's boxes are exact to 2 px."""
 
@@ -120,7 +117,7 @@ def nucleated(capture: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def find_cells(capture: NDArray[np.uint8]) -> list[Cell]:
-    """Every nucleated cell, the largest first, at most MOST. uint8 RGB [S, S, 3]."""
+    """Every nucleated cell, the largest first, at most MOST_CELLS. uint8 RGB [S, S, 3]."""
     return [cell for cell, _ in _found(_stain(capture))]
 
 
@@ -146,11 +143,10 @@ def _stain(capture: NDArray[np.uint8]) -> _Stain:
         white = max(DARKEST, int(np.searchsorted(counts, BACKGROUND * counts[-1])))
         table[0, :, channel] = math.log(white) - _LOGARITHMS
     density = cv2.blur(cv2.LUT(small, table), (3, 3))
-    green = cv2.extractChannel(density, 1)
+    red, green, blue = cv2.split(density)
     violet = cv2.transform(density, _VIOLET)
     stained = violet > VIOLET_SHARE * green
     red_cells = ((green > FAINTEST) & ~stained).view(np.uint8)
-    red, _, blue = cv2.split(density)
     dark = cv2.min(red, green) - blue
     red_cells &= (dark < DARK * max(DARKER, cv2.mean(dark, red_cells)[0])).view(np.uint8)
     strength, usual = cv2.mean(cv2.merge([green, dark]), red_cells)[:2]
@@ -168,7 +164,7 @@ def _found(stain: _Stain) -> list[tuple[Cell, _Piece]]:
     pieces = [piece for piece in _parted(_joined(stain.nuclei, radius), radius, least) if least <= piece.area <= most]
     pieces.sort(key=lambda piece: -piece.area)
     measured = ((_measured(piece, stain.green), piece) for piece in pieces)
-    return list(islice(((cell, piece) for cell, piece in measured if cell is not None), MOST))
+    return list(islice(((cell, piece) for cell, piece in measured if cell is not None), MOST_CELLS))
 
 
 def _erythrocyte_radius(erythrocytes: NDArray[np.uint8]) -> float:

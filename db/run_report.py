@@ -7,8 +7,10 @@ function of a `RunReport`, and reads nothing else from the database.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, func, select
+from sqlalchemy.orm import QueryableAttribute
 
 from contract.bundle import Manifest
 from contract.bundle_warnings import bundle_warnings, training_sentence
@@ -108,18 +110,14 @@ class CaseRow:
         return self.review.signed.result_version > self.review.signed.sign_offs[0].result_version
 
 
-@dataclass(frozen=True)
-class CaptureEvidence:
-    """What the engine said about a screened capture of a case."""
+@dataclass(frozen=True, kw_only=True)
+class ScreenedCapture:
+    """A screened capture of a case, and which bytes of the archive it was."""
 
     capture_id: int
     path: bytes
     path_text: str
-    label: str
-    probability: float
     p_all: float
-    probabilities: tuple[float, ...]
-    marks: tuple[Mark, ...]
     size_bytes: int
     sha256: str | None
 
@@ -129,24 +127,23 @@ class CaptureEvidence:
         return ScreenedFile(self.path, self.size_bytes, self.sha256)
 
 
-@dataclass(frozen=True)
-class CaptureCells:
+@dataclass(frozen=True, kw_only=True)
+class CaptureEvidence(ScreenedCapture):
+    """What the engine said about a capture."""
+
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureCells(ScreenedCapture):
     """The nucleated cells of a capture (see contract.cells.unpack), and the size of its file in pixels."""
 
-    capture_id: int
-    path: bytes
-    path_text: str
-    p_all: float
-    size_bytes: int
-    sha256: str | None
     width: int
     height: int
     cells: bytes
-
-    @property
-    def file(self) -> ScreenedFile:
-        """The file that this is about."""
-        return ScreenedFile(self.path, self.size_bytes, self.sha256)
 
 
 @dataclass(frozen=True)
@@ -370,38 +367,39 @@ def _evidence(connection: Connection, cases: Sequence[CaseRow], limits: Evidence
     }
 
 
-def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: int) -> tuple[CaptureEvidence, ...]:
-    rows = connection.execute(
-        select(
-            Capture.id, Capture.path, Capture.path_text, Capture.label, Capture.probability, Capture.p_all,
-            Capture.probabilities, Capture.marks, Capture.size_bytes, Capture.sha256,
-        )
+_CAPTURE = (
+    Capture.id.label("capture_id"), Capture.path, Capture.path_text, Capture.p_all, Capture.size_bytes, Capture.sha256,
+)  # fmt: skip
+"""The columns of a ScreenedCapture."""
+
+
+def _screened(
+    columns: Sequence[ColumnElement[Any] | QueryableAttribute[Any]], case_id: int, *, excluded: bool
+) -> Select[Any]:
+    """Captures of a case that count, or that do not, by falling P(ALL)."""
+    return (
+        select(*_CAPTURE, *columns)
         .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED)
         .where(func.coalesce(Capture.excluded, False) == excluded)
         .order_by(Capture.p_all.desc(), Capture.id)
-        .limit(limit)
-    )  # fmt: skip
+    )
+
+
+def _captures(connection: Connection, case_id: int, *, excluded: bool, limit: int) -> tuple[CaptureEvidence, ...]:
+    columns = (Capture.label, Capture.probability, Capture.probabilities, Capture.marks)
+    rows = connection.execute(_screened(columns, case_id, excluded=excluded).limit(limit)).mappings()
     return tuple(
         CaptureEvidence(
-            row.id, row.path, row.path_text, row.label, row.probability, row.p_all, tuple(row.probabilities),
-            tuple(map(Mark.stored, row.marks or ())), row.size_bytes, row.sha256,
+            **dict(row, probabilities=tuple(row["probabilities"]), marks=tuple(map(Mark.stored, row["marks"] or ())))
         )
         for row in rows
-    )  # fmt: skip
+    )
 
 
 def _cells(connection: Connection, case_id: int) -> tuple[CaptureCells, ...]:
-    rows = connection.execute(
-        select(
-            Capture.id.label("capture_id"), Capture.path, Capture.path_text, Capture.p_all, Capture.size_bytes,
-            Capture.sha256, Capture.width, Capture.height, of_original("cells"),
-        )
-        .outerjoin(ORIGINAL, ORIGINAL.id == Capture.reused_from)
-        .where(Capture.case_id == case_id, Capture.state == CaptureState.SCREENED, Capture.nucleated_cells > 0)
-        .where(func.coalesce(Capture.excluded, False).is_(False))
-        .order_by(Capture.p_all.desc(), Capture.id)
-    )  # fmt: skip
-    return tuple(CaptureCells(**row) for row in rows.mappings())
+    found = _screened((Capture.width, Capture.height, of_original("cells")), case_id, excluded=False)
+    found = found.outerjoin(ORIGINAL, ORIGINAL.id == Capture.reused_from).where(Capture.nucleated_cells > 0)
+    return tuple(CaptureCells(**row) for row in connection.execute(found).mappings())
 
 
 def _scores(connection: Connection, case_id: int) -> tuple[tuple[float, bool], ...]:

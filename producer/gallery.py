@@ -72,20 +72,20 @@ def gallery_of(
     """Choose the cells of a case. They are ordered by the result's subtype, or by ALL or benign where it has none.
     Cells that the capture's edge cuts off are shown only where there are no others.
     """
-    benign = manifest.benign_index
-    wanted = manifest.labels.index(subtype) if verdict is Verdict.ALL and subtype in manifest.labels else None
-    name = subtype if wanted is not None else manifest.labels[benign] if verdict is Verdict.BENIGN else "ALL"
+    wanted = subtype if verdict is Verdict.ALL and subtype in manifest.labels else None
+    result = wanted or (manifest.benign_label if verdict is Verdict.BENIGN else "ALL")
     different = {capture.sha256 or capture.path: capture for capture in reversed(captures)}  # copies count once
     cells = [_shown(one, cell, manifest, wanted) for one in different.values() for cell in unpack(one.cells)]
     cells.sort(key=lambda one: one.for_all, reverse=verdict is not Verdict.BENIGN)
     cells = [one for one in cells if one.whole] or cells
     speaking, rest = cells[:FOR], cells[FOR:]
-    return Gallery(tuple(speaking), tuple(reversed(rest[-AGAINST:])), name or "ALL")
+    return Gallery(tuple(speaking), tuple(reversed(rest[-AGAINST:])), result)
 
 
-def _shown(capture: CaptureCells, cell: StoredCell, manifest: Manifest, wanted: int | None) -> GalleryCell:
+def _shown(capture: CaptureCells, cell: StoredCell, manifest: Manifest, wanted: str | None) -> GalleryCell:
     if not cell.shares:
         return GalleryCell(capture, cell, None, None, capture.p_all)
-    top = max(range(len(cell.shares)), key=cell.shares.__getitem__)
-    for_all = 1 - cell.shares[manifest.benign_index] if wanted is None else cell.shares[wanted]
-    return GalleryCell(capture, cell, manifest.labels[top], cell.shares[top], for_all)
+    shares = dict(zip(manifest.labels, cell.shares, strict=True))
+    for_all = shares[wanted] if wanted else 1 - shares[manifest.benign_label]
+    top = max(shares, key=shares.__getitem__)
+    return GalleryCell(capture, cell, top, shares[top], for_all)

@@ -117,7 +117,7 @@ def test_at_most_so_many_are_kept_the_largest_first(monkeypatch: pytest.MonkeyPa
     drawn = small(draw_capture(SEED, patient, capture))
     everything = find_cells(drawn)
     assert [one.area for one in everything] == sorted((one.area for one in everything), reverse=True)
-    monkeypatch.setattr(cells, "MOST", 5)
+    monkeypatch.setattr(cells, "MOST_CELLS", 5)
     kept, labels = cell_labels(drawn)
     assert kept == everything[:5]
     assert labels.max() == 5

@@ -30,8 +30,10 @@ def capture(
     cells = [Cell(left, 0.2, left + 0.1, 0.3, area=0.01, roundness=1, darkness=1, edge=0) for _ in shares]
     evidence = np.asarray(shares, np.float32) if shares and shares[0] else None
     digest = hashlib.sha256(str(copy_of or number).encode()).hexdigest()
-    return CaptureCells(number, f"P1/{number}.jpg".encode(), f"P1/{number}.jpg", number / 100, 1000, digest, 640, 480,
-                        pack(cells, evidence))  # fmt: skip
+    return CaptureCells(
+        capture_id=number, path=f"P1/{number}.jpg".encode(), path_text=f"P1/{number}.jpg", p_all=number / 100,
+        size_bytes=1000, sha256=digest, width=640, height=480, cells=pack(cells, evidence),
+    )  # fmt: skip
 
 
 def chosen(captures: Sequence[CaptureCells], verdict: Verdict, subtype: str | None = None) -> Gallery:
