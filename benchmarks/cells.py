@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.record import finish, json_option, rounded, table, work_option
+from benchmarks.record import finish, json_option, rounded, table
 from contract.cells import cell_labels, find_cells, nucleated
 from contract.imaging import ImageSpec, decode
 from contract.quality import measure
@@ -28,7 +28,7 @@ from trainer.synth.field import draw_capture
 from trainer.synth.stain import look_of
 from trainer.synth.truth import cell_mask, cells_of
 
-SEEDS, PATIENTS, OF_EACH = 5, 96, 2
+SEED, PATIENTS, OF_EACH = 5, 96, 2
 LEAST_COMPONENT = 120
 """Smaller components of a segmentation, in pixels after a small opening, are dirt in it."""
 COVERED = 0.4
@@ -63,14 +63,11 @@ class Field(NamedTuple):
 @click.option(
     "--size", default=224, show_default=True, type=click.IntRange(64, 1024), help="Side of the decoded capture."
 )
-@work_option
 @json_option
 def command(
-    boxes: Path | None, segmented: Path | None, captures: int, drawings: int, size: int, work: Path | None,
-    json_file: Path | None,
-) -> None:  # fmt: skip
+    boxes: Path | None, segmented: Path | None, captures: int, drawings: int, size: int, json_file: Path | None
+) -> None:
     """Nucleated cells that are found, by the truth of drawings, boxes and segmentations, and the time it takes."""
-    del work  # nothing is kept
     cv2.setNumThreads(1)
     sets: dict[str, Iterator[Field]] = {}
     if boxes is not None:
@@ -163,21 +160,21 @@ def _drawn(patients: int, size: int) -> dict[str, list[Field]]:
     found: dict[str, list[Field]] = defaultdict(list)
     for patient in range(1, patients + 1):
         for capture in range(1, OF_EACH + 1):
-            drawn = draw_capture(SEEDS, patient, capture)
+            drawn = draw_capture(SEED, patient, capture)
             scale = size / np.array([drawn.shape[1], drawn.shape[0]] * 2)
-            cells = cells_of(SEEDS, patient, capture)
+            cells = cells_of(SEED, patient, capture)
             boxes = [tuple(np.array([one.x_min, one.y_min, one.x_max, one.y_max]) * scale) for one in cells]
             mask = cv2.resize(
-                cell_mask(SEEDS, patient, capture).view(np.uint8), (size, size), interpolation=cv2.INTER_AREA
+                cell_mask(SEED, patient, capture).view(np.uint8), (size, size), interpolation=cv2.INTER_AREA
             )
             pixels = np.asarray(cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-            found[look_of(SEEDS, patient).name.lower()].append(Field(pixels, boxes, mask > 0))
+            found[look_of(SEED, patient).name.lower()].append(Field(pixels, boxes, mask > 0))
     return found
 
 
 def _cost(size: int) -> dict[str, float | None]:
     """Milliseconds of one core over those of decoding, the median of rounds over drawings of several looks."""
-    drawn = [draw_capture(SEEDS, patient, 1) for patient in range(1, 33, 4)]
+    drawn = [draw_capture(SEED, patient, 1) for patient in range(1, 33, 4)]
     files = [cv2.imencode(".jpg", cv2.cvtColor(one, cv2.COLOR_RGB2BGR))[1].tobytes() for one in drawn]
     spec = ImageSpec(size=size, resampling="linear", jpeg_oversampling=1.25)
     captures = [decode(data, spec).pixels for data in files]

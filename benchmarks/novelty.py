@@ -23,8 +23,8 @@ from worker.engines.base import Engine, EngineOptions, infer
 from worker.engines.registry import open_engine
 
 BATCH = 16
-SEED = 11  # its first patients have pink fields, which the demo bundle knows
-"""Seed of drawings that no bundle was trained on."""
+SEED = 11
+"""Seed of drawings that no bundle was trained on. Its first patients have pink fields, which the demo bundle knows."""
 
 
 @click.command()

@@ -23,7 +23,7 @@ from trainer.fit import fit
 from trainer.optim import FINDER_STEPS
 from trainer.progress import quiet, say
 from trainer.reference import REFERENCE_CAPTURES
-from trainer.robustness import CHANGES
+from trainer.robustness import SCORINGS
 from trainer.schedule import STEP, epochs_of, of_length, stages_of
 
 TRIAL_STEPS = 2
@@ -113,7 +113,7 @@ def export_seconds(config: Config, pace: Pace, amount: Amount) -> float:
 
     All of it uses the exported graph.
     """
-    audited = min(amount.test, config.export.audit_captures) * (len(CHANGES) + 3)
+    audited = min(amount.test, config.export.audit_captures) * SCORINGS
     captures = 2 * amount.validation + amount.test + audited + min(amount.train, REFERENCE_CAPTURES)
     return captures * pace.validation * GRAPH_SHARE * config.export.test_time_flips
 

@@ -118,6 +118,8 @@ CHANGES: dict[str, Change] = {
     "greyscale": grey,
 }
 """Name -> change of captures float [N, 3, S, S] in 0..1; the result is rounded to uint8 like a decoded capture."""
+SCORINGS = len(CHANGES) + 3
+"""How often the audit scores its captures: as they are, in each change, without cells, without background."""
 
 
 def changed(captures: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
@@ -137,7 +139,7 @@ def audit(
     targets = of.targets[places]
     described = replace(of, targets=targets, groups=np.asarray(of.groups)[places])
     lines: list[dict[str, Any]] = []
-    with bar("robustness audit", len(places) * (len(CHANGES) + 3)) as progress:
+    with bar("robustness audit", len(places) * SCORINGS) as progress:
         for name, change in {"as they are": None, **CHANGES}.items():
             probabilities = []
             for start in range(0, len(places), BATCH):
