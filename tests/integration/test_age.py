@@ -17,7 +17,7 @@ from db.engine import migrating, open_engine, reading, writing
 from db.models import Capture, Case, Event, ReportQueue, Run
 from db.purge import purge
 from db.results import finish_chunk
-from db.run_report import EvidenceLimits, read_run
+from db.reused import ORIGINAL, of_original
 from db.submission import SubmitPlan, plan_submit, submit
 from tests.support.earlier import RUN, write_at
 from tests.support.runs import claimed, digest, found, outcome, request, without
@@ -25,7 +25,6 @@ from tests.support.runs import claimed, digest, found, outcome, request, without
 MAP = b"\x01\x02" * 4
 FILES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
 CAPTURES = 40
-ALL_EVIDENCE = EvidenceLimits(cases=9, counting=9, excluded=9)
 
 
 def screen(database: Engine, bundle: Bundle, files: list[FoundCapture], **more: object) -> int:
@@ -163,9 +162,10 @@ def copies(database: Engine) -> dict[tuple[int, str], tuple[int | None, bytes | 
         }  # fmt: skip
 
 
-def maps_shown(database: Engine, run: int) -> set[bytes | None]:
-    evidence = read_run(database, run, evidence=ALL_EVIDENCE).evidence
-    return {capture.cam for case in evidence.values() for capture in case.counting}
+def maps_of(database: Engine, run: int) -> set[bytes | None]:
+    maps = select(of_original("cam")).outerjoin(ORIGINAL, ORIGINAL.id == Capture.reused_from)
+    with reading(database) as connection:
+        return set(connection.execute(maps.where(Capture.run_id == run)).scalars())
 
 
 def test_a_copy_names_what_was_screened_and_a_purge_hands_over(database: Engine, bundle: Bundle) -> None:
@@ -175,7 +175,7 @@ def test_a_copy_names_what_was_screened_and_a_purge_hands_over(database: Engine,
     assert copies(database) == {
         (1, "a"): own, (2, "a"): copy, (2, "b"): own, (3, "a"): copy, (3, "b"): (2, None, None), (3, "c"): own,
     }  # fmt: skip
-    assert [maps_shown(database, run) for run in runs] == [{MAP}] * 3
+    assert [maps_of(database, run) for run in runs] == [{MAP}] * 3
     with writing(database) as connection:
         connection.execute(update(Run).where(Run.id == 1).values(created_at=text("'2001-01-01 00:00:00+00'")))
     assert purge(database, 1, 365, force=True, actor="anna") is not None
@@ -184,7 +184,7 @@ def test_a_copy_names_what_was_screened_and_a_purge_hands_over(database: Engine,
         (2, "a"): own, (2, "b"): own, (3, "a"): (2, None, None), (3, "b"): (2, None, None), (3, "c"): own,
         (4, "a"): (2, None, None), (4, "b"): (2, None, None), (4, "c"): (3, None, None), (4, "d"): own,
     }  # fmt: skip
-    assert [maps_shown(database, run) for run in (2, 3, 4)] == [{MAP}] * 3
+    assert [maps_of(database, run) for run in (2, 3, 4)] == [{MAP}] * 3
 
 
 def test_a_copy_that_is_tried_again_is_its_own(database: Engine, bundle: Bundle) -> None:
