@@ -343,16 +343,32 @@ def verdict_of(policy: CasePolicy, score: float, usable: int) -> tuple[Verdict, 
 
 
 def doubted(policy: CasePolicy, verdict: Verdict, selection: Selection, benign: int) -> tuple[Verdict, list[Reason]]:
-    """What a benign verdict becomes if captures were excluded, and why: an exclusion never makes a case benign."""
+    """What a benign verdict becomes if captures were excluded, and why: an exclusion never makes a case benign, however
+    many other captures are excluded beside it.
+    """
     if verdict is not Verdict.BENIGN or not selection.excluded:
         return verdict, []
+    score = _score_with_excluded(policy, selection.captures, benign)
+    if score > policy.benign_at_most:
+        sentence = f"benign only without the excluded captures: with them the score would be {score:.3f}"
+        return Verdict.INDETERMINATE, [Reason("exclusions_decide", sentence)]
     if selection.mostly_excluded:
         return Verdict.INSUFFICIENT, [Reason("benign_on_few", "what is left is too little to call the case benign")]
-    score_with_all = float(policy.scores(1.0 - _once_each(selection.captures)[:, benign]))
-    if score_with_all > policy.benign_at_most:
-        sentence = f"benign only without the excluded captures: with them the score would be {score_with_all:.3f}"
-        return Verdict.INDETERMINATE, [Reason("exclusions_decide", sentence)]
     return verdict, []
+
+
+def _score_with_excluded(policy: CasePolicy, captures: Sequence[JudgedCapture], benign: int) -> float:
+    """The score if no capture were excluded, or only those that alone would be called benign, whichever is higher: in a
+    mean, a hundred empty fields would else outweigh one excluded capture that shows blasts.
+    """
+    p_all = 1.0 - np.array([capture.probabilities for capture in captures], np.float64)[:, benign]
+    against = policy.scores(p_all[:, None]) > policy.benign_at_most
+    kept = [
+        capture
+        for capture, speaks_against in zip(captures, against, strict=True)
+        if speaks_against or not policy.excludes(capture.marks)
+    ]
+    return max(float(policy.scores(1.0 - _once_each(some)[:, benign])) for some in (captures, kept))
 
 
 # Subtype

@@ -17,6 +17,7 @@ from contract.case_rule import (
     BOOTSTRAP_DRAWS,
     BOOTSTRAP_SEED,
     CAPTURES_AT_ONCE,
+    URGENCY,
     CaseCounts,
     CaseResult,
     Emptied,
@@ -406,6 +407,7 @@ def marked(*rows: tuple[tuple[float, float, float, float], list[str]]) -> CaseRe
 
 
 BENIGN_ROW, PRE_ROW = (0.95, 0.02, 0.02, 0.01), (0.1, 0.1, 0.7, 0.1)
+NO_CELL = "no_nucleated_cell"
 
 
 def test_excluded_captures_do_not_dilute_the_score_and_the_case_says_so() -> None:
@@ -445,6 +447,14 @@ def test_an_exclusion_that_would_make_a_case_benign_leaves_it_open() -> None:
     assert "0.428" in result.reasons[0].sentence, "(5 x 0.05 + 4 x 0.9) / 9"
 
 
+def test_empty_fields_do_not_outweigh_an_excluded_capture_that_shows_blasts() -> None:
+    excluded = [*[(PRE_ROW, ["novel"])] * 4, *[(BENIGN_ROW, [NO_CELL])] * 9]
+    result = marked(*[(BENIGN_ROW, [])] * 5, *excluded)
+    assert result.verdict is Verdict.INDETERMINATE, "more urgent than insufficient, though most are excluded"
+    assert codes(result)[:2] == ["mostly_excluded", "exclusions_decide"]
+    assert "0.428" in result.reasons[1].sentence, "(5 x 0.05 + 4 x 0.9) / 9, without the nine"
+
+
 @settings(deadline=None)
 @given(probabilities(max_size=10), st.data())
 def test_no_exclusion_makes_a_case_benign(rows: NDArray[np.float64], data: st.DataObject) -> None:
@@ -458,9 +468,6 @@ def test_no_exclusion_makes_a_case_benign(rows: NDArray[np.float64], data: st.Da
     assert result.excluded == sum(map(bool, marks))
 
 
-NO_CELL = "no_nucleated_cell"
-
-
 @settings(deadline=None)
 @given(
     probabilities(max_size=8), probabilities(max_size=8), st.sampled_from(list(RULES)), st.floats(0, 1),
@@ -470,7 +477,9 @@ def test_fields_without_a_nucleated_cell_never_make_a_case_benign(
     rows: NDArray[np.float64], empty: NDArray[np.float64], rule: RuleName, one: float, other: float, least: int,
     data: st.DataObject,
 ) -> None:  # fmt: skip
-    """Whatever the network says of them, however many they are: beside captures that count, and alone."""
+    """Whatever the network says of them, however many they are: beside captures that count, and alone. All that they
+    can do is to raise a doubt about captures that look benign; they never take one away.
+    """
     policy = CasePolicy(rule=rule, benign_at_most=min(one, other), all_at_least=max(one, other), min_captures=least)
     marks: list[list[str]] = data.draw(
         st.lists(st.sampled_from([[], [], ["novel"], [NO_CELL]]), min_size=len(rows), max_size=len(rows))
@@ -478,7 +487,8 @@ def test_fields_without_a_nucleated_cell_never_make_a_case_benign(
     before = judged(policy, rows, counts(len(rows)), marks=marks)
     more = [*marks, *[[NO_CELL]] * len(empty)]
     after = judged(policy, np.concatenate([rows, empty]), counts(len(more)), marks=more)
-    assert after.verdict is before.verdict or before.verdict is Verdict.BENIGN
+    assert after.verdict is before.verdict or "score_low" in codes(before)
+    assert URGENCY[after.verdict] >= URGENCY[before.verdict]
     assert (after.score, after.counting) == (before.score, before.counting)
     alone = judged(policy, empty, counts(len(empty)), marks=[[NO_CELL]] * len(empty))
     assert (alone.verdict, alone.score) == (Verdict.INSUFFICIENT, None)
