@@ -45,7 +45,7 @@ faults: $(DEV)/.installed ## run the fault tests at full size and write their fi
 	$(DEV)/bin/python -m tests.faults.record
 
 demo-bundle: $(DEV)/.installed ## train the demo bundle again: one to two hours on 2 cores
-	$(DEV)/bin/screen synth $(TRAINING)/captures --patients 480 --captures 40 --seed 2025
+	$(DEV)/bin/screen synth $(TRAINING)/captures --patients 480 --captures 16 --seed 2026
 	$(DEV)/bin/screen train $(TRAINING)/captures --recipe demo --out $(BUNDLE) --force \
 		--cache $(TRAINING)/cache --checkpoint $(TRAINING)/checkpoint
 

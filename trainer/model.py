@@ -103,6 +103,7 @@ class Trunk(nn.Module):
         model.prune_intermediate_layers([self.last], prune_norm=True)
         self.model = model
         self.pretrained_cfg = model.pretrained_cfg
+        self.feature_info = model.feature_info[:stages]
 
     def forward_intermediates(self, x: Tensor, indices: list[int], **options: Any) -> Any:
         """float [N, 3, S, S] -> the maps of the last stage and of the stages `indices`; `options` are those of timm."""
@@ -149,6 +150,7 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.mapped = isinstance(head, LinearHead) and _pools_by_mean(backbone)
+        self.early: list[int] = sorted({0, len(backbone.feature_info) // 2})
 
     def views(self, x: Tensor) -> list[Tensor]:
         """The backbone's inputs: the capture in each normalisation, and with a second input also each one segmented."""
@@ -167,16 +169,17 @@ class Network(nn.Module):
         """float [N, 3, S, S] in 0..1 -> the pooled features of all views, [N, F]."""
         return self._side_by_side(self.backbone(torch.cat(self.views(x))))
 
-    def staged(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """float [N, 3, S, S] in 0..1 -> for all views, the means of the first stage's feature maps [N, G], the pooled
-        features [N, F] and, only where `mapped`, the last feature maps [N, F, h, w].
+    def staged(self, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        """float [N, 3, S, S] in 0..1 -> for all views, the means of the feature maps of the first stage [N, G] and of the
+        middle one [N, M], if it is another; the pooled features [N, F] and, only where `mapped`, the last feature maps
+        [N, F, h, w].
         """
-        last, (first,) = self.backbone.forward_intermediates(torch.cat(self.views(x)), indices=[0])
-        shallow = self._side_by_side(first.mean(dim=(2, 3)))
+        last, stages = self.backbone.forward_intermediates(torch.cat(self.views(x)), indices=self.early)
+        early = [self._side_by_side(stage.mean(dim=(2, 3))) for stage in stages]
         if not self.mapped:
-            return shallow, self._side_by_side(self.backbone.forward_head(last)), None
+            return early, self._side_by_side(self.backbone.forward_head(last)), None
         maps = self._side_by_side(last)
-        return shallow, maps.mean(dim=(2, 3)), maps
+        return early, maps.mean(dim=(2, 3)), maps
 
     def _side_by_side(self, features: Tensor) -> Tensor:
         """Put the features of all views of a capture into one row.
@@ -210,7 +213,7 @@ class Exportable(nn.Module):
     every place of the last feature map (Zhou et al. 2016). Because pooling is a mean and the classifier is linear, the
     mean of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding
     is for novelty (contract/novelty.py): the first stage's pooled feature, which is also an output of its own, followed
-    by that of the last stage. With `flips`, all outputs are means over that many mirrored views; maps are mirrored
+    by those of the middle stage and of the last. With `flips`, all outputs are means over that many mirrored views; maps are mirrored
     back.
     """
 
@@ -234,19 +237,21 @@ class Exportable(nn.Module):
         )
 
     def _outputs(self, x: Tensor, mirror: list[int]) -> tuple[Tensor, ...]:
-        shallow, deep, maps = self.network.staged(x)
-        embedding = torch.cat([shallow, deep], dim=1)
+        early, deep, maps = self.network.staged(x)
+        embedding = torch.cat([*early, deep], dim=1)
         if maps is None:
-            return self.network.head(deep), embedding, shallow
+            return self.network.head(deep), embedding, early[0]
         classifier = self.network.head.classifier
         cam = F.conv2d(maps, classifier.weight[:, :, None, None], classifier.bias)
-        return classifier(deep), embedding, shallow, torch.flip(cam, mirror) if mirror else cam
+        return classifier(deep), embedding, early[0], torch.flip(cam, mirror) if mirror else cam
 
     @torch.no_grad()
-    def widths(self) -> tuple[int, int]:
-        """Widths of the two blocks of an embedding: the first stage's features, and the pooled features."""
-        shallow, deep, _ = self.network.staged(torch.zeros(1, 3, *PROBE))
-        return shallow.shape[1], deep.shape[1]
+    def widths(self) -> list[int]:
+        """Widths of the blocks of an embedding: the features of the first stage and of the middle one, and the pooled
+        features.
+        """
+        early, deep, _ = self.network.staged(torch.zeros(1, 3, *PROBE))
+        return [features.shape[1] for features in (*early, deep)]
 
     def forward(self, captures: Tensor) -> tuple[Tensor, ...]:
         logits, *other_outputs = self.logits(to_unit(captures))

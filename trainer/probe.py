@@ -102,7 +102,8 @@ class FrozenFeatures:
             file = Path(folder) / MODEL
             export_graph(exportable, size, file, half=False)
             self._runner = GraphRunner(file, graph_outputs(exportable))
-        self._begin, _ = exportable.widths()
+        *early, _ = exportable.widths()
+        self._begin = sum(early)
 
     def of(self, batches: Iterable[NDArray[np.uint8]]) -> Features:
         """Batches of captures, uint8 [n, S, S, 3] -> [N, F]."""

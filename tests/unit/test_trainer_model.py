@@ -113,12 +113,15 @@ def test_the_mean_of_the_activation_map_is_the_logit(network):
         probabilities, embedding, _, cam = model.Exportable(network, 1.7)(captures)
         logits = network(to_unit(captures))
     assert cam.shape[:2] == (6, 4)
-    shallow, deep = model.Exportable(network, 1.7).widths()
-    assert deep == network.backbone.num_features
-    assert embedding.shape == (6, shallow + deep)
+    widths = model.Exportable(network, 1.7).widths()
+    assert widths[-1] == network.backbone.num_features
     with torch.no_grad():
-        first = network.backbone.forward_intermediates(torch.cat(network.views(to_unit(captures))), indices=[0])[1][0]
-    assert torch.allclose(embedding[:, :shallow], first.mean(dim=(2, 3)), atol=1e-6)
+        views = torch.cat(network.views(to_unit(captures)))
+        _, stages = network.backbone.forward_intermediates(views)
+    early = [stages[0], stages[len(stages) // 2]]
+    expected = [maps.mean(dim=(2, 3)) for maps in (*early, network.backbone.forward_features(views))]
+    assert [part.shape[1] for part in expected] == widths, "the first stage, the middle one, the last"
+    assert torch.allclose(embedding, torch.cat(expected, dim=1), atol=1e-6)
     assert torch.allclose(cam.mean(dim=(2, 3)), logits, atol=1e-5)
     assert torch.allclose(probabilities, torch.softmax(logits / 1.7, dim=1), atol=1e-6)
 
