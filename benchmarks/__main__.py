@@ -20,6 +20,7 @@ BENCHMARKS = {
     "cells": "Nucleated cells that are found on drawings, boxes and segmentations, and what that costs.",
     "novelty": "Share of captures that a bundle calls novel: held-out captures, real smears, photographs.",
     "looks": "Accuracy of frozen features on looks that they have not seen.",
+    "cellwise": "Cells called one by one beside whole captures, on looks that they have not seen.",
     "adaptation": "What a bundle knows after `screen adapt` to another microscope, and what must stay novel.",
     "document": "Make docs/benchmarks.md from the figures in benchmarks/results.",
 }
