@@ -16,12 +16,12 @@ PER_PATIENT = 32
 TINY_PER_PATIENT = 100
 
 
-def drawings(folder: Path, count: int, seed: int = 4) -> Path:
+def drawings(folder: Path, count: int, seed: int = 4, per_patient: int = PER_PATIENT) -> Path:
     """At least `count` JPEG captures of 1024x768, as `screen synth` draws them; existing captures are kept."""
     archive = folder / f"drawings-{count}"
-    patients = -(-count // PER_PATIENT)
-    with console.status(f"drawing {patients * PER_PATIENT} captures"):
-        write_archive(archive, patients, PER_PATIENT, seed)
+    patients = -(-count // per_patient)
+    with console.status(f"drawing {patients * per_patient} captures"):
+        write_archive(archive, patients, per_patient, seed)
     return archive
 
 

@@ -13,10 +13,8 @@ import click
 from contract.files import private_folder
 from producer.output import say
 
-PATIENTS, CAPTURES, SEED = 12, 24, 11
-"""The demo bundle was trained on captures of another seed, so it has seen none of these patients. It knows pink fields
-alone, and leukaemic ones are novel to it: the first 16 patients of this seed have pink fields.
-"""
+PATIENTS, CAPTURES, SEED = 12, 24, 7
+"""The demo bundle was trained on captures of another seed, so it has seen none of these patients."""
 ENOUGH_RIGHT = 10
 
 

@@ -65,7 +65,7 @@ def test_decode_says_what_it_changes(tmp_path: Path) -> None:
 
 def test_the_demo_bundle_knows_drawings_and_nothing_else(tmp_path: Path) -> None:
     sets = run("novelty", tmp_path, "--captures", "160")["sets"]
-    assert sets["drawings of other patients"]["novel"] <= 0.05, "five patients; of forty it is the 2 % that are wanted"
+    assert sets["drawings of other patients"]["novel"] <= 0.05, "20 patients; of 160 it is the 2 % that are wanted"
     assert sets["photographs, whole and in parts"]["novel"] >= 0.95
 
 
