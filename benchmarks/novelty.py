@@ -23,6 +23,8 @@ from worker.engines.base import Engine, EngineOptions, infer
 from worker.engines.registry import open_engine
 
 BATCH = 16
+STAGES = ("first", "middle", "last")
+"""Those whose features make up an embedding."""
 SEED, PER_PATIENT = 90210, 8
 """Seed of drawings that no bundle was trained on. Of each patient there are few, because a strange stain makes all of a
 patient's captures novel: of 32 patients with 40 captures each, one such patient was 3 %."""
@@ -58,7 +60,7 @@ def command(bundle: Path, captures: int, smears: tuple[Path, ...], work: Path | 
             "sets": {name: _figures(pixels, opened, engine, novelty) for name, pixels in sets.items()},
         }  # fmt: skip
     rows = [(name, *shares.values()) for name, shares in figures["sets"].items()]
-    columns = ("", "captures", "novel", "by the first stage alone", "by the last alone", "median", "excluded")
+    columns = ("", "captures", "novel", *(f"by the {stage} stage alone" for stage in STAGES), "median", "excluded")
     finish("novelty", figures, [table(f"What {opened.manifest.name} calls novel", columns, rows)], json_file)
 
 
@@ -91,8 +93,7 @@ def _figures(pixels: Sequence[RGBImage], bundle: Bundle, engine: Engine, referen
     return {
         "captures": len(pixels),
         "novel": rounded(float((novelty > 1).mean())),
-        "first_stage": rounded(float(novel_by_block[0].mean())),
-        "last_stage": rounded(float(novel_by_block[-1].mean())),
+        **{stage: rounded(float(block.mean())) for stage, block in zip(STAGES, novel_by_block, strict=True)},
         "median": rounded(float(np.median(novelty))),
         "excluded": rounded(float(np.mean(excluded))),
     }
