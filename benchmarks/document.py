@@ -228,9 +228,9 @@ def _cellwise(record: dict[str, Any]) -> str:
     return (
         f"## Cells one by one\n\nFrozen ImageNet features of tf_efficientnet_lite2 and heads fitted by logistic "
         f"regression: on whole captures at 224 px, and on their {record['cells']:,} cells at 112 px, each called by "
-        f"itself. {record['captures']:,} labelled captures of the public ALL set; whole looks held out, five folds, two "
-        f"draws of them (first / second). {record['without']} captures have no cell that was found, and count as wrong "
-        "where cells call alone.\n\n" + _table(list(record["rows"][0]), [list(row.values()) for row in record["rows"]])
+        f"itself. {record['captures']:,} labelled captures of the public ALL set; whole looks held out, five folds, "
+        f"two draws of them (first / second). {record['without']} captures have no cell that was found, and count as "
+        "wrong where cells call alone.\n\n" + _table(list(record["rows"][0]), [list(row.values()) for row in record["rows"]])
     )
 
 
