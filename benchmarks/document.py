@@ -230,7 +230,8 @@ def _cellwise(record: dict[str, Any]) -> str:
         f"regression: on whole captures at 224 px, and on their {record['cells']:,} cells at 112 px, each called by "
         f"itself. {record['captures']:,} labelled captures of the public ALL set; whole looks held out, five folds, "
         f"two draws of them (first / second). {record['without']} captures have no cell that was found, and count as "
-        "wrong where cells call alone.\n\n" + _table(list(record["rows"][0]), [list(row.values()) for row in record["rows"]])
+        "wrong where cells call alone.\n\n"
+        + _table(list(record["rows"][0]), [list(row.values()) for row in record["rows"]])
     )
 
 

@@ -170,9 +170,9 @@ class Network(nn.Module):
         return self._side_by_side(self.backbone(torch.cat(self.views(x))))
 
     def staged(self, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor | None]:
-        """float [N, 3, S, S] in 0..1 -> for all views, the means of the feature maps of the first stage [N, G] and of the
-        middle one [N, M], if it is another; the pooled features [N, F] and, only where `mapped`, the last feature maps
-        [N, F, h, w].
+        """float [N, 3, S, S] in 0..1 -> for all views, the means of the feature maps of the first stage [N, G] and of
+        the middle one [N, M], if it is another; the pooled features [N, F] and, only where `mapped`, the last feature
+        maps [N, F, h, w].
         """
         last, stages = self.backbone.forward_intermediates(torch.cat(self.views(x)), indices=self.early)
         early = [self._side_by_side(stage.mean(dim=(2, 3))) for stage in stages]
@@ -213,8 +213,8 @@ class Exportable(nn.Module):
     every place of the last feature map (Zhou et al. 2016). Because pooling is a mean and the classifier is linear, the
     mean of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding
     is for novelty (contract/novelty.py): the first stage's pooled feature, which is also an output of its own, followed
-    by those of the middle stage and of the last. With `flips`, all outputs are means over that many mirrored views; maps are mirrored
-    back.
+    by those of the middle stage and of the last. With `flips`, all outputs are means over that many mirrored views; maps
+    are mirrored back.
     """
 
     temperature: Tensor
