@@ -49,10 +49,12 @@ demo-bundle: $(DEV)/.installed ## train the demo bundle again: one to two hours 
 	$(DEV)/bin/screen train $(TRAINING)/captures --recipe demo --out $(BUNDLE) --force \
 		--cache $(TRAINING)/cache --checkpoint $(TRAINING)/checkpoint
 
-figures: demo ## make the README's picture from the demo's report; needs chromium
+PICTURE := chromium --headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars
+figures: demo ## make the README's pictures from the demo's run; needs chromium
 	mkdir -p docs/images
-	chromium --headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars \
-		--user-data-dir=$$(mktemp -d) --window-size=1120,1760 --screenshot=docs/images/report.png demo-output/report.html
+	SCREEN_DATABASE_URL=sqlite:///demo-output/screening.db $(LIGHT)/bin/screen review show 7 --html demo-output/case.html
+	$(PICTURE) --user-data-dir=$$(mktemp -d) --window-size=1120,1180 --screenshot=docs/images/report.png demo-output/report.html
+	$(PICTURE) --user-data-dir=$$(mktemp -d) --window-size=1120,1620 --screenshot=docs/images/case.png demo-output/case.html
 
 COMPILE := $(DEV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(DEV)/.installed ## resolve the dependencies again and write requirements/

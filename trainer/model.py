@@ -213,8 +213,8 @@ class Exportable(nn.Module):
     every place of the last feature map (Zhou et al. 2016). Because pooling is a mean and the classifier is linear, the
     mean of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding
     is for novelty (contract/novelty.py): the first stage's pooled feature, which is also an output of its own, followed
-    by those of the middle stage and of the last. With `flips`, all outputs are means over that many mirrored views; maps
-    are mirrored back.
+    by those of the middle stage and of the last. With `flips`, all outputs are means over that many mirrored views;
+    maps are mirrored back.
     """
 
     temperature: Tensor
