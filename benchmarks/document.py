@@ -197,12 +197,11 @@ def _workers(record: dict[str, Any]) -> str:
 
 def _novelty(record: dict[str, Any]) -> str:
     rows: list[Row] = [
-        (name, row["captures"], *(f"{row[key]:.1%}" for key in ("novel", "first", "middle", "last")), row["median"],
+        (name, row["captures"], *(f"{row[key]:.1%}" for key in ("novel", "first", "last")), row["median"],
          f"{row['excluded']:.1%}")
         for name, row in record["sets"].items()
     ]  # fmt: skip
-    head = ("", "captures", "novel", "by the first stage alone", "by the middle one", "by the last", "median novelty",
-            "excluded")  # fmt: skip
+    head = ("", "captures", "novel", "by the first stage alone", "by the last alone", "median novelty", "excluded")
     return (
         f"## Novelty\n\nWhat bundle `{record['bundle']}` ({record['engine']}), which knows only drawings, calls novel: "
         "wanted are at most 2 % of drawings of patients that it has not seen, and at least 95 % of everything else. "

@@ -23,7 +23,7 @@ from worker.engines.base import Engine, EngineOptions, infer
 from worker.engines.registry import open_engine
 
 BATCH = 16
-STAGES = ("first", "middle", "last")
+STAGES = ("first", "last")
 """Those whose features make up an embedding."""
 SEED, PER_PATIENT = 90210, 8
 """Seed of drawings that no bundle was trained on. Of each patient there are few, because a strange stain makes all of a

@@ -76,7 +76,7 @@ class _Strict(BaseModel):
 class Outputs(_Strict):
     """Names of the graph's tensors. A head that is not pooling and one linear layer has no activation map.
 
-    `first_stage`, if there is one, repeats the first columns of `embedding`: the pooled features of the first stage. A
+    `first_stage`, if there is one, repeats the first columns of `embedding`: statistics of the first stage's maps. A
     coarse engine computes them separately in float32; the graph up to there is short.
     """
 

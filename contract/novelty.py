@@ -1,9 +1,10 @@
 """How different a capture is from those that a bundle was trained on: the Mahalanobis distance of its embedding to the
 nearest class (Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples").
 
-An embedding consists of blocks: pooled features of the network's first stage, of its middle one, and of its last. The
-last alone is not enough: a network that has learnt its classes well maps everything that it sees to one of them. To a
-network trained on drawings, real smears are novel by its middle stage and hardly by its last (docs/benchmarks.md).
+An embedding consists of blocks: statistics of the maps of the network's first stage, and the pooled features of its
+last. The last alone is not enough: a network that has learnt its classes well maps everything that it sees to one of
+them. To a network trained on drawings, real smears are novel by its first stage and hardly by its last
+(docs/benchmarks.md).
 
     reference.npz   of block i: mean_i [D], components_i [d, D], class_means_i [L, d], precision_i [d, d]; float32
 

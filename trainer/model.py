@@ -103,7 +103,6 @@ class Trunk(nn.Module):
         model.prune_intermediate_layers([self.last], prune_norm=True)
         self.model = model
         self.pretrained_cfg = model.pretrained_cfg
-        self.feature_info = model.feature_info[:stages]
 
     def forward_intermediates(self, x: Tensor, indices: list[int], **options: Any) -> Any:
         """float [N, 3, S, S] -> the maps of the last stage and of the stages `indices`; `options` are those of timm."""
@@ -150,7 +149,6 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.mapped = isinstance(head, LinearHead) and _pools_by_mean(backbone)
-        self.early: list[int] = sorted({0, len(backbone.feature_info) // 2})
 
     def views(self, x: Tensor) -> list[Tensor]:
         """The backbone's inputs: the capture in each normalisation, and with a second input also each one segmented."""
@@ -169,17 +167,16 @@ class Network(nn.Module):
         """float [N, 3, S, S] in 0..1 -> the pooled features of all views, [N, F]."""
         return self._side_by_side(self.backbone(torch.cat(self.views(x))))
 
-    def staged(self, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor | None]:
-        """float [N, 3, S, S] in 0..1 -> for all views, the means of the feature maps of the first stage [N, G] and of
-        the middle one [N, M], if it is another; the pooled features [N, F] and, only where `mapped`, the last feature
-        maps [N, F, h, w].
+    def staged(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """float [N, 3, S, S] in 0..1 -> for all views, `statistics` of the first stage's feature maps [N, G], the
+        pooled features [N, F] and, only where `mapped`, the last feature maps [N, F, h, w].
         """
-        last, stages = self.backbone.forward_intermediates(torch.cat(self.views(x)), indices=self.early)
-        early = [self._side_by_side(stage.mean(dim=(2, 3))) for stage in stages]
+        last, (first,) = self.backbone.forward_intermediates(torch.cat(self.views(x)), indices=[0])
+        shallow = self._side_by_side(statistics(first))
         if not self.mapped:
-            return early, self._side_by_side(self.backbone.forward_head(last)), None
+            return shallow, self._side_by_side(self.backbone.forward_head(last)), None
         maps = self._side_by_side(last)
-        return early, maps.mean(dim=(2, 3)), maps
+        return shallow, maps.mean(dim=(2, 3)), maps
 
     def _side_by_side(self, features: Tensor) -> Tensor:
         """Put the features of all views of a capture into one row.
@@ -205,6 +202,19 @@ class Network(nn.Module):
         return self
 
 
+def statistics(maps: Tensor) -> Tensor:
+    """Feature maps [N, C, h, w] -> each one's mean, deviation, and mean absolute difference of neighbours, [N, 3 C].
+
+    The mean follows colour, the other two texture: by means alone, drawings of many stains lie as widely scattered as
+    real smears, and hardly a smear is novel to a network that knows only drawings (docs/benchmarks.md).
+    """
+    mean = maps.mean(dim=(2, 3))
+    deviation = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3)).sqrt()
+    across = (maps[..., 1:] - maps[..., :-1]).abs().mean(dim=(2, 3))
+    down = (maps[..., 1:, :] - maps[..., :-1, :]).abs().mean(dim=(2, 3))
+    return torch.cat([mean, deviation, (across + down) / 2], dim=1)
+
+
 class Exportable(nn.Module):
     """The computation of the bundle's graph. uint8 [N, S, S, 3] -> probabilities [N, L], embedding [N, D], first stage
     [N, G] and, where the head allows one, cam [N, L, h, w].
@@ -212,9 +222,9 @@ class Exportable(nn.Module):
     probabilities = softmax(logits / temperature) (Guo et al. 2017). cam is the classifier, with its bias, applied at
     every place of the last feature map (Zhou et al. 2016). Because pooling is a mean and the classifier is linear, the
     mean of cam over h and w equals the logit before temperature. A network without such a head gives no cam. embedding
-    is for novelty (contract/novelty.py): the first stage's pooled feature, which is also an output of its own, followed
-    by those of the middle stage and of the last. With `flips`, all outputs are means over that many mirrored views;
-    maps are mirrored back.
+    is for novelty (contract/novelty.py): `statistics` of the first stage, which are also an output of their own,
+    followed by the pooled feature of the last. With `flips`, all outputs are means over that many mirrored views; maps
+    are mirrored back.
     """
 
     temperature: Tensor
@@ -237,21 +247,19 @@ class Exportable(nn.Module):
         )
 
     def _outputs(self, x: Tensor, mirror: list[int]) -> tuple[Tensor, ...]:
-        early, deep, maps = self.network.staged(x)
-        embedding = torch.cat([*early, deep], dim=1)
+        shallow, deep, maps = self.network.staged(x)
+        embedding = torch.cat([shallow, deep], dim=1)
         if maps is None:
-            return self.network.head(deep), embedding, early[0]
+            return self.network.head(deep), embedding, shallow
         classifier = self.network.head.classifier
         cam = F.conv2d(maps, classifier.weight[:, :, None, None], classifier.bias)
-        return classifier(deep), embedding, early[0], torch.flip(cam, mirror) if mirror else cam
+        return classifier(deep), embedding, shallow, torch.flip(cam, mirror) if mirror else cam
 
     @torch.no_grad()
-    def widths(self) -> list[int]:
-        """Widths of the blocks of an embedding: the features of the first stage and of the middle one, and the pooled
-        features.
-        """
-        early, deep, _ = self.network.staged(torch.zeros(1, 3, *PROBE))
-        return [features.shape[1] for features in (*early, deep)]
+    def widths(self) -> tuple[int, int]:
+        """Widths of the two blocks of an embedding: the first stage's statistics, and the pooled features."""
+        shallow, deep, _ = self.network.staged(torch.zeros(1, 3, *PROBE))
+        return shallow.shape[1], deep.shape[1]
 
     def forward(self, captures: Tensor) -> tuple[Tensor, ...]:
         logits, *other_outputs = self.logits(to_unit(captures))

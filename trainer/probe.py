@@ -102,8 +102,7 @@ class FrozenFeatures:
             file = Path(folder) / MODEL
             export_graph(exportable, size, file, half=False)
             self._runner = GraphRunner(file, graph_outputs(exportable))
-        *early, _ = exportable.widths()
-        self._begin = sum(early)
+        self._begin, _ = exportable.widths()
 
     def of(self, batches: Iterable[NDArray[np.uint8]]) -> Features:
         """Batches of captures, uint8 [n, S, S, 3] -> [N, F]."""

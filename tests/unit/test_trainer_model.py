@@ -107,21 +107,26 @@ def test_smaller_stages_average_over_pixels():
     assert resize(checkers, 32)[..., 4:-4, 4:-4].sub(0.5).abs().max() < 0.05
 
 
+def test_statistics_of_a_map_are_its_mean_deviation_and_texture():
+    stripes = torch.zeros(2, 3, 4, 6)
+    stripes[1, 2, :, ::2] = 3.0
+    level, striped = model.statistics(stripes)
+    assert level.tolist() == [0.0] * 9
+    assert striped.tolist() == pytest.approx([0, 0, 1.5, 0, 0, 1.5, 0, 0, 1.5]), "3 across, 0 down"
+
+
 def test_the_mean_of_the_activation_map_is_the_logit(network):
     captures = some_captures()
     with torch.no_grad():
         probabilities, embedding, _, cam = model.Exportable(network, 1.7)(captures)
         logits = network(to_unit(captures))
     assert cam.shape[:2] == (6, 4)
-    widths = model.Exportable(network, 1.7).widths()
-    assert widths[-1] == network.backbone.num_features
+    shallow, deep = model.Exportable(network, 1.7).widths()
+    assert deep == network.backbone.num_features
+    assert embedding.shape == (6, shallow + deep)
     with torch.no_grad():
-        views = torch.cat(network.views(to_unit(captures)))
-        _, stages = network.backbone.forward_intermediates(views)
-    early = [stages[0], stages[len(stages) // 2]]
-    expected = [maps.mean(dim=(2, 3)) for maps in (*early, network.backbone.forward_features(views))]
-    assert [part.shape[1] for part in expected] == widths, "the first stage, the middle one, the last"
-    assert torch.allclose(embedding, torch.cat(expected, dim=1), atol=1e-6)
+        first = network.backbone.forward_intermediates(torch.cat(network.views(to_unit(captures))), indices=[0])[1][0]
+    assert torch.allclose(embedding[:, :shallow], model.statistics(first), atol=1e-6)
     assert torch.allclose(cam.mean(dim=(2, 3)), logits, atol=1e-5)
     assert torch.allclose(probabilities, torch.softmax(logits / 1.7, dim=1), atol=1e-6)
 
