@@ -99,7 +99,7 @@ def test_a_second_run_of_the_same_folder_screens_nothing_again(
 
 def test_ctrl_c_cleans_up_and_the_next_call_goes_on(alone: Environment, tmp_path: Path) -> None:
     """With the demo bundle, one capture at a time: so slow that the run is not through before it is interrupted."""
-    archive = write_archive(tmp_path / "archive", {f"P{i:02d}": "Pre" for i in range(40)}, captures=60)
+    archive = write_archive(tmp_path / "archive", {f"P{i:02d}": "Pre" for i in range(20)}, captures=50)
     environment = {k: v for k, v in alone.variables.items() if k not in ("SCREEN_DATABASE_URL", "SCREEN_REDIS_URL")}
     slow = {f"SCREEN_{name}": "1" for name in ("BATCH_SIZE", "DECODERS")} | {
         "SCREEN_CHUNK_SIZE": "16", "SCREEN_CHUNKS_AHEAD": "0",
@@ -122,7 +122,7 @@ def test_ctrl_c_cleans_up_and_the_next_call_goes_on(alone: Environment, tmp_path
     wait_until(lambda: not children_of(tmp_path), 10, what="all processes to be gone")
     done = run(alone, archive, "--bundle", DEMO)
     assert done.returncode == 1, "plain colours are no drawings: they do not count, and the run says so"
-    assert "screened 2400 + rejected 0" in done.stdout
+    assert "screened 1000 + rejected 0" in done.stdout
     assert progress(database, 1).accounted_for
 
 

@@ -44,7 +44,7 @@ def test_the_demo_recipe_says_that_it_knows_only_drawings():
     config = load_config("demo")
     assert config.notice is not None
     assert config.notice.startswith("This bundle knows only drawings")
-    assert (config.model.initial_weights, config.export.precision, config.export.weights) == ("none", "half", False)
+    assert (config.model.initial_weights, config.export.precision, config.export.weights) == ("package", "half", False)
 
 
 def test_toml_keeps_awkward_strings(tmp_path):
