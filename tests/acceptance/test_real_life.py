@@ -57,6 +57,8 @@ scale = 0.02
 half_graph = false
 weights = false
 audit_captures = 32
+[case]
+exclude = ["out_of_focus", "empty_field", "novel"]
 """
 MOST_NOVEL = 0.03
 PATIENTS, CAPTURES = 60, 16
