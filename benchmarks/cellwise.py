@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
@@ -76,8 +75,7 @@ def _cell_features(root: Path, data: LabelledData, config: Config) -> tuple[prob
                 continue
             for cut in cuts:
                 capture_of.append(number)
-                png = cv2.imencode(".png", cv2.cvtColor(cut.pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
-                yield decode(png, config.image).pixels
+                yield decode(cut.png(), config.image).pixels
 
     def batches() -> Iterator[NDArray[np.uint8]]:
         batch: list[RGBImage] = []

@@ -368,7 +368,7 @@ def _score_with_excluded(policy: CasePolicy, captures: Sequence[JudgedCapture], 
         for capture, speaks_against in zip(captures, against, strict=True)
         if speaks_against or not policy.excludes(capture.marks)
     ]
-    return max(float(policy.scores(1.0 - _once_each(some)[:, benign])) for some in (captures, kept))
+    return max(float(policy.scores(1.0 - _once_each(counted)[:, benign])) for counted in (captures, kept))
 
 
 # Subtype

@@ -34,6 +34,10 @@ class Cut(NamedTuple):
     pixels: RGBImage
     box: tuple[int, int, int, int]
 
+    def png(self) -> bytes:
+        """The cell as a file."""
+        return cv2.imencode(".png", cv2.cvtColor(self.pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+
 
 @dataclass
 class Summary:
@@ -108,5 +112,5 @@ def _cut(whole: Image.Image, cell: Cell, mask: NDArray[np.bool_], background: ND
 def _written(out: Path, capture: LabelledCapture, number: int, place: int, cut: Cut) -> str:
     path = f"{capture.label}/{number:06d}-{place:02d}.png"
     private_folder(out / capture.label)
-    write_whole(out / path, cv2.imencode(".png", cv2.cvtColor(cut.pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
+    write_whole(out / path, cut.png())
     return path
